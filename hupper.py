@@ -1,0 +1,3005 @@
+# SPDX-License-Identifier: MIT
+# Copyright (c) 2026 the hupper.py authors
+"""hupper.py: restart your Python program when its code changes. One file, no dependencies.
+
+Use it from the command line, from any folder that this file was copied into (or after `pip install .`)::
+
+    python hupper.py -m myapp --port 8080      # as `python -m myapp --port 8080`, reloading
+    python hupper.py -w conf.ini script.py     # as `python script.py`; conf.ini is watched too
+
+or from a program; the worker runs the function, the monitor never returns::
+
+    import hupper
+
+    def main():
+        reloader = hupper.start_reloader('myapp.main')
+        reloader.watch_files(['conf.ini'])
+        ...
+
+How it works: a *monitor* process starts a *worker* process that runs the app, and starts it again when a file changes
+that the worker has imported, or has asked for::
+
+    user's shell -- monitor process ---------------+            worker process
+                      command line, start_reloader | fork or    handshake -> proxy
+                      Reloader: one loop over      | spawn      import observer
+                        signals, channel, watches, +----------> the app
+                        timers                     |
+                      file monitor: inotify,       |
+                        watchdog or polling        |<-- channel (os.pipe): watch this / reload / shut down
+                      standby: the next worker,    |
+                      booted and waiting           |
+
+The sections of this file, from what is called to what it calls: prelude, public API, monitor process, worker start,
+worker process, channel, file monitors, logging, platform, names of hupper 1.x, command line.
+
+This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
+licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
+"""
+
+# ------------------------------------------------------------------------------------------------------------- prelude
+
+from __future__ import annotations
+
+import sys
+
+_PATH0 = None
+if __name__ == '__main__' and not (sys.flags.isolated or getattr(sys.flags, 'safe_path', False)):
+    # Python put the folder of hupper.py (or, with -m, the current one) in front: that is the project's folder, and a
+    # project's own select.py or queue.py is not for us to import.
+    _PATH0 = sys.path.pop(0)
+
+import _thread
+import errno
+import os
+import select
+import signal
+import time
+from abc import ABC, abstractmethod
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
+
+__version__ = '1.12.1+onefile.1'
+__all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_supported', 'main', 'start_reloader']
+
+
+class _Default:
+    """The value of an argument that was not given."""
+
+    def __repr__(self):
+        return '<the reload interval>'
+
+
+_DEFAULT: Any = _Default()
+_FOREVER = float('inf')
+
+# ---------------------------------------------------------------------------------------------------------- public API
+
+
+def start_reloader(
+    worker_path: str | None = None,
+    reload_interval: float | str = 1,
+    shutdown_interval: float | str | None = _DEFAULT,
+    verbose: int = 1,
+    logger: Any = None,
+    monitor_factory: Callable[..., Any] | None = None,
+    worker_args: Sequence[Any] | None = None,
+    worker_kwargs: Mapping[str, Any] | None = None,
+    ignore_files: Iterable[str] | None = None,
+) -> IReloaderProxy:
+    """Become the monitor of a worker process that is started again whenever its files change.
+
+    In the first process this never returns: it runs the monitor and leaves by `sys.exit` with the worker's status
+    (128 + n where signal n ended it). In a worker it returns the proxy at once, see `IReloaderProxy`.
+
+    worker_path: dotted path to the function that the worker calls, such as `'myapp.main'`. Without one the worker runs
+        this program's own command line again.
+    reload_interval: seconds between two starts at the least, while files keep changing; a number > 0 or its text.
+    shutdown_interval: seconds a worker gets between the polite stop (SIGTERM) and the kill; the reload interval if
+        not given. None: no polite stop, kill at once.
+    verbose: 0 errors only, 1 also what happens, 2 also why.
+    logger: a `logging.Logger` or an `ILogger`, instead of lines on stderr.
+    monitor_factory: an `IFileMonitorFactory`; by default the environment variable HUPPER_DEFAULT_MONITOR (a dotted
+        path, or `inotify`, `watchdog`, `polling`), then the best that works.
+    worker_args, worker_kwargs: arguments for that function; they must be picklable.
+    ignore_files: shell-style patterns of paths whose changes do not count.
+
+    Raises ValueError for an interval that is not a number > 0, or a worker_path that is no dotted path.
+    """
+    if logger is None:
+        logger = DefaultLogger(verbose)
+    proxy = _find_proxy(logger)
+    if proxy is not None:
+        return proxy
+    reloader = Reloader(
+        worker_path=worker_path,
+        monitor_factory=monitor_factory or find_default_monitor_factory(logger),
+        logger=logger,
+        reload_interval=reload_interval,
+        shutdown_interval=reload_interval if shutdown_interval is _DEFAULT else shutdown_interval,
+        worker_args=worker_args,
+        worker_kwargs=worker_kwargs,
+        ignore_files=ignore_files,
+    )
+    return reloader.run()
+
+
+def is_active() -> bool:
+    """Return True in a worker process: one that a monitor started and watches. Its children are not."""
+    return _Handshake.here() is not None
+
+
+def get_reloader() -> IReloaderProxy:
+    """Return the proxy of this worker; raise RuntimeError where there is none, see `is_active`."""
+    handshake = _Handshake.here()
+    if handshake is None:
+        raise RuntimeError('process is not controlled by hupper: no monitor started it (see hupper.is_active)')
+    return ReloaderProxy(handshake)
+
+
+def is_watchdog_supported() -> bool:
+    """Return True if the package `watchdog` can be imported."""
+    from importlib.util import find_spec
+
+    return 'watchdog.observers' in sys.modules or find_spec('watchdog') is not None
+
+
+def is_watchman_supported() -> bool:
+    """Return False: Watchman is a service to install and run; inotify tells the same without one."""
+    return False
+
+
+class IReloaderProxy(ABC):
+    """What a worker can ask of its monitor. The methods may be called from any thread and from signal handlers."""
+
+    @abstractmethod
+    def watch_files(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        """Reload when one of these changes: files, folders (all below them), globs, also ones that come later.
+
+        Relative paths are taken from the current folder at the time of the call.
+        """
+
+    @abstractmethod
+    def trigger_reload(self) -> None:
+        """Ask for a reload now, also where a changed file does not parse."""
+
+    @abstractmethod
+    def graceful_shutdown(self) -> None:
+        """Ask the monitor to stop the worker politely and to leave."""
+
+
+class IFileMonitor(ABC):
+    """Tells which of the files it was given have changed, by calling back with the path, from any thread."""
+
+    @abstractmethod
+    def add_path(self, path):
+        """Watch `path`: a file or a folder; it need not exist yet."""
+
+    @abstractmethod
+    def start(self):
+        """Begin; must not block."""
+
+    @abstractmethod
+    def stop(self):
+        """Ask the monitor to end; called before `join`."""
+
+    @abstractmethod
+    def join(self):
+        """Block until the monitor has ended."""
+
+
+class IFileMonitorFactory(ABC):
+    """Makes an `IFileMonitor`; any callable with this signature will do."""
+
+    @abstractmethod
+    def __call__(self, callback, **kw):
+        """Return an `IFileMonitor` that calls `callback(path)`.
+
+        Keywords: `interval`, the reload interval in seconds, and `logger`, an `ILogger`. More may come: accept `**kw`.
+        """
+
+
+class ILogger(ABC):
+    """Where the monitor's lines go; `logging.Logger` objects serve as well."""
+
+    @abstractmethod
+    def error(self, msg):
+        """Take a line that matters always."""
+
+    @abstractmethod
+    def info(self, msg):
+        """Take a line about what happens."""
+
+    @abstractmethod
+    def debug(self, msg):
+        """Take a line about why."""
+
+
+# ----------------------------------------------------------------------------------------------------- monitor process
+
+
+class Reloader:
+    """The monitor: starts the worker, waits for whatever comes first, and decides.
+
+    The arguments are those of `start_reloader`. One loop waits on descriptors and on the next timer; `_step` is one
+    turn of it. What the worker's end is for (`_then`) is the only state it has beside the objects it drives.
+    """
+
+    def __init__(
+        self,
+        worker_path,
+        monitor_factory,
+        logger,
+        reload_interval=1,
+        shutdown_interval=1,
+        worker_args=None,
+        worker_kwargs=None,
+        ignore_files=None,
+    ):
+        self.reload_interval = _seconds('reload_interval', reload_interval)
+        self.shutdown_interval = shutdown_interval and _seconds('shutdown_interval', shutdown_interval)
+        self.monitor_factory = monitor_factory
+        self.logger = logger
+        self.ignore_files = ignore_files
+        self.monitor = None  # the FileMonitorProxy, while running
+        if isinstance(worker_path, _Target):
+            self._target = worker_path
+        elif worker_path is None:
+            self._target = _Target.this_program()
+        else:
+            self._target = _Target.call(worker_path, worker_args, worker_kwargs)
+        self._watch = ()  # more to watch, which the command line asks for; and two more of its wishes
+        self._may_fork = False
+        self._exit_on_crash = False
+
+    def run(self) -> NoReturn:
+        """Run the monitor until it is told to stop; leave by `sys.exit` with the worker's status."""
+        sys.exit(self._supervise())
+
+    def run_once(self):
+        """Run one worker until it ends, or until a change or a signal ends it; return its status."""
+        return self._supervise(once=True)
+
+    def _supervise(self, once=False):
+        """The monitor's life. Returns its status; None in a forked worker, where the caller goes on to run the app."""
+        self._open(once)
+        try:
+            self._start()
+            while self._status is None and not self._launcher.order:
+                self._step()
+        finally:
+            if not self._launcher.order:
+                self._close()
+        return self._status
+
+    def _open(self, once):
+        self._once = once
+        self._worker = None  # the running _Worker
+        self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
+        self._kill_at = None  # when a worker that was asked to end is killed
+        self._stop_signals = 0
+        self._status = None  # ours, once we have one
+        self._last_status = 0  # the last worker's
+        self._has_run = False  # a worker has found what it is to run
+        self._forced = False  # somebody wants a reload whatever the files say
+        self._leftovers = None  # what a worker has left behind, while we end it
+        self._changes = []  # paths from file monitors, of any thread
+        self._pending = {}  # path -> when it changed, since the last start
+        self._broken = {}  # path -> signature of a source that does not parse
+        self._streak = {}  # path -> how many starts in a row it caused just after the start before
+        self._schedule = _Schedule(self.reload_interval)
+        self._waiter = _Waiter()
+        self._terminal = _Terminal()
+        self._kin = _Kin()
+        self._launcher = _Launcher(self._target, self._may_fork, self.reload_interval, self._waiter, self.logger)
+        self.monitor = FileMonitorProxy(self._on_files, self.logger, self.ignore_files)
+        if not _is_builtin(self.monitor_factory):
+            self._open_monitor()  # threads and processes that it starts must be known as the monitor's own
+            self._launcher.may_fork = False
+            self._kin = _Kin()
+
+    def _open_monitor(self):
+        self.monitor.open(self.monitor_factory, self.reload_interval, self._waiter.wake)
+        for path in self._watch:
+            self.monitor.add_path(path, since=self._launcher.started_ns)
+
+    def _close(self):
+        if self._worker:
+            self._worker.kill()
+            self._worker.wait()
+        self._launcher.drop_standby()
+        self.monitor.stop()
+        self.monitor = None
+        self._kin.close()
+        self._terminal.restore()
+        self._waiter.close()
+
+    # One turn of the loop: wait, take what has come, do what is due.
+
+    def _step(self):
+        for source in self._waiter.wait(self._sources(), self._next_time()):
+            source.step()
+        for name in self._waiter.signals():
+            self._on_signal[name](self)
+        changes, self._changes = self._changes, []
+        for path in changes:
+            self._on_change(path, time.monotonic())
+        if self._waiter.child_ended():
+            self._on_sigchld()
+        self._on_time(time.monotonic())
+
+    def _sources(self):
+        """What has a descriptor or a time to wait for, and a step() for when that has come."""
+        yield from self.monitor.sources()
+        if self._worker:
+            yield self._worker.channel
+        if self._terminal.listening:
+            yield self._terminal
+
+    def _next_time(self):
+        yield self._kill_at
+        yield self._launcher.standby_at
+        yield self._due()
+        if self._leftovers:
+            yield self._leftovers.kill_at
+
+    def _on_time(self, now):
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self.logger.error(
+                'Worker %d did not stop within %g s (--shutdown-interval); killing it.'
+                % (self._worker.pid, self.shutdown_interval)
+            )
+            self._worker.kill()
+        if self._leftovers:
+            self._clear_up(now)
+        if self._worker and self._launcher.standby_at is not None and now >= self._launcher.standby_at:
+            self._launcher.prepare(self._worker)
+            self.logger.debug('Watching %d files and folders.' % self.monitor.count())
+        due = self._due()
+        if due is not None and now >= due:
+            self._on_due(now)
+
+    # Starting and ending workers.
+
+    def _start(self):
+        self.monitor.drain()  # what has changed until here, the new worker reads itself
+        self._note_causes()
+        saved_at = min(self._pending.values(), default=None)
+        self._changes.clear()
+        self._pending.clear()
+        self._broken.clear()
+        self._then, self._forced = None, False
+        self._terminal.listening = False
+        self._terminal.save()
+        now = time.monotonic()
+        self._schedule.started(now)
+        self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.sources_of_worker)
+        if self._worker is None:
+            return  # we are the forked worker
+        self._worker.channel.on_message = self._on_message
+        self.logger.info('Starting monitor for PID %d.' % self._worker.pid)
+        if saved_at is not None:
+            self.logger.debug('The new worker began %.1f ms after the change.' % ((now - saved_at) * 1e3))
+        self.monitor.new_worker()
+        if self.monitor.monitor is None:
+            self._open_monitor()
+
+    def _stop(self, then, ask=True):
+        """End the worker, politely if it has been given time for that; go on with `then`."""
+        self._then = then
+        if self._worker and self._kill_at is None:
+            if not self.shutdown_interval:
+                self._worker.kill()
+                return
+            if ask:
+                self._worker.ask_to_stop(ask)
+            self._kill_at = time.monotonic() + self.shutdown_interval
+        elif not self._worker and not self._leftovers:
+            then(self)
+
+    def _on_sigchld(self):
+        status = self._worker.poll() if self._worker else None
+        if status is not None:
+            self._on_exit(status)
+        if not self._launcher.order:
+            self._launcher.reap_standby()
+            self._kin.reap(self._launcher.pids())
+
+    def _on_exit(self, status):
+        worker, self._worker, self._kill_at = self._worker, None, None
+        worker.close()
+        self._terminal.restore()
+        self._last_status = status
+        absent, self._has_run = worker.absent and not self._has_run, True
+        if absent:
+            self.logger.error(worker.absent)
+            self._last_status, self._then = 2, Reloader._leave
+        elif self._then is None:
+            self._on_own_end(worker, status)
+        self._leftovers = _Leftovers(worker, self._kin, self._launcher.pids(), self.shutdown_interval)
+        self._clear_up(time.monotonic())
+
+    def _on_own_end(self, worker, status):
+        if self._once or self._exit_on_crash:
+            self._then = Reloader._leave
+        elif status > 128:
+            self.logger.error('Worker %d was ended by %s.' % (worker.pid, _signal_name(status - 128)))
+        elif status:
+            self.logger.error('Worker %d ended with status %d.' % (worker.pid, status))
+
+    def _clear_up(self, now):
+        """End what the worker has left behind; once that is gone, go on."""
+        if not self._leftovers.gone(now):
+            return
+        names, self._leftovers = self._leftovers.names, None
+        if names:
+            self.logger.info('Ended what the worker left behind: {}.'.format(', '.join(names)))
+        if self._then is not None:
+            self._then(self)
+        elif self._terminal.listen(self._on_enter):
+            self.logger.info('Press ENTER or change a file to reload.')
+        else:
+            self.logger.info('Waiting for a file to change before reload.')
+
+    def _leave(self):
+        self._status = self._last_status
+
+    # Signals, and requests of the worker.
+
+    def _on_sigint(self):
+        self._on_stop_signal(not self._terminal.is_ours() and signal.SIGINT)
+
+    def _on_sigterm(self):
+        self._on_stop_signal(signal.SIGTERM)
+
+    def _on_stop_signal(self, ask):
+        self._stop_signals += 1
+        if self._stop_signals > 1 and self._worker:
+            self._worker.kill()
+        self._stop(Reloader._leave, ask)
+
+    def _on_sighup(self):
+        if self._terminal.is_gone():
+            self._on_stop_signal(signal.SIGTERM)
+        else:
+            self._force('Received SIGHUP')
+
+    def _on_sigcont(self):
+        """We may be in the foreground again, or no longer: `_terminal.listening` asks the next time it is read."""
+
+    def _on_enter(self):
+        self._force('ENTER')
+
+    def _force(self, why):
+        self.logger.info(f'{why}; reloading ...')
+        self._forced = True
+        self._schedule.change(time.monotonic())
+
+    _on_signal = {'SIGINT': _on_sigint, 'SIGTERM': _on_sigterm, 'SIGHUP': _on_sighup, 'SIGCONT': _on_sigcont}
+
+    def _on_message(self, kind, path, value):
+        if kind == 'import':
+            self.monitor.add_source(path, value)
+        elif kind == 'file':
+            self.monitor.add_path(path, value)
+        elif kind == 'missing':
+            self.monitor.add_missing(path)
+        elif kind == 'reload':
+            self._force('The worker asks for it')
+        elif kind == 'stop':
+            self._on_stop_signal(signal.SIGTERM)
+        elif kind == 'absent' and self._worker:
+            self._worker.absent = path
+        else:
+            self.logger.error('The worker sent something that is no message of ours (%.40r); ignored.' % kind)
+
+    # Changes.
+
+    def _on_files(self, paths):
+        """The callback of the FileMonitorProxy, from any thread."""
+        self._changes.extend(paths)
+        self.monitor.clear_changes()
+        self._waiter.wake()
+
+    def _on_change(self, path, now):
+        if self._is_echo(path, now):
+            return
+        self._pending.setdefault(path, now)
+        self._schedule.change(now, path, self.monitor.settle_time(path, self._schedule))
+
+    def _due(self):
+        """When the pending changes lead to a start; None where there are none, or an end is under way."""
+        if self._then is None and self._leftovers is None and self._status is None:
+            return self._schedule.due()
+
+    def _on_due(self, now):
+        if not self._forced:
+            if self.monitor.recheck(self._pending):
+                return  # still being written
+            if self._worker and not self._all_parse():
+                self._schedule.hold()
+                return
+            for path in list(self._pending)[:5]:
+                self.logger.info(f'{path} changed; reloading ...')
+            if len(self._pending) > 5:
+                self.logger.info('... and %d more.' % (len(self._pending) - 5))
+        self._schedule.hold()
+        self._stop(Reloader._leave if self._once else Reloader._start, signal.SIGTERM)
+
+    def _all_parse(self):
+        """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
+        broken = {}
+        for path in self._pending:
+            error = path in self.monitor.sources_of_worker and _syntax_error(path)
+            if error:
+                broken[path] = _signature(path)
+                if self._broken.get(path) != broken[path]:
+                    self.logger.error(
+                        f'{path} does not parse; still running the code of {self._worker.clock}.\n{error}'
+                    )
+        self._broken = broken
+        return not broken
+
+    def _note_causes(self):
+        """Count for each file how many starts in a row it has caused within a second of the start before."""
+        self._streak = {
+            path: self._streak.get(path, 0) + 1
+            for path, changed in self._pending.items()
+            if self._schedule.just_started(changed)
+        }
+
+    def _is_echo(self, path, now):
+        """Whether the app itself writes this file each time it boots: three times in a row are enough.
+
+        A file that changes later than a second after the start counts, as do all while the worker wrote no file at all.
+        """
+        if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
+            return False
+        if self._worker and not self._worker.may_have_written(path):
+            return False
+        if self._streak[path] == 3:
+            self._streak[path] += 1
+            self.logger.error(
+                f'{path} changes at each start: it is left out until another file changes; "-x {os.path.basename(path)}" ignores it.'
+            )
+        return True
+
+
+class _Schedule:
+    """When pending changes lead to a start. Knows no clock: every method is told the time, in seconds.
+
+    A complete change is acted on at once, if the last start is `interval` ago. Else the first one waits for a moment
+    of quiet, and while the tree does not calm down, later ones until `interval` after the last start.
+    """
+
+    def __init__(self, interval):
+        self.interval = interval
+        self.quiet = min(0.1, interval)
+        self._started = self._changed = -_FOREVER
+        self._first = None  # the oldest pending change
+        self._unsettled = {}  # path -> until when it may still be on its way
+        self._calm = True  # one start before its time is left
+        self._held = False
+
+    def change(self, now, path=None, settle=0):
+        """Note a change; `settle`: how long to wait for more of it, 0 for a complete one."""
+        if now - self._changed >= self.interval:
+            self._calm = True
+        self._changed = now
+        self._first = now if self._first is None else self._first
+        self._held = False
+        self._unsettled[path] = now + settle
+
+    def hold(self):
+        """Wait for the next change."""
+        self._held = True
+
+    def started(self, now):
+        self._calm = self._calm and now >= self._started + self.interval
+        self._started = now
+        self._first, self._held = None, False
+        self._unsettled.clear()
+
+    def just_started(self, now):
+        return now - self._started < 1.0
+
+    def due(self):
+        if self._first is None or self._held:
+            return None
+        free = self._started + self.interval
+        due = self._changed if self._changed >= free else free
+        if self._calm and self._changed < free:
+            due = min(self._changed + self.quiet, free)
+        return min(max(due, *self._unsettled.values()), self._first + self.interval)
+
+
+class FileMonitorProxy:
+    """What is watched: stands between the reloader and its file monitor, whichever that is.
+
+    A monitor calls `file_changed(path)`, from any thread; that calls `callback` with the set of changed paths.
+    """
+
+    def __init__(self, callback, logger, ignore_files=None):
+        self.callback = callback
+        self.logger = logger
+        self.monitor = None
+        self.lock = _thread.allocate_lock()
+        self.clear_changes()
+        self.sources_of_worker = set()  # what the running worker imported through Python's own loader
+        self._is_ignored = _path_matcher(ignore_files)
+        self._asked_by = {}  # path -> number of the worker that asked for it last, None for the user
+        self._worker_number = 0
+
+    def file_changed(self, path):
+        """Take note that `path` has changed; programs for hupper 1.x put their own function in this place."""
+        with self.lock:
+            self.changed_paths.add(path)
+            self.is_changed = True
+        self.callback(self.changed_paths)
+
+    def clear_changes(self):
+        self.changed_paths = set()
+        self.is_changed = False
+
+    def open(self, factory, interval, wake):
+        """Make the file monitor and start it; if it does not start, say why and take one of ours."""
+        self._interval, self._wake = interval, wake
+        try:
+            self.monitor = factory(self._on_event, interval=interval, logger=self.logger)
+            self._is_driven = _is_driven(self.monitor)
+            if self._is_driven:
+                self.monitor.wake, self.monitor.ignored = wake, self._is_ignored
+            else:
+                self.start()
+        except Exception as error:
+            self._replace(factory, error)
+
+    def _replace(self, failed, error):
+        """Go on with the built-in choice: a monitor from elsewhere has raised."""
+        self.logger.error(f'File monitor {_name_of(failed)} failed: {_one_line(error)}; using a built-in one.')
+        self.open(_best_monitor, self._interval, self._wake)
+        for path in list(self._asked_by):
+            self._watch(path)
+
+    def _on_event(self, path):
+        self.file_changed(path)
+
+    def start(self):
+        self.monitor.start()
+
+    def stop(self):
+        if self.monitor:
+            self.monitor.stop()
+            if not self._is_driven:
+                self.monitor.join()
+
+    def sources(self):
+        """The parts of our own monitors that the loop is to drive."""
+        return self.monitor.parts() if self.monitor and self._is_driven else ()
+
+    def drain(self):
+        for part in self.sources():
+            part.drain()
+
+    def count(self):
+        return len(self._asked_by)
+
+    def add_path(self, path, signature=None, since=None):
+        """Watch a file, folder or glob. It has changed already if it is not what `signature` says, or since then (ns)."""
+        path = os.path.abspath(path)
+        new = path not in self._asked_by
+        if new or self._asked_by[path] is not None:
+            self._asked_by[path] = self._worker_number if signature is not None else None
+        if self._is_ignored(path):
+            self.logger.debug(f'{path} is not watched: it is ignored.')
+        elif new:
+            self._watch(path, since)
+        if signature and not self._is_ignored(path) and signature != _signature(path):
+            self.logger.debug(f'{path} has changed since the worker read it.')
+            self.file_changed(path)
+
+    def add_source(self, path, signature):
+        self.sources_of_worker.add(path)
+        self.add_path(path, signature)
+
+    def add_missing(self, path):
+        """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
+        if self._is_driven:
+            self.monitor.add_missing(path)
+        else:
+            for name in (path, path + '.py'):
+                self.add_path(name, 0)
+
+    def _watch(self, path, since=None):
+        try:
+            if self._is_driven:
+                self.monitor.add_path(path, since)
+            else:
+                for each in _expand(path):
+                    self.monitor.add_path(each)
+        except Exception as error:
+            if self._is_driven:
+                raise
+            self._replace(self.monitor, error)
+
+    def new_worker(self):
+        """Forget what only workers before the last one had asked for."""
+        self._worker_number += 1
+        self.sources_of_worker = set()
+        old = [
+            path for path, number in self._asked_by.items() if number is not None and number < self._worker_number - 2
+        ]
+        for path in old:
+            del self._asked_by[path]
+        if old and self._is_driven:
+            self.monitor.discard(old)
+
+    def settle_time(self, path, schedule):
+        """Seconds to wait for the rest of a change: a file is being written, or is away for a moment."""
+        if not os.path.lexists(path):
+            return schedule.interval if path in self.sources_of_worker else schedule.quiet
+        state = self.monitor.states.pop(path, _DONE) if self._is_driven else _SEEN
+        return {_DONE: 0, _SEEN: schedule.quiet, _OPEN: schedule.interval}[state]
+
+    def recheck(self, paths):
+        """Whether one of these changes again just now, as polling finds out only by looking."""
+        return self._is_driven and any([part.recheck(path) for part in self.sources() for path in paths])
+
+
+# -------------------------------------------------------------------------------------------------------- worker start
+
+
+class _Target:
+    """What a worker runs: `kind` is 'module', 'script', 'command' (python -c) or 'call' (a function)."""
+
+    def __init__(self, kind, name, args, options=None, orig_argv=None):
+        self.kind = kind
+        self.name = name
+        self.args = args  # for the app's sys.argv; for a call, the pickled arguments
+        self.options = options  # of the interpreter, for a new one
+        self.orig_argv = orig_argv
+
+    @classmethod
+    def call(cls, worker_path, args, kwargs):
+        module, _, name = str(worker_path).rpartition('.')
+        if not module or not name or module == '__main__':
+            raise ValueError(
+                f'worker_path {worker_path!r} is not a dotted path to a function in a module that can be imported, such as '
+                "'myapp.main'; without a worker_path the worker runs this program again"
+            )
+        import pickle
+
+        return cls('call', str(worker_path), pickle.dumps((list(args or ()), dict(kwargs or {}))))
+
+    @classmethod
+    def this_program(cls):
+        """This process's own command line, from sys.orig_argv where there is one (3.10+), else from `__main__`."""
+        orig_argv = getattr(sys, 'orig_argv', None)
+        if orig_argv:
+            options, kind, name, args = _split_command_line(orig_argv[1:])
+        else:
+            spec = getattr(sys.modules['__main__'], '__spec__', None)
+            options, args = None, sys.argv[1:]
+            if spec is None or spec.name == '__main__':
+                kind, name = 'script', sys.argv[0]
+            else:
+                kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
+        if not name or (kind == 'script' and not os.path.exists(name)):
+            raise ValueError(
+                'start_reloader() cannot run {!r} again: it is no script, module or command; give a worker_path'.format(
+                    ' '.join(orig_argv or sys.argv)
+                )
+            )
+        return cls(kind, name, args, options, orig_argv)
+
+
+def _split_command_line(argv):
+    """Split python's arguments: options of the interpreter, kind and name of the target, the app's own arguments."""
+    rest = list(argv)
+    options = []
+    while rest and rest[0].startswith('-') and rest[0] != '-':
+        arg = rest.pop(0)
+        letter = next((letter for letter in arg[1:] if letter in 'cmWX'), None) if arg[1] != '-' else None
+        before, _, value = arg.partition(letter) if letter else (arg, '', '')
+        if letter in ('c', 'm'):
+            options += [before] if before != '-' else []
+            return options, 'module' if letter == 'm' else 'command', value or ''.join(rest[:1]), rest[not value :]
+        options.append(arg)
+        if arg == '--check-hash-based-pycs' or (letter and not value):
+            options += [rest.pop(0)] if rest else []
+    return options, 'script', rest[0] if rest else '', rest[1:]
+
+
+class _Launcher:
+    """Starts workers: by fork where that is clean, else by spawn, from a standby if one is ready."""
+
+    def __init__(self, target, may_fork, interval, waiter, logger):
+        self.target = target
+        self.may_fork = may_fork
+        self.order = None  # in a forked worker: what it is to do
+        self.started_ns = None  # wall clock of the last start, as file times are kept
+        self.standby_at = None  # when to boot the next standby
+        self._interval = interval
+        self._waiter = waiter
+        self._logger = logger
+        self._standby = None
+        self._folder = _current_folder()
+        self._sys_path = list(sys.path)
+        self._environment = None  # signature of the installation that this interpreter was born into
+        self._standby_environment = None
+
+    def start(self, first, sources):
+        """Start a worker and return it; None in the forked worker itself."""
+        target = self.target
+        self.started_ns = _file_clock()
+        order = {
+            'kind': target.kind,
+            'name': target.name,
+            'args': target.args,
+            'orig_argv': target.orig_argv,
+            'argv': sys.argv,
+            'sys_path': self._sys_path,
+            'folder': self._folder,
+            'monitor': os.getpid(),
+            'started_ns': self.started_ns,
+            'first': first,
+            'sources': sources,
+            'interval': self._interval,
+        }
+        obstacle = self._obstacle(order)
+        if obstacle is None:
+            return self._fork(order)
+        self._logger.debug(f'The worker is started by spawn: {obstacle}.')
+        return self._spawn(order)
+
+    def _obstacle(self, order):
+        """Why the worker can't be a fork of this process, if so."""
+        if not self.may_fork:
+            return 'this is not our own command line'
+        if not _CAN_FORK or _thread_count() != 1:
+            return 'there are threads' if _CAN_FORK else 'a fork is not safe on this platform'
+        if self._is_traced():
+            return 'the interpreter is traced from its start'
+        if self._has_aged():
+            return 'what is installed has changed'
+        shadowed = _shadowed(_path0(order), sys.modules)
+        if shadowed:
+            return 'the project has a {} of its own'.format(', '.join(shadowed))
+        return None
+
+    @staticmethod
+    def _is_traced():
+        return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
+
+    def _has_aged(self):
+        """Whether this interpreter is older than what is installed."""
+        if self._environment is None:
+            self._environment = _environment()
+        return self._environment != _environment()
+
+    def _fork(self, order):
+        read, write = _pipe()
+        _flush()
+        with self._waiter:
+            pid = os.fork()
+            if pid == 0:
+                self.order = order
+                _die_with(order['monitor'], None)
+                self._waiter.reset()
+                _descriptors.discard(write)
+                for fd in list(_descriptors):
+                    _close(fd)
+                _begin_worker(order, write)
+                return None
+        _close(write)
+        return _Worker(pid, read)
+
+    def _spawn(self, order):
+        order['new_environment'] = self._has_aged()
+        order['mask'], order['ignored'] = self._waiter.mask, self._waiter.ignored
+        standby, self._standby = self._standby, None
+        if standby and self._standby_environment != _environment():
+            self._logger.debug('The standby is thrown away: what is installed has changed.')
+            standby.kill()
+            standby.wait()
+            standby = None
+        order['is_standby'] = standby is not None
+        worker = standby or _boot(self.target.options, self._waiter)
+        try:
+            worker.begin(order)
+        except BrokenPipeError:
+            self._logger.debug('PID %d has died before its start.' % worker.pid)
+        self.standby_at = time.monotonic() + 0.5
+        return worker
+
+    def prepare(self, worker):
+        """Boot the next worker, now that the running one has had its start."""
+        self.standby_at = time.monotonic() + 0.5 if worker.channel.is_busy() else None
+        if self.standby_at is None and self._standby is None and not self._is_traced():
+            self._standby_environment = _environment()
+            self._standby = _boot(self.target.options, self._waiter)
+
+    def drop_standby(self):
+        standby, self._standby = self._standby, None
+        if standby:
+            standby.kill()
+            standby.wait()
+
+    def reap_standby(self):
+        if self._standby and self._standby.poll() is not None:
+            self._standby = None  # it has died by itself: the next start is a plain one
+
+    def pids(self):
+        """Our own children: no worker has left them behind."""
+        return {self._standby.pid} if self._standby else set()
+
+
+def _boot(options, waiter):
+    """Return a worker in an interpreter of its own: booted, nothing of the app imported, waiting for its order."""
+    import subprocess
+
+    channel, write = _pipe()
+    read, order = _pipe()
+    name = __name__ if __name__ == 'hupper' else ''
+    boot = _BOOT % (name, os.path.abspath(__file__), write, read, os.getpid())
+    if options is None:
+        options = subprocess._args_from_interpreter_flags()
+    try:
+        with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+            _set_inheritable(True, write, read)
+            process = subprocess.Popen([sys.executable, *options, '-c', boot], close_fds=False)
+    finally:
+        _close(write)
+        _close(read)
+    return _Worker(process, channel, order)
+
+
+# What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
+# `import hupper` is free; a file that the app could not import by that name stays out of sys.modules. Nothing goes on
+# sys.path: a project's own select.py is not for us.
+_BOOT = """
+import sys
+if sys.path[:1] == ['']: del sys.path[0]
+known = set(sys.modules)
+import os
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+name, file = %r, %r
+folder, file = os.path.split(file)
+spec = PathFinder.find_spec(os.path.splitext(file)[0], [folder])
+module = module_from_spec(spec)
+if name: sys.modules[name] = module
+spec.loader.exec_module(module)
+module._worker_main(%d, %d, %d, known)
+"""
+
+
+def _environment():
+    """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
+    site = sys.modules.get('site')
+    folders = []
+    if site:
+        folders = getattr(site, 'getsitepackages', list)() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
+    paths = [__file__, os.path.join(sys.prefix, 'pyvenv.cfg')]
+    for folder in folders:
+        paths.append(folder)
+        try:
+            paths += sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith('.pth'))
+        except OSError:
+            pass  # there is no such folder: its signature says so
+    return [_signature(path) for path in paths]
+
+
+def _shadowed(path0, names):
+    """Which of these modules the app's own folder has a file or folder for."""
+    try:
+        return sorted({entry.partition('.')[0] for entry in os.listdir(path0 or os.curdir)}.intersection(names))
+    except OSError:
+        return []
+
+
+# ------------------------------------------------------------------------------------------------------ worker process
+
+
+def _worker_main(channel, start, monitor, known):
+    """Where a spawned worker begins: wait for the order, then run the app."""
+    _set_inheritable(False, channel, start)
+    _die_with(monitor, start)
+    import runpy  # noqa: F401  now, while nobody waits for it
+
+    order = _read_order(start)
+    _reset_signals(order)
+    _begin_worker(order, channel)
+    for name in _shadowed(_path0(order), set(sys.modules) - known):
+        if name != __name__:
+            del sys.modules[name]
+    _run_app(order)
+
+
+def _read_order(fd):
+    import marshal
+
+    data = b''
+    while len(data) < 8 or len(data) < 8 + int.from_bytes(data[:8], 'little'):
+        chunk = os.read(fd, 1 << 20)
+        if not chunk:
+            os._exit(0)  # the monitor has no use for us any more
+        data += chunk
+    return marshal.loads(data[8:])
+
+
+def _begin_worker(order, channel):
+    """Make of this process what `python` would have made: folder, paths. Then observe what it imports."""
+    try:
+        os.chdir(order['folder'] or os.curdir)
+    except OSError:
+        pass  # it is away: the app will say what it misses, and that is watched
+    _set_paths(order)
+    handshake = _Handshake(order['monitor'], os.getpid(), channel, _identity(channel))
+    os.environ[_Handshake.NAME] = str(handshake)
+    global _observer
+    _observer = _Observer(handshake, order)
+
+
+def _path0(order):
+    """What plain Python puts in front of sys.path for this target; None: nothing."""
+    kind, name = order['kind'], order['name']
+    if kind == 'script' and _has_main(name):
+        return _main_path(name)
+    if kind == 'call' or sys.flags.isolated or getattr(sys.flags, 'safe_path', False):
+        return None
+    if kind == 'script':
+        return os.path.dirname(os.path.realpath(name))
+    return order['folder'] if kind == 'module' else ''
+
+
+def _has_main(path):
+    """Whether a script is a folder or zip file, to be run by its __main__."""
+    if os.path.isdir(path):
+        return True
+    from zipimport import ZipImportError, zipimporter
+
+    try:
+        zipimporter(path)
+    except ZipImportError:
+        return False
+    return True
+
+
+def _main_path(name):
+    return os.path.abspath(name) if sys.version_info >= (3, 9) else name
+
+
+def _set_paths(order):
+    if order['kind'] == 'call':
+        new = [path for path in sys.path if path not in order['sys_path']] if order['new_environment'] else []
+        sys.path[:] = order['sys_path'] + new
+        sys.argv[:] = order['argv']
+    else:
+        path0 = _path0(order)
+        sys.path[:0] = [] if path0 is None else [path0]
+        sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
+    if order['orig_argv']:
+        sys.orig_argv = order['orig_argv']
+
+
+def _run_app(order):
+    """Run the target as Python itself would, in a fresh `__main__`."""
+    global _former_main
+    _former_main, main = sys.modules['__main__'], type(sys)('__main__')
+    sys.modules['__main__'] = main
+    main.__builtins__ = sys.modules['builtins']
+    try:
+        _RUN[order['kind']](order, main)
+    except BaseException as error:
+        _observer.look_at_crash(error)
+        _hide_our_frames(error)
+        raise
+    finally:
+        _observer.look_at_modules()
+
+
+def _run_module(order, main):
+    import runpy
+
+    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+    main.__annotations__ = {}
+    try:
+        runpy._run_module_as_main(order['name'])
+    except SystemExit as error:
+        if order['first'] and type(error.__context__) is runpy._Error:
+            _observer.handshake.send('absent', str(error.__context__))
+            sys.exit(2)
+        raise
+
+
+def _run_script(order, main):
+    path = _main_path(order['name'])
+    if _has_main(path):
+        import runpy
+
+        main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+        main.__annotations__ = {}
+        runpy._run_module_as_main('__main__', False)
+        return
+    from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+
+    _observer.see(path)
+    loader = (SourcelessFileLoader if path.endswith('.pyc') else SourceFileLoader)('__main__', path)
+    vars(main).update(__loader__=loader, __file__=path, __cached__=None, __annotations__={})
+    if path.endswith('.pyc'):
+        code = loader.get_code('__main__')
+    else:
+        code = compile(loader.get_data(path), path, 'exec', dont_inherit=True)
+    exec(code, vars(main))
+
+
+def _run_command(order, main):
+    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+    main.__annotations__ = {}
+    exec(compile(order['name'], '<string>', 'exec', dont_inherit=True), vars(main))
+
+
+def _run_call(order, main):
+    import pickle
+    from importlib import import_module
+
+    module, _, name = order['name'].rpartition('.')
+    function = getattr(import_module(module), name)
+    args, kwargs = pickle.loads(order['args'])
+    function(*args, **kwargs)
+
+
+_RUN = {'module': _run_module, 'script': _run_script, 'command': _run_command, 'call': _run_call}
+
+
+def _hide_our_frames(error):
+    """Have the traceback of an exception that ends the app printed without the frames of ours that called it."""
+    hook, trace = sys.excepthook, error.__traceback__
+    while trace and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+
+    def excepthook(kind, value, _):
+        sys.excepthook, sys.last_traceback = hook, trace
+        hook(kind, value.with_traceback(trace), trace)
+
+    sys.excepthook = excepthook
+
+
+class _Observer:
+    """Tells the monitor of every file that this process imports, with the signature from before it was read.
+
+    Python's own loader asks `path_stats` for a source just before it reads it. That is also the place to keep stale
+    bytecode away: CPython trusts a .pyc that has its source's size and time in whole seconds. Here neither is a source
+    read from its cache or written to it within two seconds after its last change, nor a .pyc believed that is not two
+    seconds younger than that; such a one is written anew.
+    """
+
+    _MARGIN = 2_000_000_000  # in ns, of the clock of the files
+
+    def __init__(self, handshake, order):
+        self.handshake = handshake
+        self._started = order['started_ns']
+        self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
+        self._patience = order['interval']
+        self._installed = _installed_folders()
+        self._is_installed = {}  # folder -> whether it is one of those or below, by its real path
+        self._modules_seen = 0
+        self._missed = set()
+        self._observe()
+
+    def _observe(self):
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+
+        observer, read, create = self, SourceFileLoader.get_data, ExtensionFileLoader.create_module
+
+        def path_stats(loader, path):
+            stat = observer.see_source(path)
+            loader._changed_ns = max(stat.st_mtime_ns, stat.st_ctime_ns)
+            if loader._changed_ns + observer._MARGIN > time.time_ns():
+                raise OSError(f'{path} has just changed: no bytecode for now')
+            return {'mtime': stat.st_mtime, 'size': stat.st_size}
+
+        def get_data(loader, path):
+            if path.endswith('.pyc') and observer.is_watched(path):
+                changed = getattr(loader, '_changed_ns', 0)
+                if os.stat(path).st_mtime_ns < changed + observer._MARGIN:
+                    raise OSError(f'{path} may be older than its source')
+            return read(loader, path)
+
+        def create_module(loader, spec):
+            observer.see(spec.origin, 'file')
+            return create(loader, spec)
+
+        SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
+        ExtensionFileLoader.create_module = create_module
+        sys.meta_path.append(self)
+
+    def is_watched(self, path):
+        """Whether a file is the app's: installed ones are left out, but for those that are linked in from elsewhere."""
+        folder = os.path.dirname(path)
+        installed = self._is_installed.get(folder)
+        if installed is None:
+            installed = (os.path.realpath(folder) + os.sep).startswith(self._installed)
+            self._is_installed[folder] = installed
+        return not installed or (os.path.islink(path) and not os.path.realpath(path).startswith(self._installed))
+
+    def see_source(self, path):
+        """Report a source that is about to be read; return its status."""
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            if not self._returns(path):
+                raise
+            stat = os.stat(path)
+        if self.is_watched(path):
+            self.handshake.send('import', path, _signature(path, stat))
+        if len(sys.modules) > self._modules_seen + 1:
+            self.look_at_modules()
+        self._modules_seen = len(sys.modules)
+        return stat
+
+    def see(self, path, kind='import'):
+        if self.is_watched(path):
+            self.handshake.send(kind, path, _signature(path))
+
+    def look_at_modules(self):
+        """Report what loaders have brought in that passed the above by, as far as can be told afterwards."""
+        modules = list(sys.modules.values())
+        for module in modules[self._modules_seen :]:
+            spec = getattr(module, '__spec__', None)
+            loader = getattr(spec, 'loader', None)
+            self._see_late(getattr(loader, 'archive', None) or getattr(module, '__file__', None))
+        self._modules_seen = len(modules)
+
+    def _see_late(self, path):
+        """Report a file that has been read already: it counts as changed if it is younger than this worker."""
+        try:
+            path = os.path.abspath(path)
+            stat = os.stat(path)
+        except (OSError, TypeError, ValueError):
+            return
+        if self.is_watched(path):
+            changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
+            self.handshake.send('late', path, 1 if changed else _signature(path, stat))
+
+    def look_at_crash(self, error):
+        """Report the files that an exception names: those of its frames, and the one that does not parse."""
+        while error is not None:
+            trace = error.__traceback__
+            while trace:
+                if trace.tb_frame.f_globals is not globals():
+                    self._see_late(trace.tb_frame.f_code.co_filename)
+                trace = trace.tb_next
+            if isinstance(error, SyntaxError):
+                self._see_late(error.filename)
+            error = error.__cause__ or error.__context__
+
+    def find_spec(self, name, path=None, target=None):
+        """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
+        tail = name.rpartition('.')[2]
+        places = [os.path.join(os.path.abspath(folder), tail) for folder in (sys.path if path is None else path)]
+        if any(self._returns(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
+            from importlib import invalidate_caches
+            from importlib.machinery import PathFinder
+
+            invalidate_caches()
+            return PathFinder.find_spec(name, path, target)
+        for place in places:
+            if place not in self._missed and self.is_watched(place):
+                self._missed.add(place)
+                self.handshake.send('missing', place)
+        return None
+
+    def _returns(self, path):
+        """Whether a source that the last worker had is back in a moment: git and editors take files away to write them."""
+        if path not in self._sources:
+            return False
+        until = time.monotonic() + self._patience
+        while not os.path.exists(path):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.005)
+        return True
+
+
+_observer = _former_main = None
+
+
+def _installed_folders():
+    """Where the interpreter's own library and installed packages are, by their real paths."""
+    site = sys.modules.get('site')
+    folders = [os.path.dirname(os.__file__), os.path.join(sys.base_prefix, 'lib_pypy')]
+    if site:
+        folders += getattr(site, 'getsitepackages', list)() + (
+            [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+        )
+    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
+
+
+# ------------------------------------------------------------------------------------------------------------- channel
+
+
+class _Handshake:
+    """How a process knows that it is a worker: an environment variable, true for one pid and one pipe alone.
+
+    It holds the version, the pids of monitor and worker, the descriptor of the channel and what identifies the pipe:
+    children inherit the variable, an app may close the descriptor and get its own file under that number.
+    """
+
+    NAME = 'HUPPER_WORKER'
+
+    def __init__(self, monitor, worker, fd, identity):
+        self.monitor = monitor
+        self.worker = worker
+        self.fd = fd
+        self.identity = identity
+
+    def __str__(self):
+        return '1 %d %d %d %s' % (self.monitor, self.worker, self.fd, self.identity)
+
+    @classmethod
+    def read(cls):
+        """Return what the environment says, whoever it was said to; None if it says nothing."""
+        version, *fields = os.environ.get(cls.NAME, '').split(' ') or ['']
+        if version != '1' or len(fields) != 4 or not all(field.isdigit() for field in fields[:3]):
+            return None
+        return cls(*map(int, fields[:3]), fields[3])
+
+    @classmethod
+    def here(cls):
+        """Return the handshake of this process, None if it is no worker."""
+        handshake = cls.read()
+        return handshake if handshake and handshake.worker == os.getpid() and handshake.is_open() else None
+
+    def is_open(self):
+        return _identity(self.fd) == self.identity
+
+    def send(self, kind, path='-', value=0):
+        """Send one message, in one write, which the system keeps whole up to PIPE_BUF bytes (`man 7 pipe`).
+
+        Two NULs enclose it and one stands between its fields: a path can't have one.
+        """
+        message = b'\0\0%b\0%b\0%d\0\0' % (kind.encode(), os.fsencode(path), value)
+        if len(message) > select.PIPE_BUF or not self.is_open():
+            return
+        try:
+            os.write(self.fd, message)
+        except OSError:
+            pass  # the monitor is gone; so shall we be in a moment
+
+
+def _find_proxy(logger):
+    """Return the proxy if a monitor watches this process already, be it as the worker or as a child of it."""
+    handshake = _Handshake.read()
+    if handshake is None:
+        return None
+    if _Handshake.here() is None:
+        if not _is_descendant_of(handshake.monitor):
+            return None  # the variable has outlived its monitor
+        logger.info('PID %d watches this program already: no monitor inside a monitor.' % handshake.monitor)
+    return ReloaderProxy(handshake)
+
+
+class ReloaderProxy(IReloaderProxy):
+    """The worker's end of the channel."""
+
+    def __init__(self, handshake):
+        self._handshake = handshake
+
+    def watch_files(self, paths):
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
+        for path in paths:
+            path = os.path.abspath(os.fsdecode(path))
+            self._handshake.send(
+                'file', path, -_file_clock() if os.path.isdir(path) or _has_magic(path) else _signature(path)
+            )
+
+    def trigger_reload(self):
+        self._handshake.send('reload')
+
+    def graceful_shutdown(self):
+        self._handshake.send('stop')
+
+
+class _Channel:
+    """The monitor's end of the channel of one worker: a source for the loop.
+
+    While messages come it looks at them every 10 ms only: woken at each one, it would slow down imports by half.
+    """
+
+    _PAUSE = 0.01
+
+    def __init__(self, fd):
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._rest = b''
+        self._paused_until = time.monotonic() + self._PAUSE
+        self.on_message = None
+
+    def wait_fd(self):
+        return None if self._paused_until or self._fd is None else self._fd
+
+    def wait_until(self):
+        return self._paused_until
+
+    def is_busy(self):
+        return self._paused_until is not None
+
+    def step(self):
+        self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
+
+    def drain(self):
+        """Hand on all messages that are there; return whether there were any."""
+        data = self._read()
+        *messages, self._rest = (self._rest + data).split(b'\0\0')
+        if len(self._rest) > select.PIPE_BUF:
+            messages.append(self._rest)
+            self._rest = b''
+        for message in filter(None, messages):
+            self._hand_on(message.split(b'\0'))
+        return bool(data)
+
+    def _hand_on(self, fields):
+        kind, path, value = fields if len(fields) == 3 else (fields[0], b'', b'?')
+        try:
+            self.on_message(kind.decode('ascii', 'replace'), os.fsdecode(path), int(value))
+        except ValueError:
+            self.on_message(f'garbage: {kind!r}', '', 0)
+
+    def _read(self):
+        chunks = []
+        try:
+            while self._fd is not None:
+                chunks.append(os.read(self._fd, 1 << 16))
+                if not chunks[-1]:
+                    self.close()  # the worker has closed it; its end will be told by a signal
+        except BlockingIOError:
+            pass
+        return b''.join(chunks)
+
+    def close(self):
+        if self._fd is not None:
+            _close(self._fd)
+            self._fd = None
+
+
+# ------------------------------------------------------------------------------------------------------- file monitors
+
+# What is known of a change. Seen by chance; told by an event; still open for writing; written and closed, or renamed.
+# The last two count whatever the signature says.
+_SEEN, _TOLD, _OPEN, _DONE = 'seen', 'told', 'open', 'done'
+
+
+def _signature(path, stat=None):
+    """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
+    try:
+        stat = stat or os.stat(path)
+    except (OSError, ValueError):
+        return 0
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+
+
+class _FileMonitor(IFileMonitor):
+    """What the monitors of this file share: the signatures, and the folders in which every entry may count.
+
+    They have no thread: a loop waits for `wait_fd` and `wait_until` and then calls `step`. For programs without such a
+    loop `start` makes a thread of their own.
+    """
+
+    def __init__(self, callback, interval=1, logger=None, **kw):
+        self.callback = callback
+        self.interval = interval
+        self.logger = logger or SilentLogger()
+        self.wake = lambda: None
+        self.ignored = lambda path: False
+        self.files = {}  # path -> signature
+        self.named = set()  # the paths that were added themselves
+        self.rules = []  # (folder, components of a glob below it or None for everything)
+        self.folders = {}  # folder -> signature, of those folders that a rule leads to
+        self.missing = {}  # folder -> names of modules that would be welcome there
+        self.states = {}  # changed path -> _SEEN, _OPEN or _DONE
+        self.fallback = None  # the monitor for what this one can't watch
+        self._thread = None
+
+    def add_path(self, path, since=None):
+        """Watch a file, a folder with all below it, or a glob; `since` (ns): what is younger counts as changed."""
+        self.named.add(path)
+        if os.path.isdir(path):
+            self._add_rule((path, None), since)
+        elif _has_magic(path) and not os.path.lexists(path):
+            self._add_rule(_split_glob(path), since)
+        else:
+            self._add_file(path, since)
+
+    def add_missing(self, path):
+        """Watch for a module that was not found at `path`, without its suffix."""
+        folder, name = os.path.split(path)
+        if not self._watch_folder(folder):
+            self.fallback.add_missing(path)
+        else:
+            self.missing.setdefault(folder, set()).add(name)
+
+    def discard(self, paths):
+        for path in paths:
+            self.named.discard(path)
+            if os.path.dirname(path) not in self.folders:
+                self.files.pop(path, None)
+
+    def _add_rule(self, rule, since):
+        if rule not in self.rules:
+            self.rules.append(rule)
+            self._add_file(rule[0], None)
+            self._add_folder(rule[0], since=since)
+
+    def _add_file(self, path, since):
+        if path not in self.files and not self._watch_file(path):
+            self.fallback._add_file(path, since)
+            return
+        self.files[path] = _signature(path)
+        if since and _is_younger(path, since):
+            self._changed(path, _SEEN)
+
+    def _add_folder(self, path, since=None, report=False):
+        """Take in a folder that a rule leads to, and those below it; `report`: what is in them counts as a change."""
+        todo = [path]
+        while todo:
+            folder = todo.pop()
+            if folder in self.folders:
+                continue
+            if not self._watch_folder(folder):
+                self.fallback._add_folder(folder, since, report)
+                continue
+            self.folders[folder] = 0
+            for entry in _entries(folder):
+                if entry.is_dir():
+                    if self._leads_to(entry.path):
+                        todo.append(entry.path)
+                elif entry.path not in self.files and self._counts(entry.path):
+                    self.files[entry.path] = _signature(entry.path)
+                    if report or (since and _is_younger(entry.path, since)):
+                        self._changed(entry.path, _SEEN)
+
+    def _drop_folder(self, path):
+        """Forget a folder that has gone, and all below it; its files count as changed."""
+        below = path + os.sep
+        for folder in [each for each in self.folders if each == path or each.startswith(below)]:
+            del self.folders[folder]
+            self._forget_folder(folder)
+        for file in [each for each in self.files if each.startswith(below)]:
+            self.look_at(file)
+
+    def look_at(self, path, state=_SEEN):
+        """Something was heard of `path`: call back if that is a change. `_DONE` is one whatever the signature says."""
+        if path not in self.files:
+            return self._look_at_entry(path, state)
+        old, new = self.files[path], _signature(path)
+        if new or path in self.named:
+            self.files[path] = new
+        else:
+            del self.files[path]
+        if os.path.isdir(path):
+            self._look_at_root(path)
+        elif new != old or (new and state in (_OPEN, _DONE)):
+            self._changed(path, state)
+        else:
+            self.logger.debug(f'{path} has not changed.')
+
+    def _look_at_root(self, path):
+        """A folder is where a rule begins, or where a file was to be."""
+        if path not in self.folders:
+            if not any(root == path for root, _ in self.rules):
+                self.rules.append((path, None))
+            self._add_folder(path, report=True)
+
+    def _look_at_entry(self, path, state):
+        """An entry of a watched folder, which was not known yet or is a folder."""
+        folder, name = os.path.split(path)
+        if name.partition('.')[0] in self.missing.get(folder, ()) and _is_module(path):
+            self._changed(path, _SEEN)
+        if folder not in self.folders:
+            return
+        if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
+            self._drop_folder(path)
+        if os.path.isdir(path):
+            if path not in self.folders and self._leads_to(path):
+                self._add_folder(path, report=True)
+        elif os.path.isfile(path) and self._counts(path):
+            self.files[path] = 0
+            self.look_at(path, _SEEN if state is _DONE else state)  # it may be somebody's temporary file
+
+    def look_into(self, folder):
+        """Compare the entries of a folder with what is known of them."""
+        for entry in _entries(folder):
+            if entry.path not in self.files and entry.path not in self.folders:
+                self._look_at_entry(entry.path, _SEEN)
+
+    def _changed(self, path, state):
+        if not self.ignored(path):
+            self.states[path] = state
+            self.callback(path)
+
+    # Which entries of a watched folder count.
+
+    def _counts(self, path):
+        if self.ignored(path) or _is_temporary(os.path.basename(path)):
+            return False
+        return any(self._fits(rule, path) for rule in self.rules)
+
+    def _fits(self, rule, path):
+        root, pattern = rule
+        if not path.startswith(root if root.endswith(os.sep) else root + os.sep):
+            return False
+        return pattern is None or _glob_match(pattern, path[len(root) :].strip(os.sep).split(os.sep))
+
+    def _leads_to(self, path):
+        """Whether to look into a folder: not into hidden ones, environments, caches; nor deeper than a glob goes."""
+        name = os.path.basename(path)
+        if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
+            return False
+        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
+            return False
+        return any(
+            self._fits((root, None), path)
+            and (pattern is None or '**' in pattern or path[len(root) :].strip(os.sep).count(os.sep) + 1 < len(pattern))
+            for root, pattern in self.rules
+        )
+
+    # The primitives of a backend. Both `_watch_` return whether that has worked.
+
+    def _watch_file(self, path):
+        return True
+
+    def _watch_folder(self, path):
+        return True
+
+    def _forget_folder(self, path):
+        pass
+
+    # A source for the loop, in one or more parts.
+
+    def parts(self):
+        return [self]
+
+    def wait_fd(self):
+        return None
+
+    def wait_until(self):
+        return None
+
+    def drain(self):
+        pass
+
+    def recheck(self, path):
+        return False
+
+    # The way of hupper 1.x: a thread.
+
+    def start(self):
+        import threading
+
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        thread = self._thread
+        while self._thread is thread:
+            time.sleep(min(self.interval, 0.1))
+            for part in self.parts():
+                if part.wait_fd() is not None or time.monotonic() >= (part.wait_until() or 0):
+                    part.step()
+
+    def stop(self):
+        thread, self._thread = self._thread, None
+        self._stopped = thread
+
+    def join(self):
+        if getattr(self, '_stopped', None):
+            self._stopped.join()
+
+
+class PollingFileMonitor(_FileMonitor):
+    """Looks at every file at an interval (seconds): works everywhere, and costs a little all the time."""
+
+    def __init__(self, callback, interval=1, logger=None, **kw):
+        super().__init__(callback, interval, logger, **kw)
+        self._next = time.monotonic() + interval
+
+    def wait_until(self):
+        return self._next if self.files or self.folders or self.missing else None
+
+    def step(self):
+        self._sweep_files()
+        self._sweep_folders()
+        self._next = time.monotonic() + self.interval
+
+    def _sweep_files(self):
+        stat, changed = os.stat, []
+        for path, old in list(self.files.items()):
+            try:
+                now = stat(path)
+            except (OSError, ValueError):
+                new = 0
+            else:
+                new = hash((now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev))
+            if new != old:
+                changed.append(path)
+        for path in changed:
+            self.look_at(path)
+
+    def _sweep_folders(self):
+        for folder in {*self.folders, *self.missing}:
+            try:
+                now = os.stat(folder)
+            except OSError:
+                if folder in self.folders:
+                    self._drop_folder(folder)
+                continue
+            # A folder that changed just now may do so again within the same tick of its clock: look again then.
+            recent = time.time_ns() - now.st_mtime_ns < 2_000_000_000
+            if recent or self.folders.get(folder) != now.st_mtime_ns:
+                if folder in self.folders:
+                    self.folders[folder] = 0 if recent else now.st_mtime_ns
+                self.look_into(folder)
+
+    def recheck(self, path):
+        if path not in self.files or self.files[path] == _signature(path):
+            return False
+        self.look_at(path)
+        return True
+
+
+class WatchdogFileMonitor(PollingFileMonitor):
+    """Hears of changes through the package `watchdog` (>= 2), which works on many systems; polls what that misses."""
+
+    def __init__(self, callback, interval=1, logger=None, **kw):
+        from watchdog.observers import Observer
+
+        super().__init__(callback, interval, logger, **kw)
+        self._observer = Observer()
+        self._scheduled = {}  # folder -> watch
+        self._heard = []  # paths and states, from the threads of watchdog
+        self._observer.start()
+
+    def dispatch(self, event):
+        """Take an event of watchdog, in one of its threads."""
+        if event.event_type in ('created', 'modified', 'moved', 'deleted', 'closed'):
+            paths = [os.fsdecode(path) for path in (event.src_path, getattr(event, 'dest_path', '')) if path]
+            self._heard.extend(path for path in paths if not path.endswith(('.pyc', os.sep + '__pycache__')))
+            self.wake()
+
+    def wait_until(self):
+        return 0 if self._heard else super().wait_until()
+
+    def step(self):
+        heard, self._heard = self._heard, []
+        for path in dict.fromkeys(heard):
+            self.look_at(path)
+        if time.monotonic() >= (super().wait_until() or 0):
+            super().step()
+
+    def _watch_file(self, path):
+        return self._watch_folder(os.path.dirname(path))
+
+    def _watch_folder(self, path):
+        if path not in self._scheduled:
+            try:
+                self._scheduled[path] = self._observer.schedule(self, path)
+            except OSError as error:
+                self.logger.debug(f'watchdog does not watch {path} ({error}): it is polled.')
+        return True
+
+    def _forget_folder(self, path):
+        watch = self._scheduled.pop(path, None)
+        if watch:
+            self._observer.unschedule(watch)
+
+    def stop(self):
+        super().stop()
+        self._observer.stop()
+
+    def join(self):
+        super().join()
+        self._observer.join()
+
+
+class InotifyFileMonitor(_FileMonitor):
+    """Hears of changes from the Linux kernel (`man 7 inotify`), with nothing running in between.
+
+    Watches folders, as files are replaced by others under their name; the files that were named as well, for what is
+    written to them through another link or mount; and the folders above, for being moved. What can't be watched in
+    this way is polled.
+    """
+
+    def __init__(self, callback, interval=1, logger=None, **kw):
+        super().__init__(callback, interval, logger, **kw)
+        self._inotify = _Inotify()
+        self.fallback = PollingFileMonitor(callback, interval, logger)
+        self.fallback.rules, self.fallback.named, self.fallback.states = self.rules, self.named, self.states
+        self._mounts = _Mounts()
+        self._told = set()
+        self._watches = {}  # watch descriptor -> the paths under which it was asked for
+        self._masks = {}  # such a path -> (watch descriptor, mask)
+        self._real = {}  # folder -> its real path, None if it does not exist
+        self._users = {}  # real path of an entry -> the files that are found through it; None: whole folders are
+        self._writing = set()  # files that were written to and not closed yet
+
+    def parts(self):
+        self.fallback.ignored = self.ignored
+        return [self, self.fallback]
+
+    def wait_fd(self):
+        return self._inotify.fd
+
+    def stop(self):
+        super().stop()
+        self._inotify.close()
+
+    def drain(self):
+        self.step()
+
+    def step(self):
+        seen, anew = {}, False
+        for wd, mask, name in self._inotify.read():
+            anew = anew or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
+            for place in self._watches.get(wd, ()):
+                path = os.path.join(place, name) if name else place
+                seen[path] = seen.get(path, 0) | mask
+            if mask & _IN_IGNORED:
+                self._lose(wd)
+        for path, mask in seen.items():
+            anew = self._on_event(path, mask) or anew
+        if anew:
+            self._look_at_everything()
+
+    def _on_event(self, path, mask):
+        """Take all that has happened to one path; return whether it changes what other paths mean."""
+        users = self._users.get(path, ())
+        if mask & _IN_SELF and path not in users:
+            return path in self._real and not self._is_inside(path)
+        state = self._state(path, mask)
+        if mask & _IN_ENTRY and path in self.folders:
+            self._drop_folder(path)  # whatever is there now, it may be another one
+        for user in {path, *users} if path in self.files or self._is_expected(path) else users:
+            if user is not None:
+                self.look_at(user, state)
+                if mask & (_IN_ENTRY | _IN_SELF) and user in self.named and user in self.files:
+                    self._watch_file(user)
+        return None in users and bool(mask & _IN_ENTRY)
+
+    def _is_inside(self, path):
+        """Whether a folder's end or move is told by the folder above as well, and means nothing to named files."""
+        below = path + os.sep
+        return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.named)
+
+    def _is_expected(self, path):
+        folder = os.path.dirname(path)
+        return folder in self.folders or folder in self.missing
+
+    def _state(self, path, mask):
+        if mask & _IN_CLOSE_WRITE and (mask & _IN_MODIFY or path in self._writing):
+            self._writing.discard(path)
+            return _DONE
+        if mask & _IN_MOVED_TO:
+            return _DONE
+        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_new_file(path)):
+            self._writing.add(path)
+            return _OPEN
+        if mask & (_IN_DELETE | _IN_MOVED_FROM):
+            self._writing.discard(path)
+        return _TOLD
+
+    def _look_at_everything(self):
+        """Watch and compare all of it anew: events were lost, or a folder above has changed."""
+        before = set(self._watches)
+        for table in (self._watches, self._masks, self._real, self._users):
+            table.clear()
+        self._mounts = _Mounts()
+        for path in [path for path in self.files if path in self.named]:
+            self._watch_file(path)
+        for folder in list(self.folders):
+            if not os.path.isdir(folder):
+                self._drop_folder(folder)
+            elif not self._watch_folder(folder):
+                del self.folders[folder]
+                self.fallback._add_folder(folder)
+        for folder in self.missing:
+            self._watch_folder(folder)
+        for wd in before.difference(self._watches):
+            self._inotify.remove(wd)
+        for path in list(self.files):
+            self.look_at(path)
+        for folder in [*self.folders, *self.missing]:
+            self.look_into(folder)
+
+    # Watches: what is asked of the kernel, and for whom.
+
+    def _watch_file(self, path):
+        folder, name = os.path.split(path)
+        for _ in range(40):  # as many links as the kernel follows
+            real = self._follow(folder)
+            if real is None:
+                return True  # what is missing is being waited for
+            entry = os.path.join(real, name)
+            self._users.setdefault(entry, set()).add(path)
+            if not self._watch(real, _FOLDER_MASK):
+                return False
+            try:
+                folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
+            except OSError:
+                break  # it is no link
+        return self._watch(path, _FILE_MASK)
+
+    def _watch_folder(self, path):
+        return self._follow(path) is None or self._watch(path, _FOLDER_MASK)
+
+    def _follow(self, folder):
+        """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
+        if folder in self._real:
+            return self._real[folder]
+        here, todo = os.sep, folder.split(os.sep)[::-1]
+        while todo and here:
+            name = todo.pop()
+            if name in ('', os.curdir):
+                continue
+            entry = os.path.dirname(here) if name == os.pardir else os.path.join(here, name)
+            try:
+                todo += os.readlink(entry).split(os.sep)[::-1]
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # no link, as nearly always
+                    self._watch(entry, _ABOVE_MASK)
+                    here = entry
+                    continue
+            self._users.setdefault(entry, set()).add(None)
+            self._watch(here, _FOLDER_MASK)
+            here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) else None
+        self._real[folder] = here
+        return here
+
+    def _watch(self, path, mask):
+        """Ask for events; return whether that path can do without polling."""
+        wd, old = self._masks.get(path, (None, 0))
+        if old & mask == mask:
+            return True
+        if mask != _ABOVE_MASK and self._is_remote(path):
+            return False
+        try:
+            wd = self._inotify.add(path, old | mask)
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENOTDIR) or mask == _ABOVE_MASK or self._cannot(path, error)
+        self._watches.setdefault(wd, set()).add(path)
+        self._masks[path] = wd, old | mask
+        return True
+
+    def _is_remote(self, path):
+        mount, kind = self._mounts.of(path)
+        if kind in _LOCAL_FILESYSTEMS:
+            return False
+        self._tell(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
+        return True
+
+    def _cannot(self, path, error):
+        if error.errno == errno.ENOSPC:
+            hint = 'raise it: sysctl fs.inotify.max_user_watches=1048576'
+            self._tell('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
+        else:
+            self._tell(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
+        return False
+
+    def _tell(self, key, message):
+        if key not in self._told:
+            self._told.add(key)
+            self.logger.error(message)
+
+    def _forget_folder(self, path):
+        self._real.pop(path, None)
+        wd, _ = self._masks.pop(path, (None, 0))
+        if wd is not None:
+            self._watches[wd].discard(path)
+            if not self._watches[wd]:
+                del self._watches[wd]
+                self._inotify.remove(wd)
+
+    def _lose(self, wd):
+        """The kernel has ended a watch: what it was on is no more."""
+        for path in self._watches.pop(wd, ()):
+            self._masks.pop(path, None)
+
+
+_IN_MODIFY = 0x2  # written or truncated
+_IN_ATTRIB = 0x4  # times, permissions, number of links
+_IN_CLOSE_WRITE = 0x8  # closed by one who could write
+_IN_MOVED_FROM = 0x40
+_IN_MOVED_TO = 0x80
+_IN_CREATE = 0x100
+_IN_DELETE = 0x200
+_IN_DELETE_SELF = 0x400
+_IN_MOVE_SELF = 0x800
+_IN_UNMOUNT = 0x2000
+_IN_Q_OVERFLOW = 0x4000
+_IN_IGNORED = 0x8000  # the watch has ended
+_IN_ONLYDIR = 0x1000000
+_IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
+_IN_SELF = _IN_DELETE_SELF | _IN_MOVE_SELF
+_FILE_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF
+_ABOVE_MASK = _IN_SELF | _IN_ONLYDIR
+_FOLDER_MASK = _FILE_MASK | _IN_ENTRY | _IN_ONLYDIR
+
+
+class _Inotify:
+    """The system calls of inotify, through ctypes; they raise OSError. Source: `man 7 inotify`."""
+
+    def __init__(self):
+        libc = _libc()
+        if not hasattr(libc, 'inotify_init1'):
+            raise OSError(errno.ENOSYS, 'this system has no inotify')
+        self._libc = libc
+        try:
+            self.fd = _keep(self._call(libc.inotify_init1, os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
+            raise
+
+    def _call(self, function, *args):
+        import ctypes
+
+        result = function(*args)
+        if result < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return result
+
+    def add(self, path, mask):
+        return self._call(self._libc.inotify_add_watch, self.fd, os.fsencode(path), mask)
+
+    def remove(self, wd):
+        self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
+
+    def read(self):
+        """Return all events that are there, as (watch descriptor, mask, name)."""
+        events = []
+        try:
+            while True:
+                events += _parse_events(os.read(self.fd, 1 << 16))
+        except BlockingIOError:
+            return events
+
+    def close(self):
+        _close(self.fd)
+
+
+def _parse_events(data):
+    """Parse inotify events: `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
+    at = 0
+    while at < len(data):
+        wd = int.from_bytes(data[at : at + 4], sys.byteorder, signed=True)
+        mask = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
+        end = at + 16 + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
+        yield wd, mask, os.fsdecode(data[at + 16 : end].rstrip(b'\0'))
+        at = end
+
+
+# Filesystems whose changes all pass through this kernel; others may be written by somebody else.
+_LOCAL_FILESYSTEMS = frozenset(
+    'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs ntfs3 '
+    'overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
+)
+
+
+class _Mounts:
+    """What is mounted where, from /proc/self/mountinfo (`man 5 proc`)."""
+
+    def __init__(self):
+        try:
+            with open('/proc/self/mountinfo', 'rb') as file:
+                self._table = dict(map(self._parse, file))
+        except OSError:
+            self._table = {}
+
+    @staticmethod
+    def _parse(line):
+        """Return mount point and kind; blanks in the former are written in octal, as \040."""
+        fields = line.split()
+        point = fields[4]
+        for char in (b' ', b'\t', b'\n', b'\\'):
+            point = point.replace(b'\\%03o' % ord(char), char)
+        return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
+
+    def of(self, path):
+        """Return mount point and kind of filesystem of a path that exists; an unknown one counts as local."""
+        path = os.path.realpath(path)
+        while path not in self._table:
+            if path == os.path.dirname(path):
+                return path, 'rootfs'
+            path = os.path.dirname(path)
+        return path, self._table[path]
+
+
+# Paths, globs and names.
+
+
+def _entries(folder):
+    """The entries of a folder; none where it can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_younger(path, since):
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return False
+    return max(stat.st_mtime_ns, stat.st_ctime_ns) >= since
+
+
+def _is_new_file(path):
+    """Whether an entry that has appeared is a file to be written, rather than a link to one that is."""
+    try:
+        stat = os.lstat(path)
+    except OSError:
+        return False
+    return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
+
+
+def _is_loop(link):
+    """Whether a link leads to a folder above itself."""
+    real = os.path.realpath(link)
+    return (os.path.realpath(os.path.dirname(link)) + os.sep).startswith(real.rstrip(os.sep) + os.sep)
+
+
+def _is_module(path):
+    from importlib.machinery import all_suffixes
+
+    name = os.path.basename(path)
+    return os.path.isdir(path) if '.' not in name else name[name.index('.') :] in all_suffixes()
+
+
+def _is_temporary(name):
+    """Whether a file is bytecode, or what an editor puts beside the file that it saves."""
+    return (
+        name.endswith(
+            ('.pyc', '.pyo', '~', '.swp', '.swo', '.swx', '.swpx', '.kate-swp', '.tmp', '___jb_tmp___', '___jb_old___')
+        )
+        or name.startswith(('.#', '.~', '.goutputstream-', '.nfs'))
+        or name == '4913'
+        or (name.startswith('#') and name.endswith('#'))
+    )
+
+
+def _has_magic(path):
+    return any(char in path for char in '*?[')
+
+
+def _split_glob(path):
+    """Split a glob into the folder it begins in and the components after that."""
+    parts = path.split(os.sep)
+    at = next(index for index, part in enumerate(parts) if _has_magic(part))
+    return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
+
+
+def _glob_match(pattern, names):
+    """Match the components of a path with those of a glob: `**` stands for any number of folders."""
+    from fnmatch import fnmatchcase
+
+    if not pattern or not names:
+        return not names and all(part == '**' for part in pattern)
+    if pattern[0] == '**':
+        return _glob_match(pattern[1:], names) or _glob_match(pattern, names[1:])
+    if names[0].startswith('.') and not pattern[0].startswith('.'):
+        return False
+    return fnmatchcase(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
+
+
+def _path_matcher(patterns):
+    """Return a function that tells whether one of these shell-style patterns fits a path, whole, from here, or its name."""
+    patterns = [os.fspath(pattern) for pattern in patterns or ()]
+    if not patterns:
+        return lambda path: False
+    import re
+    from fnmatch import translate
+
+    matches = re.compile('|'.join(map(translate, patterns))).match
+    here = _current_folder() or os.sep
+
+    def is_ignored(path):
+        inside = os.path.relpath(path, here) if path.startswith(here) else path
+        return bool(matches(path) or matches(inside) or any(map(matches, inside.split(os.sep))))
+
+    return is_ignored
+
+
+def _expand(path):
+    """The files that a path stands for now, for monitors that know no folders or globs."""
+    from glob import glob
+
+    found = (glob(path, recursive=True) if _has_magic(path) and not os.path.lexists(path) else None) or [path]
+    for each in found:
+        yield each
+        for folder, _, names in os.walk(each):
+            yield from (os.path.join(folder, name) for name in names if not _is_temporary(name))
+
+
+def find_default_monitor_factory(logger):
+    """Return the factory that HUPPER_DEFAULT_MONITOR names, else the one that makes the best monitor that works.
+
+    Leaves with status 2 and one line if the variable names what there is not.
+    """
+    name = os.environ.get('HUPPER_DEFAULT_MONITOR')
+    if not name:
+        return _best_monitor
+    try:
+        return _monitor_factory(name, logger)
+    except ValueError as error:
+        logger.error(f'HUPPER_DEFAULT_MONITOR: {error}')
+        sys.exit(2)
+
+
+_MONITORS = {'inotify': InotifyFileMonitor, 'watchdog': WatchdogFileMonitor, 'polling': PollingFileMonitor}
+
+
+def _monitor_factory(name, logger):
+    """Return the factory of a file monitor by its name, or by the dotted path to it; raise ValueError."""
+    if name in _MONITORS:
+        return _MONITORS[name]
+    module, _, attribute = name.rpartition('.')
+    if module.startswith('hupper.') and attribute in globals():
+        return globals()[attribute]
+    if module.startswith('hupper.'):
+        logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
+        return _best_monitor
+    try:
+        from importlib import import_module
+
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f'{name!r} is no file monitor: use inotify, watchdog, polling or the dotted path to a factory'
+        ) from None
+
+
+def _best_monitor(callback, **kw):
+    """Make the first file monitor that works: inotify, watchdog if it is installed, polling."""
+    for name, factory in _MONITORS.items():
+        try:
+            monitor = factory(callback, **kw)
+        except (ImportError, OSError) as error:
+            kw['logger'].debug(f'File monitor {name} does not work: {error}')
+            continue
+        kw['logger'].debug(f'File monitor: {name}')
+        return monitor
+
+
+def _is_builtin(factory):
+    return factory in (_best_monitor, InotifyFileMonitor, PollingFileMonitor)
+
+
+def _is_driven(monitor):
+    """Whether the loop is to drive this monitor: it is one of ours, and nobody has given it a thread."""
+    return isinstance(monitor, _FileMonitor) and type(monitor).start is _FileMonitor.start
+
+
+# ------------------------------------------------------------------------------------------------------------- logging
+
+
+class LogLevel:
+    ERROR = 0
+    INFO = 1
+    DEBUG = 2
+
+
+class DefaultLogger(ILogger):
+    """Writes lines to stderr, up to a level."""
+
+    def __init__(self, level):
+        self.level = level
+
+    def _write(self, level, msg):
+        if level > self.level or sys.stderr is None:
+            return
+        try:
+            sys.stderr.write(msg + '\n')
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads it any more, as under `2>&1 | head`
+
+    def error(self, msg):
+        self._write(LogLevel.ERROR, '[ERROR] ' + msg)
+
+    def info(self, msg):
+        self._write(LogLevel.INFO, msg)
+
+    def debug(self, msg):
+        self._write(LogLevel.DEBUG, '[DEBUG] ' + msg)
+
+
+class SilentLogger(ILogger):
+    """Writes nothing."""
+
+    def error(self, msg):
+        pass
+
+    def info(self, msg):
+        pass
+
+    def debug(self, msg):
+        pass
+
+
+def _one_line(error):
+    return ' '.join((f'{type(error).__name__}: {error}').split())
+
+
+def _seconds(name, value):
+    """Return a number of seconds > 0, from a number or its text; raise ValueError."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0
+    if not 0 < seconds < _FOREVER:
+        raise ValueError(f'{name} must be a number of seconds greater than 0, not {value!r}')
+    return seconds
+
+
+def _syntax_error(path):
+    """Return what CPython says of a source that does not parse; None if it does, or if that can't be told here."""
+    import traceback
+    import warnings
+
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            compile(file.read(), path, 'exec', dont_inherit=True)
+    except SyntaxError as error:
+        if not str(error.msg).startswith(('unknown encoding', 'encoding problem')):
+            return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
+    except (OSError, ValueError, MemoryError, RecursionError):
+        pass  # the new worker will tell
+    return None
+
+
+def _flush():
+    """Write out what is buffered, before it is in two processes."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # nobody reads it any more
+
+
+def _current_folder():
+    try:
+        return os.getcwd()
+    except OSError:
+        return ''  # it has been deleted
+
+
+# ------------------------------------------------------------------------------------------------------------ platform
+
+# Descriptors of this process that are its own business: a forked worker closes them.
+_descriptors = set()
+
+
+def _keep(fd):
+    """Take a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
+    if fd <= 2:
+        import fcntl
+
+        low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        os.close(low)
+    _descriptors.add(fd)
+    return fd
+
+
+def _close(fd):
+    if fd in _descriptors:
+        _descriptors.discard(fd)
+        os.close(fd)
+
+
+def _pipe():
+    """Return the two ends of a pipe."""
+    return tuple(map(_keep, os.pipe()))
+
+
+def _set_inheritable(inheritable, *descriptors):
+    for fd in descriptors:
+        os.set_inheritable(fd, inheritable)
+
+
+def _identity(fd):
+    """Return what tells an open descriptor's file from every other; empty if it is not open."""
+    try:
+        stat = os.fstat(fd)
+    except OSError:
+        return ''
+    return '%d:%d' % (stat.st_dev, stat.st_ino)
+
+
+def _file_clock():
+    """Return the time in ns as the kernel writes it to files: by the tick, on Linux."""
+    return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
+
+
+_LINUX = sys.platform.startswith('linux')
+_CAN_FORK = hasattr(os, 'fork') and sys.platform != 'darwin'  # its system libraries do not survive a fork
+
+
+def _libc():
+    """Return the C library."""
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
+
+
+def _prctl(option, value):
+    if _LINUX:
+        from ctypes import c_ulong
+
+        _libc().prctl(option, c_ulong(value), c_ulong(0), c_ulong(0), c_ulong(0))
+
+
+def _die_with(monitor, lifeline):
+    """See to it that this process ends when the monitor does, even by SIGKILL.
+
+    On Linux the kernel does that. Elsewhere a thread waits for the end of the pipe that the monitor holds.
+    """
+    if _LINUX:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    elif lifeline is not None:
+        import threading
+
+        threading.Thread(target=_wait_for_end, args=(lifeline,), daemon=True).start()
+    if os.getppid() != monitor:
+        os._exit(1)  # it went before this was set
+
+
+def _wait_for_end(lifeline):
+    while os.read(lifeline, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Waiter:
+    """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
+
+    _HANDLED = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT')
+
+    def __init__(self):
+        self._read, self._write = _pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._arrived = []
+        self._child_ended = False
+        self._former = {}
+        self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for name in self._HANDLED:
+            signum = getattr(signal, name)
+            former = signal.getsignal(signum)
+            if former is not signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
+                signal.signal(signum, lambda _, __, name=name: self._arrived.append(name))
+                self._former[signum] = signal.SIG_DFL if former is None else former
+        self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
+        self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
+
+    def wait(self, sources, times):
+        """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
+        sources = list(sources)
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        for source in sources:
+            if source.wait_fd() is not None:
+                poll.register(source.wait_fd(), select.POLLIN)
+        times = [*times, *(source.wait_until() for source in sources)]
+        until = min((at for at in times if at is not None), default=None)
+        ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
+        if self._read in ready:
+            os.read(self._read, 1 << 16)
+        now = time.monotonic()
+        return [s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())]
+
+    def wake(self):
+        try:
+            os.write(self._write, b'\0')
+        except OSError:
+            pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
+
+    def signals(self):
+        """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
+        arrived, self._arrived = self._arrived, []
+        self._child_ended = self._child_ended or 'SIGCHLD' in arrived
+        return [name for name in arrived if name != 'SIGCHLD']
+
+    def child_ended(self):
+        ended, self._child_ended = self._child_ended, False
+        return ended
+
+    def __enter__(self):
+        """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
+        self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._former)
+
+    def __exit__(self, *_):
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
+
+    def reset(self):
+        """In a forked worker: be as if we had never been."""
+        signal.set_wakeup_fd(-1)
+        for signum, former in self._former.items():
+            signal.signal(signum, former)
+        self._held = self.mask
+
+    def close(self):
+        signal.set_wakeup_fd(self._former_fd)
+        for signum, former in self._former.items():
+            signal.signal(signum, former)
+        _close(self._read)
+        _close(self._write)
+
+
+def _reset_signals(order):
+    """In a spawned worker, in which they were held back: have them as the monitor's program found them."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if order['is_standby'] else ():
+        signal.signal(signum, signal.signal(signum, signal.SIG_IGN))  # forget what the standby was sent, for all
+    for signum in order['ignored']:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
+
+
+def _signal_name(signum):
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return 'signal %d' % signum
+
+
+class _Terminal:
+    """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
+
+    def __init__(self):
+        self._had_one = self._opens()
+        self._is_tty = os.isatty(0)
+        self._state = None
+        self._was_ours = False
+        self.listening = False
+
+    @staticmethod
+    def _opens():
+        try:
+            os.close(os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY))
+        except OSError:
+            return False
+        return True
+
+    def is_gone(self):
+        """Whether the window was closed, or the connection dropped."""
+        return self._had_one and not self._opens()
+
+    def is_ours(self):
+        """Whether we are in its foreground, and get what is typed."""
+        try:
+            return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
+        except OSError:
+            return False
+
+    def save(self):
+        if self._is_tty and self.is_ours():
+            import termios
+
+            self._was_ours = True
+            self._state = termios.tcgetattr(0)
+
+    def restore(self):
+        """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
+        if not self._state:
+            return
+        import termios
+
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+        try:
+            if not self.is_ours() and self._is_orphaned():
+                os.tcsetpgrp(0, os.getpgrp())
+            if self.is_ours() and termios.tcgetattr(0) != self._state:
+                termios.tcsetattr(0, termios.TCSANOW, self._state)
+        except (OSError, termios.error):
+            pass  # it is gone
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    @staticmethod
+    def _is_orphaned():
+        """Whether the foreground belongs to a group that has ended: of a child of the worker, not the shell's."""
+        try:
+            os.killpg(os.tcgetpgrp(0), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def listen(self, on_enter):
+        """Begin to wait for ENTER, if there is somebody to press it."""
+        self._on_enter = on_enter
+        self.listening = self.is_ours()
+        return self.listening
+
+    def wait_fd(self):
+        return 0 if self.is_ours() else None
+
+    def wait_until(self):
+        return None
+
+    def step(self):
+        try:
+            typed = os.read(0, 1024)
+        except OSError:
+            typed = b''
+        self.listening = bool(typed)
+        if b'\n' in typed:
+            self._on_enter()
+
+
+class _Worker:
+    """A process that runs the app, and the channel from it."""
+
+    def __init__(self, process, channel, order=None):
+        self.pid = process if isinstance(process, int) else process.pid
+        if process is not self.pid:
+            process.returncode = 0  # it is for us to wait for it
+        self._order = order  # where a new interpreter reads what it is to do
+        self.channel = _Channel(channel)
+        self.clock = time.strftime('%H:%M:%S')
+        self.absent = None  # what it could not find to run
+        self.group = None
+        self._status = None
+
+    def begin(self, order):
+        """Send a new interpreter its order."""
+        import marshal
+
+        data = marshal.dumps(order)
+        data = len(data).to_bytes(8, 'little') + data
+        while data:
+            data = data[os.write(self._order, data) :]
+
+    def poll(self):
+        """Return its status if it has ended, 128 + n where signal n did that; else None."""
+        return self._wait(os.WNOHANG)
+
+    def wait(self):
+        return self._wait(0)
+
+    def _wait(self, options):
+        if self._status is None:
+            self._look()
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
+                pid, status = self.pid, 0
+            if pid:
+                self._status = 128 + (status & 127) if status & 127 else status >> 8
+        return self._status
+
+    def _look(self):
+        """Note what can't be asked any more once it is waited for."""
+        try:
+            self.group = os.getpgid(self.pid)
+        except OSError:
+            pass
+        self._written = _written_bytes(self.pid)
+
+    def may_have_written(self, path):
+        """Whether it may be the one who wrote a file. Known only where the kernel counts what a process writes to disk."""
+        if self._status is None:
+            self._look()
+        counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
+        return self._written != 0 or not counted or any(process.parent == self.pid for process in _processes())
+
+    def ask_to_stop(self, signum):
+        self._send(signum)
+
+    def kill(self):
+        self._send(signal.SIGKILL)
+
+    def _send(self, signum):
+        if self._status is None:
+            try:
+                os.kill(self.pid, signum)
+            except OSError:
+                pass  # it has just ended, or is another user's now
+
+    def close(self):
+        self.channel.drain()
+        self.channel.close()
+        if self._order is not None:
+            _close(self._order)
+
+
+def _written_bytes(pid):
+    """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if that is not told."""
+    try:
+        with open('/proc/%d/io' % pid) as file:
+            return next((int(line.split()[1]) for line in file if line.startswith('write_bytes')), None)
+    except OSError:
+        return None
+
+
+class _Process:
+    """A line of the system's table of processes."""
+
+    def __init__(self, pid, parent, group, state, name):
+        self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
+
+    def is_tracker(self):
+        """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
+        try:
+            with open('/proc/%d/cmdline' % self.pid, 'rb') as file:
+                return b'resource_tracker' in file.read()
+        except OSError:
+            return False
+
+
+def _processes():
+    """Return all processes, from /proc where there is one, else from `ps`."""
+    if not _LINUX:
+        import subprocess
+
+        lines = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
+        return [_Process(*map(os.fsdecode, line.split(None, 4))) for line in lines.splitlines()]
+    found = []
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{pid}/stat', 'rb') as file:
+                head, _, tail = file.read().rpartition(b')')
+        except OSError:
+            continue  # it has ended meanwhile
+        state, parent, group = tail.split(None, 3)[:3]
+        found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
+    return found
+
+
+class _Kin:
+    """The children of this process: what its program had before, and what its workers leave behind.
+
+    On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants are
+    found, and waited for by their pids. Elsewhere only the children that a worker has when it is asked to stop are known.
+    """
+
+    def __init__(self):
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._own = {process.pid for process in self.children()}
+
+    def children(self):
+        """Return our children. Without a look at the table of processes where there are none, as after most workers."""
+        try:
+            if hasattr(os, 'waitid'):
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return []
+        return [process for process in _processes() if process.parent == os.getpid()]
+
+    def reap(self, known):
+        """Wait for those adopted that have ended; return the others."""
+        adopted = [process for process in self.children() if process.pid not in self._own | known]
+        for process in adopted:
+            if process.state == 'Z':
+                os.waitpid(process.pid, os.WNOHANG)
+        return [process for process in adopted if process.state != 'Z']
+
+    def close(self):
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+class _Leftovers:
+    """Descendants that have outlived their worker: asked to end, then made to.
+
+    Those that began a session or process group of their own are left alone.
+    """
+
+    def __init__(self, worker, kin, known, interval):
+        self.names = []
+        self.kill_at = None
+        self._groups = {os.getpgrp(), worker.group}
+        self._kin = kin
+        self._known = known
+        self._interval = interval
+        self._asked = set()
+        self._killed = False
+
+    def gone(self, now):
+        """Take the next step; return whether there is nothing left to do."""
+        left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
+        if self._killed or (self.kill_at is not None and now >= self.kill_at):
+            self._killed, self.kill_at = True, None
+        elif left and self.kill_at is None:
+            self.kill_at = now + (self._interval or 0)
+        for process in left:
+            self._end(process)
+        return not left
+
+    def _end(self, process):
+        try:
+            if self._killed:
+                os.kill(process.pid, signal.SIGKILL)
+            elif process.pid not in self._asked:
+                self._asked.add(process.pid)
+                if not process.is_tracker():
+                    self.names.append('%s (PID %d)' % (process.name, process.pid))
+                    os.kill(process.pid, signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGCONT)
+        except OSError:
+            pass  # it has just ended, or is another user's
+
+
+def _is_descendant_of(pid):
+    """Whether a process is among our ancestors."""
+    parents = {process.pid: process.parent for process in _processes()}
+    at = os.getpid()
+    while at in parents and at != pid:
+        at = parents[at]
+    return at == pid
+
+
+def _thread_count():
+    try:
+        return len(os.listdir('/proc/self/task'))
+    except OSError:
+        import threading
+
+        return threading.active_count()
+
+
+# -------------------------------------------------------------------------------------------------- names of hupper 1.x
+
+
+def _claim_names():
+    """Let `hupper.reloader` and the like be this module too: there programs for hupper 1.x look for the names."""
+    module = sys.modules.get('hupper')
+    if module is not None and vars(module) is globals():
+        for name in ('cli', 'interfaces', 'logger', 'polling', 'reloader', 'utils', 'watchdog', 'worker'):
+            sys.modules['hupper.' + name] = module
+            setattr(module, name, module)
+
+
+_claim_names()
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+class _Options:
+    """The command line's options, as they are where none is given."""
+
+    watch = ()
+    ignore = ()
+    verbose = LogLevel.INFO
+    reload_interval = 1
+    shutdown_interval = None
+    monitor = None
+    exit_on_crash = False
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; `args` is sys.argv[1:] if not given. Return the status; a forked worker runs the app."""
+    global _PATH0
+    if _PATH0 is None and sys.path[:1] == [os.path.dirname(os.path.realpath(sys.argv[0]))]:
+        _PATH0 = sys.path.pop(0)  # that of the installed script
+    try:
+        reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
+    except ValueError as error:
+        sys.stderr.write('hupper: error: {}\n'.format(' '.join(str(error).split())))
+        return 2
+    if _find_proxy(reloader.logger):
+        _run_plainly(reloader._target)
+    status = reloader._supervise()
+    if reloader._launcher.order:
+        _run_app(reloader._launcher.order)
+    return status
+
+
+def _reloader_for(args):
+    """Return the reloader that the command line asks for; raise ValueError."""
+    options = _Options()
+    if args and args[0].startswith('-') and args[0] != '-m':
+        args = _parse_options(args, options)
+    logger = DefaultLogger(options.verbose)
+    interval = _seconds('--reload-interval', options.reload_interval)
+    reloader = Reloader(
+        worker_path=_target_for(args),
+        monitor_factory=_monitor_factory(options.monitor, logger)
+        if options.monitor
+        else find_default_monitor_factory(logger),
+        logger=logger,
+        reload_interval=interval,
+        shutdown_interval=_seconds('--shutdown-interval', options.shutdown_interval or interval),
+        ignore_files=options.ignore,
+    )
+    reloader._watch = options.watch
+    reloader._exit_on_crash = options.exit_on_crash
+    reloader._may_fork = True
+    return reloader
+
+
+def _parse_options(args, options):
+    """Set what stands before the target; return the target with what follows it, which is the app's."""
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise ValueError(f'{message} (see --help)')
+
+    parser = Parser(
+        prog='hupper',
+        usage='%(prog)s [OPTIONS] (-m MODULE | SCRIPT) [ARG ...]',
+        description='Run a Python program and restart it when its files change.',
+        epilog='Everything after MODULE or SCRIPT belongs to the program.',
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add('-m', dest='module', nargs=argparse.REMAINDER, metavar='MODULE', help='run a module, as python -m does')
+    add('target', nargs=argparse.REMAINDER, metavar='SCRIPT', help='a file, a folder or zip with a __main__.py, or the '
+        "name of one of this environment's console scripts")  # fmt: skip
+    add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
+    add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
+    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='tell why, too')
+    add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
+    add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
+    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop by itself (default: those above)')
+    add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
+    add('--version', action='version', version='hupper ' + __version__)
+    parser.parse_args(args, options)
+    return options.target if options.module is None else ['-m', *options.module]
+
+
+def _target_for(args):
+    """Return the _Target that a command line without options names; raise ValueError."""
+    orig_argv = getattr(sys, 'orig_argv', None)
+    options = _split_command_line(orig_argv[1:])[0] if orig_argv else None
+    as_given = list(args)
+    kind = 'module' if args[:1] == ['-m'] else 'script'
+    args = args[1:] if kind == 'module' else args
+    if not args:
+        raise ValueError('nothing to run: give -m MODULE or SCRIPT (see --help)')
+    if kind == 'script':
+        as_given[0] = args[0] = _find_script(args[0])
+    return _Target(kind, args[0], args[1:], options, orig_argv and [orig_argv[0], *options, *as_given])
+
+
+def _find_script(name):
+    """Return the path of a script: a file or folder, or this environment's console script of that name."""
+    if os.path.exists(name):
+        return name
+    if not os.path.dirname(name):
+        from sysconfig import get_path
+
+        for folder in (os.path.dirname(sys.executable), get_path('scripts')):
+            for path in (os.path.join(folder, name), os.path.join(folder, name + '.exe')):
+                if os.path.isfile(path) and _is_python_script(path):
+                    return path
+    raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
+
+
+def _is_python_script(path):
+    with open(path, 'rb') as file:
+        head = file.readline(256)
+    return head.startswith(b'MZ') or (
+        head.startswith(b'#!') and (b'python' in head or b'/bin/sh' in head or b'pypy' in head)
+    )
+
+
+def _run_plainly(target):
+    """Become the program, without a monitor."""
+    name = {'module': ['-m', target.name]}.get(target.kind, [target.name])
+    os.execv(sys.executable, [sys.executable, *(target.options or ()), *name, *target.args])
+
+
+if __name__ == '__main__':
+    sys.exit(main())
