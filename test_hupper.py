@@ -37,6 +37,7 @@ import threading
 import time
 import traceback
 import unittest
+import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FULL = os.environ.get('HUPPER_TEST_FULL', '') not in ('', '0')
@@ -94,11 +95,16 @@ class Project:
         return os.path.join(self.folder, *name.split('/'))
 
     def write(self, name, content, save=None):
-        """Save a file as an editor does (by an atomic rename, or by one of SAVES); folders are made."""
+        """Save a file by one of SAVES, else by renaming one from outside the project; folders are made."""
         path = self.path(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        (save or save_rename)(path, textwrap.dedent(content) if isinstance(content, str) else content)
+        (save or self._put)(path, textwrap.dedent(content) if isinstance(content, str) else content)
         return path
+
+    def _put(self, path, content):
+        new = os.path.join(self.tmp, f'new-{threading.get_ident()}')
+        put(new, content)
+        os.replace(new, path)
 
     def read(self, name):
         with open(self.path(name), encoding='utf-8') as file:
@@ -185,7 +191,7 @@ class Monitor:
         return sum(1 for _, line in self.lines if _find(what, line))
 
     def wait_for(self, what, after=0, count=1, limit=None):
-        """Wait until count lines since the mark have the text (or match the compiled pattern); return the last (match)."""
+        """Wait until count lines since the mark have the text (or match the pattern); return the last (or match)."""
         deadline = time.monotonic() + (limit or LIMIT)
         with self._news:
             while True:
@@ -315,6 +321,19 @@ class Case(unittest.TestCase):
 
     def write_value(self, value, save=None):
         self.write('mod.py', f'VALUE = {value!r}\n', save)
+
+    def write_zip(self, name, **files):
+        path = self.path(name)
+        with zipfile.ZipFile(path + '.tmp', 'w') as archive:
+            for module, text in files.items():
+                archive.writestr(module + '.py', text)
+        os.replace(path + '.tmp', path)
+
+    def check_reload(self, monitor, value=1):
+        """The app says its value, and the next one after a save of mod.py."""
+        monitor.wait_for(f'app {value}')
+        self.write_value(value + 10)
+        monitor.wait_for(f'app {value + 10}')
 
 
 class BackendCase(Case):
@@ -493,21 +512,1396 @@ def save_delete_create(path, text):
 
 # --- pure parts --------------------------------------------------------------
 
+
+class Distribution(unittest.TestCase):
+    """What must agree in the files beside the module."""
+
+    def setUp(self):
+        if not os.path.exists(os.path.join(HERE, 'pyproject.toml')):
+            self.skipTest('there is no pyproject.toml beside the tests')
+
+    def text(self, name):
+        with open(os.path.join(HERE, name), encoding='utf-8') as file:
+            return file.read()
+
+    def test_version_is_in_one_place(self):
+        self.assertEqual(re.findall(r"(?m)^__version__ = '(.*)'$", self.text('hupper.py')), ['1.12.1+onefile.1'])
+        self.assertIn('dynamic = ["version"]', self.text('pyproject.toml'))
+        self.assertNotRegex(self.text('pyproject.toml'), r'(?m)^version\b')
+
+    def test_metadata(self):
+        text = self.text('pyproject.toml')
+        self.assertIn('name = "hupper"', text)
+        self.assertIn('requires-python = ">=3.8"', text)
+        self.assertNotRegex(text, r'(?m)^dependencies\b')
+
+    def test_head_of_the_module_tells_licence_and_origin(self):
+        head = self.text('hupper.py')[:2000]
+        self.assertIn('SPDX-License-Identifier: MIT', head)
+        self.assertIn('Copyright', head)
+
+    def test_only_the_standard_library(self):
+        imported = re.findall(r'(?m)^\s*(?:import|from) (\w+)', self.text('hupper.py'))
+        foreign = {name for name in imported if name not in STANDARD and name not in ('hupper', 'watchdog')}
+        self.assertEqual(foreign, set())
+
+
+STANDARD = getattr(sys, 'stdlib_module_names', None) or {
+    *sys.builtin_module_names,
+    *(name.partition('.')[0] for name in os.listdir(os.path.dirname(os.__file__))),
+    *('_ctypes fcntl math resource select termios time _winapi msvcrt winreg'.split()),  # extensions lie elsewhere
+}
+
+
 # --- command line ------------------------------------------------------------
+
+WAITING = 'Waiting for a file to change before reload.'
+OURS = re.compile(r'Starting monitor|Waiting for a file|Worker \d+ ended with status')
+TWO_LINES = 'import hupper; hupper.start_reloader()\n'
 
 
 class CommandLine(Case):
-    def test_reload(self):
-        self.write_app(1)
+    """Targets and arguments."""
+
+    def test_module(self):
+        self.write_app()
+        monitor = self.hupper('-m', 'app')
+        self.check_reload(monitor)
+        monitor.wait_for(self.path('mod.py') + ' changed; reloading ...')
+        self.assertEqual(monitor.text('out').split(), ['app', '1', 'app', '11'])
+
+    def test_the_module_itself_is_edited(self):
+        self.write('app.py', "print('app one', flush=True)\n" + IDLE)
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for('app one')
+        self.write('app.py', "print('app two', flush=True)\n" + IDLE)
+        monitor.wait_for('app two')
+        monitor.stop()
+
+    def test_package(self):
+        self.write_app(name='pkg/__main__.py')
+        self.write('pkg/__init__.py', '')
+        monitor = self.hupper('-m', 'pkg')
+        self.check_reload(monitor)
+        mark = monitor.mark()
+        self.write('pkg/__init__.py', 'print("in the package", flush=True)')
+        monitor.wait_for('in the package', after=mark)
+        monitor.stop()
+
+    def test_submodule(self):
+        self.write_app(name='pkg/sub/app.py')
+        monitor = self.hupper('-m', 'pkg.sub.app')
+        self.check_reload(monitor)
+        monitor.stop()
+
+    def test_script(self):
+        self.write_app()
+        monitor = self.hupper('app.py')
+        self.check_reload(monitor)
+        monitor.stop()
+
+    def test_script_in_another_folder(self):
+        self.write('there/mod.py', 'VALUE = 1')
+        self.write('there/app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.hupper(self.path('there/app.py'))
+        monitor.wait_for('app 1')
+        self.write('there/mod.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_folder(self):
+        self.write('folder/mod.py', 'VALUE = 1')
+        self.write('folder/__main__.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.hupper('folder')
+        monitor.wait_for('app 1')
+        self.write('folder/mod.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_zip(self):
+        main = 'from inside import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE
+        self.write_zip('app.zip', __main__=main, inside='VALUE = 1')
+        monitor = self.hupper('app.zip')
+        monitor.wait_for('app 1')
+        self.write_zip('app.zip', __main__=main, inside='VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_arguments_belong_to_the_app(self):
+        args = ['-v', '-x', '--help', '--version', '-w', '-m', 'app', '--', '', 'a b', '-']
+        self.write('app.py', 'import sys\nprint(ascii(sys.argv[1:]), flush=True)\n' + IDLE)
+        for target in (['-m', 'app'], ['app.py']):
+            monitor = self.hupper(*target, *args)
+            monitor.wait_for(ascii(args))
+            monitor.stop()
+
+    def test_from_another_folder(self):
+        self.write_app()
+        hupper = os.path.join(self.project.base, 'hupper.py')
+        os.replace(self.path('hupper.py'), hupper)
+        monitor = self.start(sys.executable, hupper, '-m', 'app')
+        self.check_reload(monitor)
+        monitor.stop()
+
+    def test_as_module(self):
+        self.write_app()
+        monitor = self.start(sys.executable, '-m', 'hupper', '-m', 'app')
+        self.check_reload(monitor)
+        monitor.stop()
+
+    def test_quiet(self):
+        self.write_app()
+        monitor = self.hupper('-q', '-m', 'app')
+        self.check_reload(monitor)
+        monitor.stop()
+        self.assertEqual(monitor.text('err'), '')
+
+    def test_verbose(self):
+        self.write_app()
+        monitor = self.hupper('-v', '-m', 'app')
+        monitor.wait_for(re.compile(r'\b(inotify|watchdog|polling)\b'))
+        self.check_reload(monitor)
+        monitor.wait_for(re.compile(r'\b\d+ files?\b'))
+        monitor.wait_for(re.compile(r'\b[\d.]+ ms\b'))  # from the save to the new worker
+        monitor.stop()
+
+    def test_version(self):
+        result = self.project.python('hupper.py', '--version')
+        self.assertEqual((result.returncode, result.stderr), (0, ''))
+        self.assertIn('1.12.1+onefile.1', result.stdout)
+
+    def test_help(self):
+        for option in ('-h', '--help'):
+            result = self.project.python('hupper.py', option)
+            self.assertEqual((result.returncode, result.stderr), (0, ''))
+            for (
+                name
+            ) in '--watch --ignore --reload-interval --shutdown-interval --monitor --exit-on-crash --version'.split():
+                self.assertIn(name, result.stdout)
+
+    def test_intervals_may_be_fractions(self):
+        self.write_app()
+        options = ['--reload-interval=.25', '--shutdown-interval', '1e1']
+        monitor = self.start(sys.executable, 'hupper.py', *options, '-m', 'app')
+        self.check_reload(monitor)
+        monitor.stop()
+
+    def test_each_monitor_by_name(self):
+        self.write_app()
+        names = ['polling', 'hupper.polling.PollingFileMonitor'] + ['inotify'] * LINUX
+        for value, name in enumerate(names):
+            self.write_value(value)
+            monitor = self.hupper('--monitor', name, '-m', 'app')
+            self.check_reload(monitor, value)
+            self.assertEqual(
+                monitor.seen and monitor.seen[0], name if name == 'inotify' else LINUX and 'polling' or 'unknown'
+            )
+            monitor.stop()
+
+    def test_default_monitor_from_the_environment(self):
+        self.write_app()
+        monitor = self.hupper('-m', 'app', env={'HUPPER_DEFAULT_MONITOR': 'polling'})
+        self.check_reload(monitor)
+        if LINUX:
+            self.assertEqual(monitor.seen[0], 'polling')
+        monitor.stop()
+
+
+class Refused(Case):
+    """Nothing to run: one clear line and exit status 2."""
+
+    def refused(self, *args, says):
+        result = self.project.python('hupper.py', *args)
+        lines = [line for line in result.stderr.splitlines() if not line.startswith('Starting monitor')]
+        self.assertEqual((result.returncode, len(lines), result.stdout), (2, 1, ''), result.stderr)
+        self.assertIn(says, lines[0])
+
+    def test_nothing_given(self):
+        self.refused(says='')
+
+    def test_options_but_no_target(self):
+        self.refused('-v', says='')
+
+    def test_no_module_name(self):
+        self.refused('-m', says='-m')
+
+    def test_unknown_option(self):
+        self.refused('--nonsense', '-m', 'app', says='--nonsense')
+
+    def test_bad_reload_interval(self):
+        for number in ('x', '0', '-1', 'nan', ''):
+            self.refused('--reload-interval', number, '-m', 'app', says='--reload-interval')
+
+    def test_bad_shutdown_interval(self):
+        for number in ('x', '-1', 'nan'):
+            self.refused('--shutdown-interval', number, '-m', 'app', says='--shutdown-interval')
+
+    def test_unknown_monitor(self):
+        self.write_app()
+        for name in ('nonsense', 'nonsense.Monitor', 'os.nonsense'):
+            self.refused('--monitor', name, '-m', 'app', says=name)
+
+    def test_unknown_monitor_in_the_environment(self):
+        self.write_app()
+        result = self.project.python('hupper.py', '-m', 'app', env={'HUPPER_DEFAULT_MONITOR': 'nonsense'})
+        self.assertEqual((result.returncode, len(result.stderr.splitlines())), (2, 1), result.stderr)
+        self.assertIn('nonsense', result.stderr)
+
+    def test_absent_module(self):
+        self.refused('-m', 'absent', says='absent')
+
+    def test_absent_submodule(self):
+        self.write('pkg/__init__.py', '')
+        self.refused('-m', 'pkg.absent', says='pkg.absent')
+        self.refused('-m', 'absent.pkg', says='absent')
+
+    def test_absent_script(self):
+        self.refused('absent.py', says='absent.py')
+        self.refused(self.path('absent/script.py'), says='script.py')
+
+    def test_package_without_main(self):
+        self.write('pkg/__init__.py', '')
+        self.refused('-m', 'pkg', says='pkg')
+
+    def test_folder_without_main(self):
+        self.write('folder/mod.py', '')
+        self.refused('folder', says='folder')
+
+    def test_absent_console_script(self):
+        self.refused('no-such-program', 'run', says='no-such-program')
+
+
+class Failing(Case):
+    """What the app fails with is told as Python tells it; mending it starts the app again."""
+
+    def plain(self, *args):
+        """Stderr of plain Python."""
+        return self.project.python(*args).stderr
+
+    def check_mended(self, broken, *names, target=('-m', 'app')):
+        """Start with broken files, see Python's own traceback and the wait, mend, and see the app run."""
+        for name, text in broken.items():
+            self.write(name, text)
+        monitor = self.hupper(*target)
+        monitor.wait_for(WAITING)
+        told = [line for line in monitor.text('err').splitlines() if not OURS.match(line)]
+        self.assertEqual(told, self.plain(*target).splitlines())
+        self.write_app()
+        monitor.wait_for('app 1')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2, monitor.text())
+
+    def test_syntax_error_in_the_app(self):
+        self.write_value(1)
+        self.check_mended({'app.py': 'def f(:\n'})
+
+    def test_syntax_error_in_a_script(self):
+        self.write_value(1)
+        self.check_mended({'app.py': 'def f(:\n'}, target=['app.py'])
+
+    def test_syntax_error_in_an_import(self):
+        self.write_app()
+        self.check_mended({'mod.py': 'VALUE = = 1\n'})
+
+    def test_exception_in_the_app(self):
+        self.write_value(1)
+        self.check_mended({'app.py': 'def f():\n    1 / 0\n\nf()\n'})
+
+    def test_exception_in_an_import(self):
+        self.write_app()
+        self.check_mended({'mod.py': 'raise RuntimeError("not today")\n'})
+
+    def test_name_missing_in_an_import(self):
+        self.write_app()
+        self.check_mended({'mod.py': 'value = 1\n'})
+
+    def check_created(self, *names, **files):
+        """An import fails, the module is created, the app runs."""
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for('No module named')
+        monitor.wait_for(WAITING)
+        for name, text in files.items():
+            self.write(name.replace('__', '/') + '.py', text)
+        monitor.wait_for('app 1')
+        monitor.stop()
+
+    def test_missing_module(self):
+        self.write_app()
+        os.remove(self.path('mod.py'))
+        self.check_created(mod='VALUE = 1')
+
+    def test_missing_submodule(self):
+        self.write('pkg/__init__.py', '')
+        self.write('app.py', 'from pkg.mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.check_created(pkg__mod='VALUE = 1')
+
+    def test_missing_package(self):
+        self.write('app.py', 'from pkg.mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.check_created(pkg__mod='VALUE = 1')
+
+    def test_missing_but_caught(self):
+        """What a caught ImportError missed counts once it is there."""
+        self.write('app.py', 'try: import mod\nexcept ImportError: mod = None\nprint("app", mod, flush=True)\n' + IDLE)
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for('app None')
+        self.write_value(1)
+        monitor.wait_for("app <module 'mod'")
+        monitor.stop()
+
+    def test_script_deleted_while_it_runs(self):
+        self.write_app()
+        for target in (['app.py'], ['-m', 'app']):
+            monitor = self.hupper(*target)
+            monitor.wait_for('app 1')
+            os.remove(self.path('app.py'))
+            monitor.wait_for(WAITING)
+            mark = monitor.mark()
+            self.write_app()
+            monitor.wait_for('app 1', after=mark)
+            monitor.stop()
+
+    def test_ends_at_once(self):
+        """With any status: wait for a change, then run again; the status is the last worker's."""
+        for status in (0, 3):
+            self.write('app.py', f'import sys\nprint("app", flush=True)\nsys.exit({status})')
+            monitor = self.hupper('-m', 'app')
+            monitor.wait_for(WAITING)
+            self.write('app.py', f'import sys\nprint("again", flush=True)\nsys.exit({status})')
+            monitor.wait_for('again')
+            monitor.wait_for(WAITING, count=2)
+            self.assertEqual(len(monitor.workers), 2)
+            self.assertEqual(monitor.stop(), status)
+
+    @needs_posix
+    def test_status_of_signals(self):
+        self.write_app()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            monitor = self.hupper('-m', 'app')
+            monitor.wait_for('app 1')
+            self.assertEqual(monitor.stop(signum), 128 + signum)
+
+    @needs_posix
+    def test_status_of_a_killed_worker(self):
+        self.write_app()
         monitor = self.hupper('-m', 'app')
         monitor.wait_for('app 1')
-        self.write_value(2)
-        monitor.wait_for('app 2')
-        monitor.wait_for(self.path('mod.py') + ' changed; reloading ...')
-        self.assertEqual(monitor.stop(), 128 + signal.SIGTERM)
+        os.kill(monitor.worker, signal.SIGKILL)
+        monitor.wait_for('SIGKILL')
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 128 + signal.SIGKILL)
+
+    def test_exit_on_crash(self):
+        for status in (0, 3):
+            self.write('app.py', f'import sys\nsys.exit({status})')
+            monitor = self.hupper('--exit-on-crash', '-m', 'app')
+            self.assertEqual(monitor.wait(), status)
+            monitor.check_nothing_left()
+            self.assertNotIn(WAITING, monitor.text())
+
+    def test_exit_on_crash_is_not_for_reloads(self):
+        self.write_app()
+        monitor = self.hupper('--exit-on-crash', '-m', 'app')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.write_value(3)
+        monitor.wait_for('app 3')
+        self.write('mod.py', '1 / 0')
+        self.assertEqual(monitor.wait(), 1)
+
+    @needs_posix
+    def test_exit_on_crash_by_a_signal(self):
+        self.write_app()
+        monitor = self.hupper('--exit-on-crash', '-m', 'app')
+        monitor.wait_for('app 1')
+        os.kill(monitor.worker, signal.SIGKILL)
+        self.assertEqual(monitor.wait(), 128 + signal.SIGKILL)
+
+
+@on_each_backend
+class Watching(BackendCase):
+    """-w and -x, and what a watched folder leaves out."""
+
+    def check_ignored(self, monitor, *changes):
+        """None of the changes leads to a reload: the next one is that of a file which counts."""
+        for change in changes:
+            change()
+        time.sleep(0.5 if self.backend == 'polling' else 0)  # a change that were not left out gets its own interval
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text()), [self.path('mod.py')])
+
+    def check_counts(self, monitor, *changes):
+        """Each of the changes leads to a reload."""
+        for change in changes:
+            number = len(monitor.workers)
+            change()
+            monitor.wait_start(number + 1)
+            monitor.wait_for('app ', count=number + 1)
+
+    def watch(self, *paths, **options):
+        self.write_app()
+        monitor = self.run_app(watch=paths, **options)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def change(self, name, content='changed'):
+        return lambda: self.write(name, content)
+
+    def test_file(self):
+        self.write('notes.txt', 'old')
+        monitor = self.watch('notes.txt')
+        self.check_counts(monitor, self.change('notes.txt'))
+        self.check_counts(monitor, lambda: os.remove(self.path('notes.txt')), self.change('notes.txt'))
+        monitor.stop()
+
+    def test_file_that_is_not_there_yet(self):
+        monitor = self.watch('later/notes.txt')
+        self.check_counts(monitor, self.change('later/notes.txt'), self.change('later/notes.txt', 'again'))
+        monitor.stop()
+
+    def test_folder(self):
+        self.write('conf/a/old.ini', '')
+        monitor = self.watch('conf')
+        later, deep = self.change('conf/later.ini'), self.change('conf/b/c/deep.ini')
+        self.check_counts(
+            monitor, self.change('conf/a/old.ini'), later, deep, self.change('conf/b/c/deep.ini', 'again')
+        )
+        monitor.stop()
+
+    def test_glob(self):
+        self.write('conf/old.ini', '')
+        monitor = self.watch('conf/**/*.ini')
+        self.check_counts(
+            monitor, self.change('conf/old.ini'), self.change('conf/new.ini'), self.change('conf/a/b.ini')
+        )
+        self.check_ignored_now(monitor, self.change('conf/a/b.txt'))
+        monitor.stop()
+
+    def check_ignored_now(self, monitor, change):
+        mark = monitor.mark()
+        change()
+        self.write_value(22)
+        monitor.wait_for('app 22', after=mark)
+        self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text(after=mark)), [self.path('mod.py')])
+
+    def test_several(self):
+        self.write('a.txt', '')
+        self.write('b c.txt', '')
+        monitor = self.watch('a.txt', self.path('b c.txt'))
+        self.check_counts(monitor, self.change('a.txt'), self.change('b c.txt'))
+        monitor.stop()
+
+    def test_left_out(self):
+        """Hidden folders, caches, environments, bytecode, editors' temporaries."""
+        left_out = [
+            '.git/index',
+            '__pycache__/x.txt',
+            'node_modules/x.js',
+            'env/lib/x.py',
+            'x.pyc',
+            'x.txt~',
+            '.x.txt.swp',
+        ]
+        left_out += [
+            '4913',
+            '#x.txt#',
+            'sub/.#x.txt',
+            'x.txt___jb_tmp___',
+            'x.txt___jb_old___',
+            'sub/__pycache__/y',
+            'x.pyo',
+        ]
+        self.write('tree/env/pyvenv.cfg', '')
+        self.write('tree/sub/file', '')
+        for name in left_out[:4]:
+            self.write('tree/' + name, '')
+        monitor = self.watch('tree')
+        self.check_ignored(monitor, *[self.change('tree/' + name) for name in left_out])
+        monitor.stop()
+
+    def test_named_itself(self):
+        self.write('.env', '')
+        self.write('notes.txt~', '')
+        self.write('.conf/settings', '')
+        monitor = self.watch('.env', 'notes.txt~', '.conf')
+        self.check_counts(monitor, self.change('.env'), self.change('notes.txt~'), self.change('.conf/settings'))
+        monitor.stop()
+
+    def test_ignore(self):
+        self.write('tree/a.log', '')
+        self.write('other.py', '')
+        self.write_app()
+        self.write('app.py', 'import other\n' + self.project.read('app.py'))
+        monitor = self.run_app(watch=['tree'], ignore=['*.log', '*/other.py'])
+        monitor.wait_for('app 1')
+        self.check_ignored(
+            monitor, self.change('tree/a.log'), self.change('tree/b.log'), self.change('other.py', 'x = 1')
+        )
+        monitor.stop()
+
+
+@on_each_backend
+class Observing(BackendCase):
+    """What the app imports is watched, by whatever way it is imported."""
+
+    def check_reload(self, text, name='part.py'):
+        """An app with this text, which prints `app VALUE`, follows the file name."""
+        self.write(name, 'VALUE = 1')
+        self.write('app.py', text + '\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write(name, 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_package(self):
+        self.check_reload('from pkg import VALUE', 'pkg/__init__.py')
+
+    def test_namespace_package(self):
+        self.check_reload('from space.part import VALUE', 'space/part.py')
+
+    def test_relative(self):
+        self.write('pkg/__init__.py', 'from .part import VALUE')
+        self.check_reload('from pkg import VALUE', 'pkg/part.py')
+
+    def test_import_module(self):
+        self.check_reload('import importlib; VALUE = importlib.import_module("part").VALUE')
+
+    def test_path_added_later(self):
+        self.check_reload('import sys; sys.path.insert(0, "lib"); from part import VALUE', 'lib/part.py')
+
+    def test_spec_from_file(self):
+        text = """
+            from importlib.util import spec_from_file_location, module_from_spec
+            spec = spec_from_file_location('anything', 'part.py')
+            module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            VALUE = module.VALUE
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    def test_run_path(self):
+        self.check_reload('import runpy; VALUE = runpy.run_path("part.py")["VALUE"]')
+
+    def test_in_a_thread(self):
+        text = """
+            import threading, importlib
+            thread = threading.Thread(target=importlib.import_module, args=['part'])
+            thread.start(); thread.join()
+            from part import VALUE
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    def test_removed_from_sys_modules(self):
+        self.check_reload('import sys; from part import VALUE; del sys.modules["part"]')
+
+    def test_late_import(self):
+        """Long after the start: the app imports when a file appears."""
+        self.write('part.py', 'VALUE = 1')
+        text = 'import os, time\nprint("app", flush=True)\nwhile not os.path.exists("go"): time.sleep(0.02)\n'
+        self.write('app.py', text + 'from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app')
+        self.write('go', '')
+        monitor.wait_for('app 1')
+        self.write('part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_symlinked_module(self):
+        self.write('real/part.py', 'VALUE = 1')
+        os.symlink(self.path('real/part.py'), self.path('part.py'))
+        self.write('app.py', 'from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write('real/part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_symlinked_folder(self):
+        self.write('real/part.py', 'VALUE = 1')
+        os.symlink(self.path('real'), self.path('pkg'), target_is_directory=True)
+        self.write('app.py', 'from pkg.part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write('real/part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+
+class Environment(Case):
+    """With a virtual environment of its own: installed, editable and linked code, console scripts."""
+
+    def setUp(self):
+        super().setUp()
+        folder = os.path.join(self.project.base, 'venv')
+        self.project.python('-m', 'venv', '--without-pip', folder)
+        self.python = os.path.join(folder, 'Scripts' if WINDOWS else 'bin', 'python')
+        code = 'import sysconfig; print(sysconfig.get_path("purelib")); print(sysconfig.get_path("scripts"))'
+        self.site, self.scripts = self.project.run(self.python, '-c', code).stdout.splitlines()
+
+    def install(self, name, text):
+        put(os.path.join(self.site, name), textwrap.dedent(text))
+
+    def install_script(self, name, target):
+        """Make name the console script of target, by metadata and as the file that pip would write."""
+        info = os.path.join(self.site, name + '-1.0.dist-info')
+        os.makedirs(info)
+        put(os.path.join(info, 'METADATA'), f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n')
+        put(os.path.join(info, 'entry_points.txt'), '[console_scripts]\n{} = {}:{}\n'.format(name, *target.split(':')))
+        module, function = target.split(':')
+        text = f'#!{self.python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n'
+        put(os.path.join(self.scripts, name), text)
+        os.chmod(os.path.join(self.scripts, name), 0o755)
+
+    def run_app(self, *target):
+        target = target or ('-m', 'app')
+        monitor = self.start(self.python, 'hupper.py', '--reload-interval', '0.2', *target)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def test_installed_code_is_not_watched(self):
+        self.install('installed.py', 'pass')
+        self.write_app()
+        self.write('app.py', 'import installed\n' + self.project.read('app.py'))
+        monitor = self.run_app()
+        self.install('installed.py', 'x = 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertNotIn('installed.py', monitor.text())
+        monitor.stop()
+
+    def test_installed_code_is_watched_if_asked_for(self):
+        self.install('installed.py', 'VALUE = 1')
+        self.write('app.py', 'from installed import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app('-w', os.path.join(self.site, 'installed.py'), '-m', 'app')
+        self.install('installed.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_editable_code_is_watched(self):
+        """As `pip install -e` does it: a .pth names the folder."""
+        self.write('src/lib/__init__.py', 'VALUE = 1')
+        self.install('lib.pth', self.path('src') + '\n')
+        self.write('app.py', 'from lib import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        self.write('src/lib/__init__.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    @needs_posix
+    def test_linked_code_is_watched(self):
+        self.write('src/lib/__init__.py', 'VALUE = 1')
+        os.symlink(self.path('src/lib'), os.path.join(self.site, 'lib'))
+        self.write('app.py', 'from lib import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        self.write('src/lib/__init__.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_project_in_the_environments_folder(self):
+        """A project that lies beside bin and lib, in the environment's folder itself, is no installed code."""
+        inside = os.path.join(os.path.dirname(self.scripts), 'project')
+        os.mkdir(inside)
+        put(os.path.join(inside, 'app.py'), 'VALUE = 1\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app(os.path.join(inside, 'app.py'))
+        put(os.path.join(inside, 'app.py'), 'VALUE = 22\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    TOOL = """
+        import sys
+        from mod import VALUE
+
+        def main():
+            print('app', VALUE, sys.argv[1:], flush=True)
+            import time
+            while True:
+                time.sleep(0.1)
+        """
+
+    def test_console_script_by_name(self):
+        self.write_value(1)
+        self.write('tool.py', self.TOOL)
+        self.install('project.pth', self.project.folder + '\n')
+        self.install_script('a-tool', 'tool:main')
+        monitor = self.run_app('a-tool', 'run', '-v')
+        monitor.wait_for("app 1 ['run', '-v']")
+        self.write_value(22)
+        monitor.wait_for("app 22 ['run', '-v']")
+        monitor.stop()
+
+    def test_console_script_with_two_lines(self):
+        """A console script whose function begins with start_reloader()."""
+        self.write_value(1)
+        self.write(
+            'tool.py', self.TOOL.replace('def main():', 'def main():\n            ' + TWO_LINES.replace('\n', '; '), 1)
+        )
+        self.install('project.pth', self.project.folder + '\n')
+        self.install_script('a-tool', 'tool:main')
+        monitor = self.start(self.python, os.path.join(self.scripts, 'a-tool'), 'run', '-v', cwd=self.project.base)
+        monitor.wait_for("app 1 ['run', '-v']")
+        self.write_value(22)
+        monitor.wait_for("app 22 ['run', '-v']")
+        monitor.stop()
+
+
+class Surroundings(Case):
+    """Unfriendly surroundings: odd names, missing things, interpreter options."""
+
+    def odd_folder(self, name):
+        """Go on in a subfolder of this name."""
+        folder = os.path.join(self.project.folder, name)
+        os.mkdir(folder)
+        shutil.move(self.path('hupper.py'), folder)
+        self.project.folder = folder
+
+    def check_odd_folder(self, name):
+        self.odd_folder(name)
+        self.write_app()
+        self.write('two.py', TWO_LINES + self.project.read('app.py'))
+        targets = [['hupper.py', '-m', 'app'], ['hupper.py', '-w', '.', self.path('app.py')], ['two.py']]
+        for number, target in enumerate(targets):
+            self.write_value(number)
+            monitor = self.start(sys.executable, *target)
+            monitor.wait_for(f'app {number}')
+            self.write_value(number + 10)
+            monitor.wait_for(f'app {number + 10}')
+            monitor.stop()
+
+    def test_spaces_in_names(self):
+        self.check_odd_folder(' a  b ')
+
+    @needs_posix
+    def test_newlines_and_quotes_in_names(self):
+        self.check_odd_folder('a\nb"c\'d\\e%s{}[x]*')
+
+    @needs_linux
+    def test_names_that_are_not_utf8(self):
+        self.check_odd_folder(os.fsdecode(b'caf\xe9 \xff'))
+
+    @needs_linux
+    def test_arguments_that_are_not_utf8(self):
+        self.write('app.py', 'import sys, os\nprint(ascii(sys.argv[1]), flush=True)\n' + IDLE)
+        self.write('two.py', TWO_LINES + self.project.read('app.py'))
+        for target in (['hupper.py', 'app.py'], ['two.py']):
+            monitor = self.start(sys.executable, *target, os.fsdecode(b'caf\xe9'))
+            monitor.wait_for(r"'caf\udce9'")
+            monitor.stop()
+
+    def test_output_that_nobody_reads(self):
+        """As in `python hupper.py -m app 2>&1 | head -n 1`: the reader is gone, the monitor goes on."""
+        self.write('app.py', 'import mod\nopen("log", "a").write(f"app {mod.VALUE};")\n' + IDLE)
+        self.write_value(1)
+        command = [sys.executable, 'hupper.py', '-m', 'app']
+        options = dict(
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.project.folder
+        )
+        with subprocess.Popen(command, env=self.project.environment(), **options) as process:
+            try:
+                process.stdout.readline()
+                process.stdout.close()
+                for value in (1, 22, 333):
+                    self.write_value(value)
+                    wait_until(
+                        lambda value=value: (
+                            os.path.exists(self.path('log')) and f'app {value};' in self.project.read('log')
+                        )
+                    )
+                self.assertIsNone(process.poll())
+                process.terminate()
+                self.assertEqual(process.wait(LIMIT), 128 + signal.SIGTERM)
+                wait_until(lambda: not self.project.processes(), 'something is left')
+            finally:
+                process.kill()
+
+    @unittest.skipIf(hasattr(os, 'geteuid') and os.geteuid() == 0, 'root ignores the mode of a folder')
+    @needs_posix
+    def test_read_only_folder(self):
+        self.write_app()
+        os.chmod(self.project.folder, 0o555)
+        self.addCleanup(os.chmod, self.project.folder, 0o755)
+        monitor = self.hupper('-m', 'app')
+        for value in (1, 2, 3):  # of one length: bytecode cannot be written, and none must be needed
+            put(self.path('mod.py'), f'VALUE = {value}\n')
+            monitor.wait_for(f'app {value}')
+        monitor.stop()
+        self.assertEqual(sorted(os.listdir(self.project.folder)), ['app.py', 'hupper.py', 'mod.py'])
+
+    def test_no_home(self):
+        self.write_app()
+        monitor = self.hupper('-m', 'app', env={'HOME': None, 'USERPROFILE': None, 'USER': None, 'LOGNAME': None})
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    @needs_posix
+    def test_empty_environment(self):
+        self.write_app()
+        monitor = self.start('env', '-i', 'TMPDIR=' + self.project.tmp, sys.executable, 'hupper.py', '-m', 'app')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    @needs_posix
+    def test_stdin_closed(self):
+        """No descriptor of ours takes the place of stdin, before and after a reload."""
+        text = """
+            import os, sys
+            from mod import VALUE
+            try: os.fstat(0)
+            except OSError: closed = True
+            else: closed = os.readlink('/proc/self/fd/0') if os.path.exists('/proc/self/fd/0') else False
+            print('app', VALUE, closed, sys.stdin, flush=True)
+            """
+        self.write('app.py', textwrap.dedent(text) + IDLE)
+        self.write('two.py', TWO_LINES + self.project.read('app.py'))
+        for target in ('hupper.py -m app', 'two.py'):
+            self.write_value(1)
+            monitor = self.start('sh', '-c', f'exec "$0" {target} <&-', sys.executable)
+            monitor.wait_for('app 1 True None')
+            self.write_value(22)
+            monitor.wait_for('app 22 True None')
+            monitor.stop()
+
+    @needs_posix
+    def test_everything_closed(self):
+        self.write('app.py', 'import mod\nopen("log", "a").write(f"app {mod.VALUE};")\n' + IDLE)
+        self.write_value(1)
+        monitor = self.start('sh', '-c', 'exec "$0" hupper.py -m app <&- >&- 2>&-', sys.executable)
+        wait_until(lambda: os.path.exists(self.path('log')) and 'app 1;' in self.project.read('log'))
+        self.write_value(22)
+        wait_until(lambda: 'app 22;' in self.project.read('log'))
+        monitor.stop()
+
+    def check_flags(self, *flags):
+        """The app has the same flags as under plain Python, forked and spawned, and nothing of ours warns."""
+        text = """
+            import sys
+            VALUE = 1
+            print('app', VALUE, sys.flags, sys.warnoptions, sorted(sys._xoptions.items()), flush=True)
+            """
+        text = textwrap.dedent(text) + IDLE
+        plain = text.replace('VALUE = 1\n', 'VALUE = 1; print = lambda *x, p=print, **y: (p(*x, **y), sys.exit())\n')
+        self.write('plain.py', plain)
+        expected = self.project.python(*flags, 'plain.py').stdout.strip()
+        two_lines = f'import sys; sys.path.append({self.project.folder!r})\n' + TWO_LINES
+        for target, head in ((['hupper.py', 'app.py'], ''), (['app.py'], two_lines)):
+            self.write('app.py', head + text)
+            monitor = self.start(sys.executable, *flags, *target)
+            monitor.wait_for(expected)
+            self.write('app.py', head + text.replace('VALUE = 1', 'VALUE = 22'))
+            monitor.wait_for(expected.replace('app 1', 'app 22'))
+            monitor.stop()
+            self.assertNotIn('Warning', monitor.text())
+            self.assertNotIn('Traceback', monitor.text())
+
+    def test_flag_isolated(self):
+        self.check_flags('-I')
+
+    def test_flag_no_site(self):
+        self.check_flags('-S')
+
+    def test_flag_optimized(self):
+        self.check_flags('-O')
+        self.check_flags('-OO')
+
+    def test_flag_dev(self):
+        self.check_flags('-X', 'dev')
+
+    def test_flag_warnings_are_errors(self):
+        self.check_flags('-W', 'error')
+        self.check_flags('-bb', '-W', 'error::DeprecationWarning')
+
+    def test_flag_others(self):
+        self.check_flags('-E', '-s', '-B', '-q', '-u')
+        self.check_flags('-X', 'utf8', '-X', 'nonsense=1')
+
+    @needs_posix
+    def test_started_in_a_deleted_folder(self):
+        self.write('gone/file', '')
+        self.write_app()
+        script = 'cd gone && rm -r ../gone && exec "$0" "$1"/hupper.py "$1"/app.py'
+        monitor = self.start('sh', '-c', script, sys.executable, self.project.folder)
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+        self.assertNotIn('Traceback', monitor.text())
+
+    @needs_posix
+    def test_folder_deleted_while_it_runs(self):
+        """The current folder goes away and comes back, with the app in it."""
+        self.write_app()
+        work = self.path('work')
+        for number in (1, 22):
+            self.write('work/app.py', f'import os\nprint("app", {number}, os.getcwd(), flush=True)\n' + IDLE)
+            if number == 1:
+                monitor = self.start(sys.executable, self.path('hupper.py'), '-m', 'app', cwd=work)
+            monitor.wait_for(f'app {number} {work}')
+            if number == 1:
+                shutil.rmtree(work)
+                monitor.wait_for(re.compile('changed; reloading|' + re.escape(WAITING)))
+        monitor.stop()
+
+    def test_two_monitors_on_one_project(self):
+        self.write_app()
+        one, two = self.hupper('-m', 'app'), self.hupper('-m', 'app')
+        for monitor in (one, two):
+            monitor.wait_for('app 1')
+        self.write_value(22)
+        for monitor in (one, two):
+            monitor.wait_for('app 22')
+        one.send(signal.SIGTERM)
+        one.wait()
+        self.write_value(333)
+        two.wait_for('app 333')
+        two.stop()
 
 
 # --- API ---------------------------------------------------------------------
+
+
+class TwoLines(Case):
+    """`import hupper; hupper.start_reloader()` makes any script reload, however it was started."""
+
+    def setUp(self):
+        super().setUp()
+        text = 'import sys\nfrom mod import VALUE\nprint("app", VALUE, ascii(sys.argv[1:]), __name__, flush=True)\n'
+        self.text = TWO_LINES + text + IDLE
+        self.write_value(1)
+
+    def check(self, *command, **options):
+        monitor = self.start(sys.executable, *command, 'a b', '-v', '', **options)
+        self.check_reload(monitor)
+        monitor.wait_for("app 11 ['a b', '-v', ''] __main__")
+        monitor.stop()
+
+    def test_script(self):
+        self.write('app.py', self.text)
+        self.check('app.py')
+
+    def test_script_from_another_folder(self):
+        self.write('app.py', self.text)
+        self.check(os.path.join('project', 'app.py'), cwd=self.project.base)
+
+    def test_module(self):
+        self.write('app.py', self.text)
+        self.check('-m', 'app')
+
+    def test_package(self):
+        self.write('pkg/__init__.py', '')
+        self.write('pkg/__main__.py', self.text)
+        self.check('-m', 'pkg')
+
+    def test_submodule_with_relative_import(self):
+        self.write('pkg/sub/__init__.py', '')
+        self.write('pkg/sub/mod.py', 'from mod import VALUE')
+        self.write('pkg/sub/app.py', self.text.replace('from mod', 'from .mod'))
+        self.check('-m', 'pkg.sub.app')
+
+    def test_folder(self):
+        self.write(
+            'folder/__main__.py',
+            self.text.replace('import sys', f'import sys; sys.path.append({self.project.folder!r})'),
+        )
+        self.check('folder', env={'PYTHONPATH': self.project.folder})
+
+    def test_zip(self):
+        self.write_zip('app.zip', __main__=self.text)
+        self.check('app.zip', env={'PYTHONPATH': self.project.folder})
+
+    def test_interpreter_flags(self):
+        self.write('app.py', self.text.replace('print(', 'print(sys.flags.optimize, sys.warnoptions, '))
+        monitor = self.start(sys.executable, '-O', '-W', 'ignore::UserWarning', 'app.py')
+        monitor.wait_for("1 ['ignore::UserWarning'] app 1")
+        self.write_value(22)
+        monitor.wait_for("1 ['ignore::UserWarning'] app 22")
+        monitor.stop()
+
+    def test_syntax_error_mended(self):
+        self.write('app.py', self.text)
+        self.write('mod.py', 'VALUE = (')
+        monitor = self.start(sys.executable, 'app.py')
+        monitor.wait_for(WAITING)
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_arguments_of_start_reloader(self):
+        self.write(
+            'app.py', self.text.replace('start_reloader()', 'start_reloader(reload_interval="0.2", verbose=False)')
+        )
+        monitor = self.start(sys.executable, 'app.py')
+        self.check_reload(monitor)
+        monitor.stop()
+        self.assertEqual(monitor.text('err'), '')
+
+
+class API(Case):
+    """start_reloader() with a worker_path, the proxy, the handshake."""
+
+    def start_script(self, body, start="hupper.start_reloader('start.main')"):
+        """Run a script that starts the reloader; its function main has this body."""
+        body = textwrap.indent(textwrap.dedent(body).strip('\n'), '    ')
+        text = f'import os, sys, time, hupper\n\ndef main(*args, **kwargs):\n{body}\n\n'
+        text += f"if __name__ == '__main__':\n    {start}\n    print('after')\n"
+        self.write('start.py', text)
+        return self.start(sys.executable, 'start.py')
+
+    STAY = 'while True: time.sleep(0.1)\n'
+
+    def test_reload(self):
+        self.write_app()
+        monitor = self.start_script('import app')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertEqual(monitor.stop(), 128 + signal.SIGTERM if not WINDOWS else 1)
+        self.assertNotIn('after', monitor.text())
+
+    def test_the_file_of_the_worker_path_is_watched(self):
+        monitor = self.start_script('print("app one", flush=True)\n' + self.STAY)
+        monitor.wait_for('app one')
+        self.write('start.py', self.project.read('start.py').replace('one', 'two'))
+        monitor.wait_for('app two')
+        monitor.stop()
+
+    def test_arguments(self):
+        start = "hupper.start_reloader('start.main', worker_args=[1, {'a'}], worker_kwargs={'b': (2, None)})"
+        monitor = self.start_script('print(args, kwargs, flush=True)', start)
+        monitor.wait_for("(1, {'a'}) {'b': (2, None)}")
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 0)
+
+    def test_main_of_the_worker_is_empty(self):
+        body = (
+            'm = sys.modules["__main__"]; print(m.__name__, m.__spec__, hasattr(m, "__file__"), __name__, flush=True)'
+        )
+        monitor = self.start_script(body)
+        monitor.wait_for('__main__ None False start')
+        monitor.stop()
+
+    def test_status(self):
+        monitor = self.start_script('sys.exit(3)')
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 3)
+
+    def test_cleanup_of_the_monitors_program(self):
+        """start_reloader() ends by SystemExit, so the program's own cleanup runs."""
+        start = "import atexit; atexit.register(print, 'at exit', flush=True)\n    hupper.start_reloader('start.main')"
+        monitor = self.start_script('print("app", flush=True)\n' + self.STAY, start)
+        monitor.wait_for('app')
+        monitor.stop()
+        self.assertIn('at exit', monitor.text('out'))
+
+    def test_worker_path_in_main(self):
+        """It works, or says what is wrong in one line."""
+        self.write(
+            'app.py',
+            """
+            import hupper, time
+
+            def main():
+                print('app 1', flush=True)
+                time.sleep(60)
+
+            if __name__ == '__main__':
+                hupper.start_reloader('__main__.main')
+            """,
+        )
+        monitor = self.start(sys.executable, 'app.py')
+        if 'Error' in monitor.wait_for(re.compile('app 1|Error: .*__main__')).string:
+            self.assertNotEqual(monitor.wait(), 0)
+
+    def test_module_of_the_worker_path_is_absent(self):
+        monitor = self.start_script('pass', "hupper.start_reloader('later.main')")
+        monitor.wait_for("No module named 'later'")
+        monitor.wait_for(WAITING)
+        self.write('later.py', 'def main(): print("app 1", flush=True)')
+        monitor.wait_for('app 1')
+        monitor.stop()
+
+    def check_error(self, start, error):
+        monitor = self.start_script('pass', start)
+        self.assertEqual(monitor.wait(), 1, monitor.text())
+        self.assertRegex(monitor.text('err').splitlines()[-1], error)
+        self.assertEqual(monitor.workers, [])
+
+    def test_bad_intervals(self):
+        for number in ('0', '-1', '"x"', 'float("nan")'):
+            self.check_error(f"hupper.start_reloader('start.main', reload_interval={number})", '^ValueError: ')
+        self.check_error("hupper.start_reloader('start.main', shutdown_interval=-1)", '^ValueError: ')
+
+    def test_bad_worker_path(self):
+        self.check_error("hupper.start_reloader('main')", "^ValueError: .*'main'")
+
+    def test_bad_monitor(self):
+        self.check_error("hupper.start_reloader('start.main', monitor_factory='nonsense')", '^\\w+: .*nonsense')
+
+    def test_outside_a_worker(self):
+        result = self.project.python(
+            '-c', 'import hupper\nprint(hupper.is_active(), hupper.is_watchman_supported())\nhupper.get_reloader()'
+        )
+        self.assertEqual((result.returncode, result.stdout), (1, 'False False\n'))
+        self.assertRegex(result.stderr.splitlines()[-1], '^RuntimeError: ')
+
+    def test_is_watchdog_supported(self):
+        there = importlib.util.find_spec('watchdog') is not None
+        result = self.project.python('-c', 'import hupper; print(hupper.is_watchdog_supported())')
+        self.assertEqual(result.stdout, f'{there}\n')
+
+    def test_inside_a_worker(self):
+        """is_active(), the proxy from get_reloader() and from start_reloader()."""
+        body = """
+            print(hupper.is_active(), isinstance(hupper.get_reloader(), hupper.interfaces.IReloaderProxy), flush=True)
+            print(hupper.start_reloader('start.main') is hupper.get_reloader(), flush=True)
+            """
+        monitor = self.start_script(body)
+        monitor.wait_for('True True')
+        monitor.wait_for(WAITING)
+        monitor.wait_for('True')
+        monitor.stop()
+
+    def watch(self, call, prepare=''):
+        """Start a worker that makes this call of its proxy."""
+        body = f"{prepare}\nr = hupper.get_reloader()\n{call}\nprint('app', flush=True)\n" + self.STAY
+        monitor = self.start_script(body, "hupper.start_reloader('start.main', reload_interval=0.2)")
+        monitor.wait_for('app')
+        return monitor
+
+    def check_counts(self, monitor, name):
+        number = len(monitor.workers)
+        self.write(name, f'changed {number}')
+        monitor.wait_for(self.path(name) + ' changed; reloading ...')
+        monitor.wait_for('app', count=number + 1)
+
+    def test_watch_files_takes_any_iterable(self):
+        for name in ('a', 'b', 'c', 'd', 'e', 'f'):
+            self.write(name + '.txt', '')
+        call = """
+            import pathlib
+            r.watch_files(['a.txt']); r.watch_files(('b.txt',)); r.watch_files({pathlib.Path('c.txt')})
+            r.watch_files(iter(['d.txt'])); r.watch_files([])
+            r.watch_files(x for x in ['e.txt', pathlib.Path('f.txt')])
+            """
+        monitor = self.watch(textwrap.dedent(call))
+        for name in ('a', 'b', 'c', 'd', 'e', 'f'):
+            self.check_counts(monitor, name + '.txt')
+        monitor.stop()
+
+    def test_watch_files_folder_glob_and_absent(self):
+        self.write('conf/a.ini', '')
+        self.write('glob/a.ini', '')
+        monitor = self.watch("r.watch_files(['conf', 'glob/**/*.ini', 'absent/x.txt'])")
+        for name in ('conf/a.ini', 'conf/new/b.ini', 'glob/a.ini', 'glob/sub/b.ini', 'absent/x.txt'):
+            self.check_counts(monitor, name)
+        monitor.stop()
+
+    def test_watch_files_is_relative_to_the_folder_at_the_call(self):
+        self.write('sub/a.txt', '')
+        monitor = self.watch("os.chdir('sub'); r.watch_files(['a.txt']); os.chdir('/')")
+        self.check_counts(monitor, 'sub/a.txt')
+        monitor.stop()
+
+    def test_watch_files_of_the_wrong_type(self):
+        for call in ('r.watch_files([1])', 'r.watch_files(None)'):
+            monitor = self.start_script('r = hupper.get_reloader()\n' + call)
+            monitor.wait_for('TypeError')
+            monitor.stop()
+
+    def test_trigger_reload(self):
+        call = """
+            if not os.path.exists('once'):
+                open('once', 'w').close()
+                r.trigger_reload()
+            """
+        monitor = self.watch(textwrap.dedent(call))
+        monitor.wait_start(2)
+        monitor.wait_for('app')
+        monitor.stop()
+
+    def test_graceful_shutdown(self):
+        monitor = self.watch('r.graceful_shutdown()')
+        monitor.wait()
+        monitor.check_nothing_left()
+        self.assertEqual(len(monitor.workers), 1)
+
+    def test_ignore_files(self):
+        self.write('other.py', '')
+        self.write_app()
+        start = "hupper.start_reloader('start.main', ignore_files={'*/other.py', '*.log'})"
+        monitor = self.start_script('import other\nhupper.get_reloader().watch_files(["."])\nimport app', start)
+        monitor.wait_for('app 1')
+        self.write('other.py', 'x = 1')
+        self.write('x.log', '')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text()), [self.path('mod.py')])
+        monitor.stop()
+
+    def test_second_copy_of_the_module(self):
+        """A copy under another name, in a worker that was started by the first one, shares the proxy."""
+        os.mkdir(self.path('vendor'))
+        shutil.copy(self.path('hupper.py'), self.path('vendor/hupper.py'))
+        self.write('part.txt', '')
+        body = """
+            import vendor.hupper
+            print(vendor.hupper.is_active(), 'vendor.hupper.reloader' in sys.modules, flush=True)
+            vendor.hupper.get_reloader().watch_files(['part.txt'])
+            print('app', flush=True)
+            """
+        start = "hupper.start_reloader('start.main', reload_interval=0.2)"
+        monitor = self.start_script(textwrap.dedent(body) + self.STAY, start)
+        monitor.wait_for('True False')
+        monitor.wait_for('app')
+        self.check_counts(monitor, 'part.txt')
+        monitor.stop()
+
+    def test_vendored_copy_only(self):
+        os.mkdir(self.path('vendor'))
+        shutil.move(self.path('hupper.py'), self.path('vendor/hupper.py'))
+        self.write_app()
+        text = """
+            import sys
+            from vendor import hupper
+
+            def main():
+                print(hupper.is_active(), 'hupper' in sys.modules, 'hupper.reloader' in sys.modules, flush=True)
+                import app
+
+            if __name__ == '__main__':
+                hupper.start_reloader('start.main')
+            """
+        self.write('start.py', text)
+        monitor = self.start(sys.executable, 'start.py')
+        monitor.wait_for('True False False')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_copy_that_is_on_no_path(self):
+        os.mkdir(self.path('vendor'))
+        shutil.move(self.path('hupper.py'), self.path('vendor/anything.py'))
+        self.write_app()
+        text = """
+            from importlib.util import spec_from_file_location, module_from_spec
+            spec = spec_from_file_location('anything', 'vendor/anything.py')
+            hupper = module_from_spec(spec)
+            spec.loader.exec_module(hupper)
+
+            def main():
+                print(hupper.is_active(), flush=True)
+                import app
+
+            if __name__ == '__main__':
+                hupper.start_reloader('start.main')
+            """
+        self.write('start.py', text)
+        monitor = self.start(sys.executable, 'start.py')
+        monitor.wait_for('True')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    CHILD = 'import hupper; print("child", hupper.is_active(), flush=True)'
+
+    def check_child(self, body):
+        for command in ('start.py', 'hupper.py -m app'):
+            self.write('app.py', 'import start\nstart.main()')
+            monitor = (
+                self.start_script(body + '\nprint("app", hupper.is_active(), flush=True)')
+                if command == 'start.py'
+                else self.hupper('-m', 'app')
+            )
+            monitor.wait_for('child False')
+            monitor.wait_for('app True')
+            monitor.stop()
+
+    def test_child_is_not_active(self):
+        self.check_child(f"import subprocess\nsubprocess.run([sys.executable, '-c', {self.CHILD!r}], close_fds=False)")
+
+    @needs_posix
+    def test_forked_child_is_not_active(self):
+        self.check_child(
+            'if os.fork() == 0:\n    print("child", hupper.is_active(), flush=True)\n    os._exit(0)\nos.wait()'
+        )
+
+    def test_multiprocessing_child_is_not_active(self):
+        body = """
+            import multiprocessing
+            with multiprocessing.get_context('spawn').Pool(1) as pool:
+                print('child', pool.apply(hupper.is_active), flush=True)
+            """
+        monitor = self.start_script(textwrap.dedent(body) + 'print("app", hupper.is_active(), flush=True)')
+        monitor.wait_for('child False')
+        monitor.wait_for('app True')
+        monitor.stop()
+
+    @needs_posix
+    def test_not_active_after_exec(self):
+        monitor = self.start_script(f"os.execv(sys.executable, [sys.executable, '-c', {self.CHILD!r}])")
+        monitor.wait_for('child False')
+        monitor.stop()
+
+    def test_no_monitor_inside_a_monitor(self):
+        """start_reloader() in a worker's child starts none, and says so."""
+        body = """
+            import subprocess
+            code = "import hupper; hupper.start_reloader('start.other')"
+            result = subprocess.run([sys.executable, '-c', code], stderr=subprocess.PIPE, timeout=10)
+            print('child', b'Starting monitor' in result.stderr, b'monitor' in result.stderr, flush=True)
+            """
+        monitor = self.start_script(textwrap.dedent(body) + '\ndef other(): print("other", flush=True)')
+        monitor.wait_for('child False True')
+        monitor.stop()
+
+    def test_submodule_names(self):
+        code = """
+            import hupper, sys
+            import hupper.reloader, hupper.cli, hupper.interfaces, hupper.logger, hupper.polling, hupper.watchdog
+            from hupper.reloader import Reloader, find_default_monitor_factory, FileMonitorProxy
+            from hupper.interfaces import IReloaderProxy, IFileMonitor, IFileMonitorFactory, ILogger
+            from hupper.logger import DefaultLogger, SilentLogger, LogLevel
+            from hupper.polling import PollingFileMonitor
+            from hupper.watchdog import WatchdogFileMonitor
+            from hupper.cli import main
+            assert hupper.reloader is sys.modules['hupper.reloader'] is hupper, hupper.reloader
+            import pickle
+            assert pickle.loads(pickle.dumps(Reloader)) is Reloader
+            assert Reloader.__module__ == 'hupper'
+            print(hupper.__version__, sorted(hupper.__all__))
+            """
+        result = self.project.python('-c', textwrap.dedent(code))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        names = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_supported', 'start_reloader']
+        self.assertLessEqual(set(names), set(re.findall(r"'(\w+)'", result.stdout)))
+
+    def test_submodule_name_without_the_package(self):
+        """`import hupper.polling` as the very first import."""
+        for name in ('reloader', 'cli', 'interfaces', 'logger', 'polling', 'watchdog'):
+            result = self.project.python('-c', f'import hupper.{name}; print(hupper.{name}.__name__)')
+            self.assertEqual((result.stdout, result.stderr), ('hupper\n', ''))
+
+    def test_an_unknown_submodule(self):
+        result = self.project.python('-c', 'import hupper.nonsense')
+        self.assertRegex(result.stderr.splitlines()[-1], '^ModuleNotFoundError: ')
+
+    def test_documentation(self):
+        """What users call has a docstring; help() shows it."""
+        names = {'hupper': 'start_reloader is_active get_reloader is_watchdog_supported is_watchman_supported'}
+        names['hupper.interfaces.IReloaderProxy'] = 'watch_files trigger_reload graceful_shutdown'
+        for thing, functions in names.items():
+            result = self.project.python('-c', f'import hupper; help({thing})')
+            self.assertEqual((result.returncode, result.stderr), (0, ''))
+            for name in functions.split():
+                self.assertIn(name + '(', result.stdout)
+
 
 # --- never miss (ways of saving) ---------------------------------------------
 
