@@ -1,0 +1,221 @@
+"""What the checks of real programs share: environments, a program that is run, questioned over HTTP and ended.
+
+A check is a function that raises if it finds something wrong. Nothing here waits a fixed time in the hope that
+something has happened: it waits for the event, up to LIMIT seconds. The one pause, before an edit, is what the checks
+are about.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get('HUPPER_CI_CACHE') or Path(tempfile.gettempdir(), f'hupper-ci-{os.getuid()}'))
+LIMIT = 30.0  # seconds for any awaited event; one takes milliseconds, but the machine may be busy
+PAUSE = 0.3  # seconds between the first answer and the edit: a person is slower, a script is not
+
+
+class Unreachable(Exception):
+    """The package index cannot be reached, so there is nothing to run."""
+
+
+# ---------------------------------------------------------------- environments
+
+
+def environment(name, requirements):
+    """Return the bin folder of a virtual environment with *requirements*; one is kept for each set of them."""
+    wanted = '\n'.join([sys.version, *requirements])
+    folder = CACHE / f'{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}'
+    if not (folder / 'complete').exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
+        pip(folder / 'bin', 'install', *requirements)
+        (folder / 'complete').touch()
+    return folder / 'bin'
+
+
+def pip(bin, *args):
+    """Run pip in an environment; Unreachable if it fails and the index gives nothing at all."""
+    command = [bin / 'python', '-m', 'pip', '--disable-pip-version-check', '-q', *args]
+    if subprocess.run(command, env=clean_environ()).returncode == 0:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        probe = [bin / 'python', '-m', 'pip', '-q', 'download', '--no-deps', '--no-cache-dir', '-d', folder, 'waitress']
+        if subprocess.run(probe, stderr=subprocess.DEVNULL).returncode:
+            raise Unreachable('PyPI cannot be reached')
+    raise RuntimeError('pip failed: ' + ' '.join(map(str, command)))
+
+
+def clean_environ(bin=None, **more):
+    """Return this process's environment without what would change Python or hupper; *bin* goes first on the path."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'HUPPER', 'VIRTUAL_ENV', 'PYENV'))}
+    path = [p for p in environ.get('PATH', os.defpath).split(os.pathsep) if 'shims' not in p]
+    environ['PATH'] = os.pathsep.join([*([str(bin)] if bin else []), *path])
+    environ.update(more)
+    return environ
+
+
+# ---------------------------------------------------------------- files
+
+
+def write(folder, files):
+    """Write a dict of path: text below *folder*."""
+    for name, text in files.items():
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def save_in_place(path, text):
+    with open(path, 'w') as file:
+        file.write(text)
+
+
+def save_by_rename(path, text):
+    temporary = Path(path).with_name(f'.{Path(path).name}.tmp')
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------- a running program
+
+
+class Program:
+    """A command run in *folder*, serving HTTP on *port*; as a context manager it never outlives its check."""
+
+    def __init__(self, command, folder, bin, port=None, **environ):
+        self.port = port
+        self.mark = f'CI_PROGRAM={uuid.uuid4().hex}'
+        self.log_path = Path(folder, 'program.log')
+        key, value = self.mark.split('=')
+        environ = clean_environ(bin, **environ, **{key: value})
+        command = shlex.split(command)
+        with open(self.log_path, 'wb') as log:
+            self.process = subprocess.Popen(
+                [shutil.which(command[0], path=environ['PATH']), *command[1:]],
+                cwd=folder,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        if kind is not None:
+            lines = [line for line in self.log().splitlines() if 'GET /' not in line]  # no access log
+            print('--- output of the program', *lines[-60:], '---', sep='\n')
+
+    def log(self):
+        return self.log_path.read_text(errors='backslashreplace')
+
+    def alive(self):
+        """Return the pids of everything that this program started and that runs: its environment is inherited."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir('/proc')):
+            with contextlib.suppress(OSError):
+                if self.mark.encode() in Path('/proc', pid, 'environ').read_bytes().split(b'\0'):
+                    found.append(int(pid))
+        return found
+
+    def get(self, path='/'):
+        """Return the answer's text, whatever its status, or None where nobody answers."""
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=10)
+        try:
+            connection.request('GET', path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def wait(self, question, what):
+        """Wait until *question* is true and return its answer."""
+        end = time.monotonic() + LIMIT
+        while True:
+            answer = question()
+            if answer:
+                return answer
+            if self.process.poll() is not None:
+                raise AssertionError(f'the program left with status {self.process.returncode} before {what}')
+            if time.monotonic() > end:
+                raise AssertionError(f'waited {LIMIT:.0f} s for {what}')
+            time.sleep(0.05)
+
+    def wait_for_answer(self, text, path='/'):
+        """Wait until the answer to GET *path* contains *text*; return it."""
+        return self.wait(lambda: (lambda a: a if a and text in a else None)(self.get(path)), f'the answer {text!r}')
+
+    def wait_for_log(self, text, times=1):
+        """Wait until *text* was printed that many times."""
+        self.wait(lambda: self.log().count(text) >= times, f'{text!r}, {times} times')
+
+    def wait_for_end(self):
+        """Wait until the program has left and assert that nothing of it is left behind; return its status."""
+        try:
+            status = self.process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            raise AssertionError('the program does not end') from None
+        left = self.alive()
+        assert not left, f'left behind: {[(pid, command_line(pid)) for pid in left]}'
+        if self.port:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT is no listener
+                probe.bind(('127.0.0.1', self.port))
+        return status
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.wait_for_end()
+
+
+def command_line(pid):
+    with contextlib.suppress(OSError):
+        return Path('/proc', str(pid), 'cmdline').read_bytes().replace(b'\0', b' ').decode(errors='replace')
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+# ---------------------------------------------------------------- running checks
+
+
+def run_checks(checks):
+    """Run (name, function) pairs that each get an empty folder; print one line each, return how many failed."""
+    wanted = sys.argv[1:]  # parts of names: run only those
+    failed = 0
+    for name, check in checks:
+        if wanted and not any(word in name for word in wanted):
+            continue
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix='hupper-ci-') as folder:
+            try:
+                check(Path(folder).resolve())
+                verdict = 'ok  '
+            except Exception:
+                traceback.print_exc(limit=-2, file=sys.stdout)
+                verdict = 'FAIL'
+                failed += 1
+        print(f'{verdict} {time.monotonic() - start:5.1f} s  {name}', flush=True)
+    return failed
