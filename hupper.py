@@ -109,6 +109,8 @@ def start_reloader(
     """
     if logger is None:
         logger = DefaultLogger(verbose)
+    if isinstance(monitor_factory, str):
+        monitor_factory = _monitor_factory(monitor_factory, logger)
     proxy = _find_proxy(logger)
     if proxy is not None:
         return proxy
@@ -278,6 +280,7 @@ class Reloader:
         self._worker = None  # the running _Worker
         self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
         self._kill_at = None  # when a worker that was asked to end is killed
+        self._settled_at = None  # when we look whether a new worker has had its start
         self._stop_signals = 0
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
@@ -339,7 +342,7 @@ class Reloader:
 
     def _next_time(self):
         yield self._kill_at
-        yield self._launcher.standby_at
+        yield self._settled_at
         yield self._due()
         if self._leftovers:
             yield self._leftovers.kill_at
@@ -348,18 +351,24 @@ class Reloader:
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
             self.logger.error(
-                'Worker %d did not stop within %g s (--shutdown-interval); killing it.'
-                % (self._worker.pid, self.shutdown_interval)
+                f'Worker {self._worker.pid} did not stop within {self.shutdown_interval:g} s (--shutdown-interval); '
+                'killing it.'
             )
             self._worker.kill()
         if self._leftovers:
             self._clear_up(now)
-        if self._worker and self._launcher.standby_at is not None and now >= self._launcher.standby_at:
-            self._launcher.prepare(self._worker)
-            self.logger.debug('Watching %d files and folders.' % self.monitor.count())
+        if self._settled_at is not None and now >= self._settled_at:
+            self._on_settled(now)
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
+
+    def _on_settled(self, now):
+        """The worker has had its start, if it imports no more: time for what it should not wait for."""
+        self._settled_at = now + 0.5 if self._worker and self._worker.channel.is_busy() else None
+        if self._worker and self._settled_at is None:
+            self.logger.debug(f'Watching {self.monitor.count()} files and folders.')
+            self._launcher.prepare()
 
     # Starting and ending workers.
 
@@ -378,10 +387,11 @@ class Reloader:
         self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.sources_of_worker)
         if self._worker is None:
             return  # we are the forked worker
+        self._settled_at = now + 0.5
         self._worker.channel.on_message = self._on_message
-        self.logger.info('Starting monitor for PID %d.' % self._worker.pid)
+        self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
         if saved_at is not None:
-            self.logger.debug('The new worker began %.1f ms after the change.' % ((now - saved_at) * 1e3))
+            self.logger.debug(f'The new worker began {(now - saved_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker()
         if self.monitor.monitor is None:
             self._open_monitor()
@@ -425,9 +435,9 @@ class Reloader:
         if self._once or self._exit_on_crash:
             self._then = Reloader._leave
         elif status > 128:
-            self.logger.error('Worker %d was ended by %s.' % (worker.pid, _signal_name(status - 128)))
-        elif status:
-            self.logger.error('Worker %d ended with status %d.' % (worker.pid, status))
+            self.logger.error(f'Worker {worker.pid} was ended by {_signal_name(status - 128)}.')
+        else:
+            self.logger.debug(f'Worker {worker.pid} ended with status {status}.')
 
     def _clear_up(self, now):
         """End what the worker has left behind; once that is gone, go on."""
@@ -482,7 +492,7 @@ class Reloader:
     def _on_message(self, kind, path, value):
         if kind == 'import':
             self.monitor.add_source(path, value)
-        elif kind == 'file':
+        elif kind in ('file', 'late'):
             self.monitor.add_path(path, value)
         elif kind == 'missing':
             self.monitor.add_missing(path)
@@ -493,7 +503,7 @@ class Reloader:
         elif kind == 'absent' and self._worker:
             self._worker.absent = path
         else:
-            self.logger.error('The worker sent something that is no message of ours (%.40r); ignored.' % kind)
+            self.logger.error(f'The worker sent what is no message of ours ({kind[:40]!r}); ignored.')
 
     # Changes.
 
@@ -524,7 +534,7 @@ class Reloader:
             for path in list(self._pending)[:5]:
                 self.logger.info(f'{path} changed; reloading ...')
             if len(self._pending) > 5:
-                self.logger.info('... and %d more.' % (len(self._pending) - 5))
+                self.logger.info(f'... and {len(self._pending) - 5} more.')
         self._schedule.hold()
         self._stop(Reloader._leave if self._once else Reloader._start, signal.SIGTERM)
 
@@ -562,7 +572,8 @@ class Reloader:
         if self._streak[path] == 3:
             self._streak[path] += 1
             self.logger.error(
-                f'{path} changes at each start: it is left out until another file changes; "-x {os.path.basename(path)}" ignores it.'
+                f'{path} changes at each start: left out until another file changes; '
+                f'to ignore it for good: -x {os.path.basename(path)}'
             )
         return True
 
@@ -654,11 +665,11 @@ class FileMonitorProxy:
             else:
                 self.start()
         except Exception as error:
-            self._replace(factory, error)
+            self._replace(_name_of(factory), error)
 
     def _replace(self, failed, error):
         """Go on with the built-in choice: a monitor from elsewhere has raised."""
-        self.logger.error(f'File monitor {_name_of(failed)} failed: {_one_line(error)}; using a built-in one.')
+        self.logger.error(f'File monitor {failed} failed: {_one_line(error)}; using a built-in one.')
         self.open(_best_monitor, self._interval, self._wake)
         for path in list(self._asked_by):
             self._watch(path)
@@ -687,16 +698,21 @@ class FileMonitorProxy:
         return len(self._asked_by)
 
     def add_path(self, path, signature=None, since=None):
-        """Watch a file, folder or glob. It has changed already if it is not what `signature` says, or since then (ns)."""
+        """Watch a file, folder or glob. It has changed already if it is not what `signature` says, or since then (ns).
+
+        A worker sends a signature, or for a folder or glob the negative time of its call.
+        """
         path = os.path.abspath(path)
         new = path not in self._asked_by
         if new or self._asked_by[path] is not None:
             self._asked_by[path] = self._worker_number if signature is not None else None
+        if signature is not None and signature < 0:
+            signature, since = None, -signature
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif new:
             self._watch(path, since)
-        if signature and not self._is_ignored(path) and signature != _signature(path):
+        if signature is not None and not self._is_ignored(path) and signature != _signature(path):
             self.logger.debug(f'{path} has changed since the worker read it.')
             self.file_changed(path)
 
@@ -722,7 +738,7 @@ class FileMonitorProxy:
         except Exception as error:
             if self._is_driven:
                 raise
-            self._replace(self.monitor, error)
+            self._replace(_name_of(type(self.monitor)), error)
 
     def new_worker(self):
         """Forget what only workers before the last one had asked for."""
@@ -766,8 +782,8 @@ class _Target:
         module, _, name = str(worker_path).rpartition('.')
         if not module or not name or module == '__main__':
             raise ValueError(
-                f'worker_path {worker_path!r} is not a dotted path to a function in a module that can be imported, such as '
-                "'myapp.main'; without a worker_path the worker runs this program again"
+                f'worker_path {worker_path!r} is no dotted path to a function in a module that can be imported, such '
+                "as 'myapp.main'; without a worker_path the worker runs this program again"
             )
         import pickle
 
@@ -820,7 +836,7 @@ class _Launcher:
         self.may_fork = may_fork
         self.order = None  # in a forked worker: what it is to do
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self.standby_at = None  # when to boot the next standby
+        self._next_is_fork = False
         self._interval = interval
         self._waiter = waiter
         self._logger = logger
@@ -849,6 +865,7 @@ class _Launcher:
             'interval': self._interval,
         }
         obstacle = self._obstacle(order)
+        self._next_is_fork = obstacle is None
         if obstacle is None:
             return self._fork(order)
         self._logger.debug(f'The worker is started by spawn: {obstacle}.')
@@ -910,14 +927,14 @@ class _Launcher:
         try:
             worker.begin(order)
         except BrokenPipeError:
-            self._logger.debug('PID %d has died before its start.' % worker.pid)
-        self.standby_at = time.monotonic() + 0.5
+            self._logger.debug(f'PID {worker.pid} has died before its start.')
         return worker
 
-    def prepare(self, worker):
-        """Boot the next worker, now that the running one has had its start."""
-        self.standby_at = time.monotonic() + 0.5 if worker.channel.is_busy() else None
-        if self.standby_at is None and self._standby is None and not self._is_traced():
+    def prepare(self):
+        """Get ready for the next start."""
+        if self._next_is_fork:
+            import runpy  # noqa: F401  what every fork would have to import
+        elif self._standby is None and not self._is_traced():
             self._standby_environment = _environment()
             self._standby = _boot(self.target.options, self._waiter)
 
@@ -1101,13 +1118,14 @@ def _run_app(order):
         _observer.look_at_modules()
 
 
-def _run_module(order, main):
+def _run_module(order, main, name=None):
+    """Run a module as __main__, or with `name` the __main__ that a folder or zip file in sys.path[0] has."""
     import runpy
 
     main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
     main.__annotations__ = {}
     try:
-        runpy._run_module_as_main(order['name'])
+        runpy._run_module_as_main(name or order['name'], name is None)
     except SystemExit as error:
         if order['first'] and type(error.__context__) is runpy._Error:
             _observer.handshake.send('absent', str(error.__context__))
@@ -1118,11 +1136,9 @@ def _run_module(order, main):
 def _run_script(order, main):
     path = _main_path(order['name'])
     if _has_main(path):
-        import runpy
-
-        main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-        main.__annotations__ = {}
-        runpy._run_module_as_main('__main__', False)
+        if not os.path.isdir(path):
+            _observer.see(path, 'file')
+        _run_module(order, main, '__main__')
         return
     from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
@@ -1191,6 +1207,7 @@ class _Observer:
         self._observe()
 
     def _observe(self):
+        import io
         from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 
         observer, read, create = self, SourceFileLoader.get_data, ExtensionFileLoader.create_module
@@ -1213,8 +1230,13 @@ class _Observer:
             observer.see(spec.origin, 'file')
             return create(loader, spec)
 
+        def open_code(path):
+            observer.see(os.path.abspath(path))
+            return open_any(path)
+
         SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
         ExtensionFileLoader.create_module = create_module
+        io.open_code, open_any = open_code, io.open_code  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
 
     def is_watched(self, path):
@@ -1294,7 +1316,7 @@ class _Observer:
         return None
 
     def _returns(self, path):
-        """Whether a source that the last worker had is back in a moment: git and editors take files away to write them."""
+        """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
         if path not in self._sources:
             return False
         until = time.monotonic() + self._patience
@@ -1338,7 +1360,7 @@ class _Handshake:
         self.identity = identity
 
     def __str__(self):
-        return '1 %d %d %d %s' % (self.monitor, self.worker, self.fd, self.identity)
+        return f'1 {self.monitor} {self.worker} {self.fd} {self.identity}'
 
     @classmethod
     def read(cls):
@@ -1379,7 +1401,7 @@ def _find_proxy(logger):
     if _Handshake.here() is None:
         if not _is_descendant_of(handshake.monitor):
             return None  # the variable has outlived its monitor
-        logger.info('PID %d watches this program already: no monitor inside a monitor.' % handshake.monitor)
+        logger.info(f'PID {handshake.monitor} watches this program already: no monitor inside a monitor.')
     return ReloaderProxy(handshake)
 
 
@@ -1473,6 +1495,8 @@ class _Channel:
 # The last two count whatever the signature says.
 _SEEN, _TOLD, _OPEN, _DONE = 'seen', 'told', 'open', 'done'
 
+_POSITIVE = (1 << 60) - 1  # bits of a signature
+
 
 def _signature(path, stat=None):
     """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
@@ -1480,7 +1504,7 @@ def _signature(path, stat=None):
         stat = stat or os.stat(path)
     except (OSError, ValueError):
         return 0
-    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE
 
 
 class _FileMonitor(IFileMonitor):
@@ -1724,7 +1748,7 @@ class PollingFileMonitor(_FileMonitor):
             except (OSError, ValueError):
                 new = 0
             else:
-                new = hash((now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev))
+                new = hash((now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev)) & _POSITIVE
             if new != old:
                 changed.append(path)
         for path in changed:
@@ -2197,7 +2221,7 @@ def _glob_match(pattern, names):
 
 
 def _path_matcher(patterns):
-    """Return a function that tells whether one of these shell-style patterns fits a path, whole, from here, or its name."""
+    """Return a function that tells whether one of these shell-style patterns fits a path or a part of it."""
     patterns = [os.fspath(pattern) for pattern in patterns or ()]
     if not patterns:
         return lambda path: False
@@ -2306,7 +2330,7 @@ class DefaultLogger(ILogger):
             sys.stderr.write(msg + '\n')
             sys.stderr.flush()
         except (OSError, ValueError):
-            pass  # nobody reads it any more, as under `2>&1 | head`
+            sys.stderr = None  # nobody reads it any more, as under `2>&1 | head`
 
     def error(self, msg):
         self._write(LogLevel.ERROR, '[ERROR] ' + msg)
@@ -2329,6 +2353,10 @@ class SilentLogger(ILogger):
 
     def debug(self, msg):
         pass
+
+
+def _name_of(factory):
+    return getattr(factory, '__qualname__', None) or repr(factory)
 
 
 def _one_line(error):
@@ -2365,12 +2393,12 @@ def _syntax_error(path):
 
 def _flush():
     """Write out what is buffered, before it is in two processes."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ('stdout', 'stderr'):
         try:
-            if stream is not None:
-                stream.flush()
+            if getattr(sys, name) is not None:
+                getattr(sys, name).flush()
         except (OSError, ValueError):
-            pass  # nobody reads it any more
+            setattr(sys, name, None)  # nobody reads it any more
 
 
 def _current_folder():
@@ -2419,7 +2447,7 @@ def _identity(fd):
         stat = os.fstat(fd)
     except OSError:
         return ''
-    return '%d:%d' % (stat.st_dev, stat.st_ino)
+    return f'{stat.st_dev}:{stat.st_ino}'
 
 
 def _file_clock():
@@ -2558,7 +2586,7 @@ def _signal_name(signum):
     try:
         return signal.Signals(signum).name
     except ValueError:
-        return 'signal %d' % signum
+        return f'signal {signum}'
 
 
 class _Terminal:
@@ -2697,7 +2725,7 @@ class _Worker:
         self._written = _written_bytes(self.pid)
 
     def may_have_written(self, path):
-        """Whether it may be the one who wrote a file. Known only where the kernel counts what a process writes to disk."""
+        """Whether it may have written a file: known only where the kernel counts what a process writes to disk."""
         if self._status is None:
             self._look()
         counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
@@ -2726,7 +2754,7 @@ class _Worker:
 def _written_bytes(pid):
     """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if that is not told."""
     try:
-        with open('/proc/%d/io' % pid) as file:
+        with open(f'/proc/{pid}/io') as file:
             return next((int(line.split()[1]) for line in file if line.startswith('write_bytes')), None)
     except OSError:
         return None
@@ -2741,7 +2769,7 @@ class _Process:
     def is_tracker(self):
         """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
         try:
-            with open('/proc/%d/cmdline' % self.pid, 'rb') as file:
+            with open(f'/proc/{self.pid}/cmdline', 'rb') as file:
                 return b'resource_tracker' in file.read()
         except OSError:
             return False
@@ -2770,7 +2798,7 @@ class _Kin:
     """The children of this process: what its program had before, and what its workers leave behind.
 
     On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants are
-    found, and waited for by their pids. Elsewhere only the children that a worker has when it is asked to stop are known.
+    found, and waited for by their pids. Elsewhere only those children are known that a worker has when it is to stop.
     """
 
     def __init__(self):
@@ -2832,7 +2860,7 @@ class _Leftovers:
             elif process.pid not in self._asked:
                 self._asked.add(process.pid)
                 if not process.is_tracker():
-                    self.names.append('%s (PID %d)' % (process.name, process.pid))
+                    self.names.append(f'{process.name} (PID {process.pid})')
                     os.kill(process.pid, signal.SIGTERM)
                     os.kill(process.pid, signal.SIGCONT)
         except OSError:
@@ -2877,8 +2905,10 @@ _claim_names()
 class _Options:
     """The command line's options, as they are where none is given."""
 
-    watch = ()
-    ignore = ()
+    def __init__(self):
+        self.watch = []
+        self.ignore = []
+
     verbose = LogLevel.INFO
     reload_interval = 1
     shutdown_interval = None
@@ -2907,7 +2937,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _reloader_for(args):
     """Return the reloader that the command line asks for; raise ValueError."""
     options = _Options()
-    if args and args[0].startswith('-') and args[0] != '-m':
+    if args and args[0].startswith('-') and not args[0].startswith('-m'):
         args = _parse_options(args, options)
     logger = DefaultLogger(options.verbose)
     interval = _seconds('--reload-interval', options.reload_interval)
@@ -2937,15 +2967,13 @@ def _parse_options(args, options):
 
     parser = Parser(
         prog='hupper',
-        usage='%(prog)s [OPTIONS] (-m MODULE | SCRIPT) [ARG ...]',
-        description='Run a Python program and restart it when its files change.',
+        usage='%(prog)s [OPTIONS] -m MODULE [ARG ...]\n       %(prog)s [OPTIONS] SCRIPT [ARG ...]',
+        description='Run a Python program and restart it when its files change. SCRIPT is a file, a folder or zip file '
+        "with a __main__.py, or the name of one of this environment's console scripts.",
         epilog='Everything after MODULE or SCRIPT belongs to the program.',
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add('-m', dest='module', nargs=argparse.REMAINDER, metavar='MODULE', help='run a module, as python -m does')
-    add('target', nargs=argparse.REMAINDER, metavar='SCRIPT', help='a file, a folder or zip with a __main__.py, or the '
-        "name of one of this environment's console scripts")  # fmt: skip
     add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
     add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
     add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='tell why, too')
@@ -2955,21 +2983,28 @@ def _parse_options(args, options):
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('--version', action='version', version='hupper ' + __version__)
-    parser.parse_args(args, options)
-    return options.target if options.module is None else ['-m', *options.module]
+    at = 0
+    while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m'):
+        at += 2 if args[at].lstrip('-vq') in _OPTIONS_WITH_VALUE else 1
+    parser.parse_args(args[:at], options)
+    return args[at:]
+
+
+_OPTIONS_WITH_VALUE = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
 
 
 def _target_for(args):
     """Return the _Target that a command line without options names; raise ValueError."""
     orig_argv = getattr(sys, 'orig_argv', None)
     options = _split_command_line(orig_argv[1:])[0] if orig_argv else None
-    as_given = list(args)
-    kind = 'module' if args[:1] == ['-m'] else 'script'
-    args = args[1:] if kind == 'module' else args
+    kind, args = 'script', list(args)
+    if args and args[0].startswith('-m'):
+        kind, args = 'module', [args[0][2:]] * (args[0] != '-m') + args[1:]
     if not args:
         raise ValueError('nothing to run: give -m MODULE or SCRIPT (see --help)')
     if kind == 'script':
-        as_given[0] = args[0] = _find_script(args[0])
+        args[0] = _find_script(args[0])
+    as_given = ['-m', *args] if kind == 'module' else args
     return _Target(kind, args[0], args[1:], options, orig_argv and [orig_argv[0], *options, *as_given])
 
 
