@@ -226,11 +226,10 @@ class Monitor:
         self.wait_for('Starting monitor for PID ', count=number)
 
     def _look(self):
-        """Note once which backend and mode this monitor really uses, by what the system tells of it."""
-        if self.seen is None and self.workers and self.text('out'):
-            with contextlib.suppress(OSError, ImportError):
+        """Note which backend and mode this monitor really uses, by what the system tells of it at the moment."""
+        if self.workers and self.text('out'):
+            with contextlib.suppress(OSError):
                 self.seen = _backend(self), _mode(self)
-                RAN[self.seen] += 1
 
     def send(self, signum):
         self.process.send_signal(signum)
@@ -260,6 +259,8 @@ class Monitor:
         wait_until(lambda: not left(), lambda: self.fail(f'left behind: {left()}'))
 
     def kill(self):
+        RAN.update([self.seen] if self.seen else [])
+        self.seen = None
         self.process.kill()
         self.process.wait()
         self.project.kill_all()
@@ -556,7 +557,7 @@ STANDARD = getattr(sys, 'stdlib_module_names', None) or {
 # --- command line ------------------------------------------------------------
 
 WAITING = 'Waiting for a file to change before reload.'
-OURS = re.compile(r'Starting monitor|Waiting for a file|Worker \d+ ended with status')
+OURS = re.compile(r'(\[ERROR\] )?(Starting monitor|Waiting for a file|Worker \d+ ended with status)')
 TWO_LINES = 'import hupper; hupper.start_reloader()\n'
 
 
@@ -1081,8 +1082,8 @@ class Observing(BackendCase):
             """
         self.check_reload(textwrap.dedent(text))
 
-    def test_run_path(self):
-        self.check_reload('import runpy; VALUE = runpy.run_path("part.py")["VALUE"]')
+    def test_run_module(self):
+        self.check_reload('import runpy; VALUE = runpy.run_module("part")["VALUE"]')
 
     def test_in_a_thread(self):
         text = """
@@ -1396,7 +1397,7 @@ class Surroundings(Case):
             self.write('app.py', head + text.replace('VALUE = 1', 'VALUE = 22'))
             monitor.wait_for(expected.replace('app 1', 'app 22'))
             monitor.stop()
-            self.assertNotIn('Warning', monitor.text())
+            self.assertNotIn('Warning', monitor.text('err'))
             self.assertNotIn('Traceback', monitor.text())
 
     def test_flag_isolated(self):
