@@ -1546,6 +1546,8 @@ class _FileMonitor(IFileMonitor):
             self.fallback.add_missing(path)
         else:
             self.missing.setdefault(folder, set()).add(name)
+            for suffix in ('', *_module_suffixes()):
+                self._look_at_entry(path + suffix, _SEEN)  # it may have come meanwhile
 
     def discard(self, paths):
         for path in paths:
@@ -1622,7 +1624,8 @@ class _FileMonitor(IFileMonitor):
     def _look_at_entry(self, path, state):
         """An entry of a watched folder, which was not known yet or is a folder."""
         folder, name = os.path.split(path)
-        if name.partition('.')[0] in self.missing.get(folder, ()) and _is_module(path):
+        stem, dot, suffix = name.partition('.')
+        if stem in self.missing.get(folder, ()) and dot + suffix in ('', *_module_suffixes()) and os.path.exists(path):
             self._changed(path, _SEEN)
         if folder not in self.folders:
             return
@@ -2177,11 +2180,10 @@ def _is_loop(link):
     return (os.path.realpath(os.path.dirname(link)) + os.sep).startswith(real.rstrip(os.sep) + os.sep)
 
 
-def _is_module(path):
+def _module_suffixes():
     from importlib.machinery import all_suffixes
 
-    name = os.path.basename(path)
-    return os.path.isdir(path) if '.' not in name else name[name.index('.') :] in all_suffixes()
+    return all_suffixes()
 
 
 def _is_temporary(name):
