@@ -792,9 +792,9 @@ class _Target:
     @classmethod
     def this_program(cls):
         """This process's own command line, from sys.orig_argv where there is one (3.10+), else from `__main__`."""
-        orig_argv = getattr(sys, 'orig_argv', None)
-        if orig_argv:
-            options, kind, name, args = _split_command_line(orig_argv[1:])
+        command = _command_line()
+        if command:
+            options, kind, name, args = _split_command_line(command[1:])
         else:
             spec = getattr(sys.modules['__main__'], '__spec__', None)
             options, args = None, sys.argv[1:]
@@ -804,11 +804,21 @@ class _Target:
                 kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
         if not name or (kind == 'script' and not os.path.exists(name)):
             raise ValueError(
-                'start_reloader() cannot run {!r} again: it is no script, module or command; give a worker_path'.format(
-                    ' '.join(orig_argv or sys.argv)
-                )
+                f'start_reloader() cannot run {command or sys.argv!r} again: it is no script, module or command; '
+                'give a worker_path'
             )
-        return cls(kind, name, args, options, orig_argv)
+        return cls(kind, name, args, options, getattr(sys, 'orig_argv', None))
+
+
+def _command_line():
+    """Return the command line of this process, as far as Python (3.10+) or Linux tell; None elsewhere."""
+    if hasattr(sys, 'orig_argv'):
+        return sys.orig_argv
+    try:
+        with open('/proc/self/cmdline', 'rb') as file:
+            return [os.fsdecode(arg) for arg in file.read().split(b'\0')[:-1]]
+    except OSError:
+        return None
 
 
 def _split_command_line(argv):
@@ -1076,13 +1086,9 @@ def _has_main(path):
     """Whether a script is a folder or zip file, to be run by its __main__."""
     if os.path.isdir(path):
         return True
-    from zipimport import ZipImportError, zipimporter
-
-    try:
-        zipimporter(path)
-    except ZipImportError:
-        return False
-    return True
+    with open(path, 'rb') as file:
+        file.seek(max(0, os.path.getsize(path) - (1 << 16)))
+        return b'PK\5\6' in file.read()  # where a zip file's directory ends
 
 
 def _main_path(name):
@@ -2997,8 +3003,8 @@ _OPTIONS_WITH_VALUE = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown
 
 def _target_for(args):
     """Return the _Target that a command line without options names; raise ValueError."""
-    orig_argv = getattr(sys, 'orig_argv', None)
-    options = _split_command_line(orig_argv[1:])[0] if orig_argv else None
+    command = _command_line()
+    options = _split_command_line(command[1:])[0] if command else None
     kind, args = 'script', list(args)
     if args and args[0].startswith('-m'):
         kind, args = 'module', [args[0][2:]] * (args[0] != '-m') + args[1:]
@@ -3007,7 +3013,7 @@ def _target_for(args):
     if kind == 'script':
         args[0] = _find_script(args[0])
     as_given = ['-m', *args] if kind == 'module' else args
-    return _Target(kind, args[0], args[1:], options, orig_argv and [orig_argv[0], *options, *as_given])
+    return _Target(kind, args[0], args[1:], options, hasattr(sys, 'orig_argv') and [command[0], *options, *as_given])
 
 
 def _find_script(name):

@@ -26,9 +26,11 @@ import importlib.util
 import json
 import os
 import queue
+import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,8 @@ import time
 import traceback
 import unittest
 import zipfile
+
+import hupper
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FULL = os.environ.get('HUPPER_TEST_FULL', '') not in ('', '0')
@@ -512,6 +516,259 @@ def save_delete_create(path, text):
 
 
 # --- pure parts --------------------------------------------------------------
+
+
+class Schedule(unittest.TestCase):
+    """When changes lead to a start: on a clock of numbers."""
+
+    def run_through(self, changes, interval=1.0, started=-100.0, settle=0):
+        """The times of all starts for changes at these times."""
+        schedule = hupper._Schedule(interval)
+        schedule.started(started)
+        starts, changes = [], sorted(changes)
+        while changes or schedule.due() is not None:
+            due = schedule.due()
+            if changes and (due is None or changes[0] <= due):
+                now = changes.pop(0)
+                schedule.change(now, f'file {now}', settle)
+            else:
+                schedule.started(due)
+                starts.append(round(due, 6))
+        return starts
+
+    def test_nothing_to_do(self):
+        self.assertIsNone(hupper._Schedule(1).due())
+
+    def test_one_save_has_no_wait(self):
+        self.assertEqual(self.run_through([5]), [5])
+        self.assertEqual(self.run_through([5, 50, 500]), [5, 50, 500])
+
+    def test_a_save_right_after_a_start_waits_for_quiet(self):
+        self.assertEqual(self.run_through([5.3], started=5), [5.4])
+        self.assertEqual(self.run_through([5.03], started=5, interval=0.05), [5.05])
+
+    def test_a_checkout_costs_two_starts(self):
+        """300 files over half a second: the last start comes after the last file."""
+        files = [5 + 0.5 * i / 300 for i in range(300)]
+        starts = self.run_through(files)
+        self.assertLessEqual(len(starts), 2)
+        self.assertGreaterEqual(starts[-1], files[-1])
+
+    def test_a_formatter_after_the_save(self):
+        self.assertLessEqual(len(self.run_through([5, 5.2])), 2)
+
+    def test_written_again_and_again(self):
+        """About one start per interval, however often the file is written."""
+        for period in (0.01, 0.05, 0.2, 0.5, 0.99):
+            starts = self.run_through([5 + period * i for i in range(int(20 / period))])
+            self.assertLessEqual(len(starts), 23, period)
+            self.assertGreaterEqual(len(starts), 10, period)
+
+    def test_none_waits_longer_than_the_interval(self):
+        seed = int(os.environ.get('HUPPER_TEST_SEED') or time.time())
+        chance = random.Random(seed)
+        for _ in range(200):
+            interval = chance.choice([0.05, 0.5, 1, 3])
+            changes = [chance.uniform(0, 20) for _ in range(chance.randrange(1, 60))]
+            starts = self.run_through(changes, interval, started=chance.uniform(-2, 0))
+            for change in changes:
+                waits = [start - change for start in starts if start >= change]
+                self.assertTrue(waits, f'seed {seed}: no start after {change}')
+                self.assertLessEqual(min(waits), interval + 1e-6, f'seed {seed}')
+
+    def test_an_incomplete_change_settles(self):
+        self.assertEqual(self.run_through([5], settle=0.1), [5.1])
+
+    def test_hold(self):
+        schedule = hupper._Schedule(1)
+        schedule.change(5)
+        schedule.hold()
+        self.assertIsNone(schedule.due())
+        schedule.change(7)
+        self.assertLessEqual(schedule.due(), 7)
+
+
+class Parts(unittest.TestCase):
+    """Functions without surroundings."""
+
+    def test_glob(self):
+        for glob, path, fits in [
+            ('*.ini', 'a.ini', True),
+            ('*.ini', 'b/a.ini', False),
+            ('**/*.ini', 'a.ini', True),
+            ('**/*.ini', 'b/c/a.ini', True),
+            ('b/**', 'b/c/d', True),
+            ('b/*/d', 'b/c/d', True),
+            ('b/*/d', 'b/d', False),
+            ('?.[ab]', 'x.a', True),
+            ('*', '.hidden', False),
+            ('**/x', '.hidden/x', False),
+            ('.*', '.hidden', True),
+        ]:
+            with self.subTest(glob=glob, path=path):
+                self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/'))), fits)
+
+    def test_editors_temporaries(self):
+        for (
+            name
+        ) in 'x.pyc x.py~ .x.py.swp 4913 #x.py# .#x.py x.py___jb_tmp___ x.py___jb_old___ .goutputstream-X1'.split():
+            self.assertTrue(hupper._is_temporary(name), name)
+        for name in 'x.py x.ini .env 49130 x#y notes x.pyx'.split():
+            self.assertFalse(hupper._is_temporary(name), name)
+
+    def test_ignored_paths(self):
+        here = os.getcwd()
+        is_ignored = hupper._path_matcher(['*.log', '*/cache/*', os.path.join(here, 'one.py')])
+        for name in ('x.log', os.path.join('a', 'cache', 'x'), 'one.py'):
+            self.assertTrue(is_ignored(os.path.join(here, name)), name)
+        for name in ('x.log.py', 'cache', 'two.py'):
+            self.assertFalse(is_ignored(os.path.join(here, name)), name)
+
+    def test_seconds(self):
+        for value in (1, 0.5, '2', ' 1e-3 '):
+            self.assertEqual(hupper._seconds('x', value), float(value))
+        for value in (0, -1, '', 'x', None, 'nan', 'inf', [], '0'):
+            with self.assertRaisesRegex(ValueError, 'x must'):
+                hupper._seconds('x', value)
+
+    def test_signature_differs(self):
+        """By time, size and inode; and there is one for an absent file."""
+        project = Project()
+        self.addCleanup(project.remove)
+        path = project.write('file', 'text')
+        seen = [hupper._signature(path)]
+
+        def look():
+            seen.append(hupper._signature(path))
+
+        os.utime(path, (1, 1))
+        look()
+        with open(path, 'a') as file:
+            file.write('more')
+        os.utime(path, (1, 1))
+        look()
+        project.write('file', 'textmore')  # another inode
+        os.utime(path, (1, 1))
+        look()
+        os.remove(path)
+        look()
+        self.assertEqual(len(set(seen)), 5, seen)
+
+    def test_inotify_events(self):
+        head = struct.Struct('iIII')
+        data = head.pack(1, 2, 0, 0) + head.pack(3, 0x80, 9, 16) + b'caf\xc3\xa9'.ljust(16, b'\0')
+        data += head.pack(-1, 0x4000, 0, 0)
+        expected = [(1, 2, ''), (3, 0x80, os.fsdecode(b'caf\xc3\xa9')), (-1, 0x4000, '')]
+        self.assertEqual(list(hupper._parse_events(data)), expected)
+
+    def test_mount_table(self):
+        line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
+        self.assertEqual(hupper._Mounts._parse(line), ('/mnt a\\b', 'fuse.sshfs'))
+
+    def test_command_line_of_python(self):
+        for text, expected in {
+            'app.py a -m': ([], 'script', 'app.py', ['a', '-m']),
+            '-m pkg.app -x': ([], 'module', 'pkg.app', ['-x']),
+            '-mpkg x': ([], 'module', 'pkg', ['x']),
+            '-Om pkg x': (['-O'], 'module', 'pkg', ['x']),
+            '-O -W error -Xdev -X utf8 app.py': (['-O', '-W', 'error', '-Xdev', '-X', 'utf8'], 'script', 'app.py', []),
+            '-W error::Warning -m a': (['-W', 'error::Warning'], 'module', 'a', []),
+            '-c pass a': ([], 'command', 'pass', ['a']),
+            '-IBc pass': (['-IB'], 'command', 'pass', []),
+            '--check-hash-based-pycs always a.py': (['--check-hash-based-pycs', 'always'], 'script', 'a.py', []),
+        }.items():
+            with self.subTest(text):
+                self.assertEqual(hupper._split_command_line(text.split()), expected)
+
+    def test_syntax_errors(self):
+        project = Project()
+        self.addCleanup(project.remove)
+        for text, said in {
+            'x = 1': None,
+            'x = (': 'SyntaxError',
+            'if x:\ny': 'IndentationError',
+            '# coding: nonsense': None,
+            'x = "\\d"': None,
+            b'\xff': 'SyntaxError',
+        }.items():
+            path = project.write('x.py', text)
+            told = hupper._syntax_error(path)
+            if said is None:
+                self.assertIsNone(told, text)
+            else:
+                self.assertIn(said, told)
+                self.assertIn(path, told)
+        self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
+
+
+@needs_posix
+class Channel(unittest.TestCase):
+    """What comes from the worker is data, whatever it is."""
+
+    def setUp(self):
+        fd, self.end = os.pipe()
+        self.got = []
+        self.channel = hupper._Channel(fd)
+        self.channel.on_message = lambda *message: self.got.append(message)
+        self.addCleanup(self.channel.close)
+
+    def send(self, data):
+        os.write(self.end, data)
+        self.channel.drain()
+
+    def tearDown(self):
+        os.close(self.end)
+
+    GOOD = b'\0\0file\0/a b\x00123\0\0'
+
+    def test_messages(self):
+        self.send(self.GOOD)
+        self.send(self.GOOD * 2)
+        self.assertEqual(self.got, [('file', '/a b', 123)] * 3)
+
+    def test_half_messages(self):
+        for byte in self.GOOD:
+            self.send(bytes([byte]))
+        self.assertEqual(self.got, [('file', '/a b', 123)])
+
+    def test_names_that_are_not_utf8(self):
+        self.send(b'\0\0file\0caf\xe9\n\x001\0\0')
+        self.assertEqual(os.fsencode(self.got[0][1]), b'caf\xe9\n')
+
+    def test_garbage_is_survived(self):
+        chance = random.Random(1)
+        for garbage in [b'x' * 60000, b'file\0/a\0b\0c', b'file\0/a\0nan', b'\xff\0\xff\0\xff', b'\0' * 100]:
+            self.send(garbage)
+        for _ in range(100):
+            self.send(bytes(chance.choices(b'\0\0\0file/1\xff', k=chance.randrange(1, 400))))
+        self.got.clear()
+        self.send(self.GOOD)
+        self.assertIn(('file', '/a b', 123), self.got)
+
+    def test_closed(self):
+        self.send(self.GOOD[:-4])
+        os.close(self.end)
+        self.channel.drain()
+        self.channel.drain()
+        self.end = os.open(os.devnull, os.O_RDONLY)
+        self.assertEqual(self.got, [])
+
+    def test_a_real_proxy(self):
+        """Messages as the worker's end makes them."""
+        handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
+        handshake.send('file', '/a b', 123)
+        handshake.send('reload')
+        self.channel.drain()
+        self.assertEqual(self.got[0], ('file', '/a b', 123))
+        self.assertEqual(self.got[1][0], 'reload')
+
+    def test_descriptor_taken_by_another_file(self):
+        """An app that closed ours and got its own file under the number does not get our messages in it."""
+        handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), self.end)
+            handshake.send('reload')
+            self.assertEqual(os.fstat(file.fileno()).st_size, 0)
 
 
 class Distribution(unittest.TestCase):
