@@ -230,11 +230,6 @@ class Monitor:
         if len(self.workers) != number:
             self.fail(f'{len(self.workers)} workers rather than {number}')
 
-    def check_workers(self, number):
-        """There have been so many workers, not more."""
-        if len(self.workers) != number:
-            self.fail(f'{len(self.workers)} workers rather than {number}')
-
     def wait_start(self, number):
         """Wait for the worker of that number, counted from 1."""
         self.wait_for('Starting monitor for PID ', count=number)
