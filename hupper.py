@@ -325,9 +325,8 @@ class Reloader:
             source.step()
         for name in self._waiter.signals():
             self._on_signal[name](self)
-        changes, self._changes = self._changes, []
-        for path in changes:
-            self._on_change(path, time.monotonic())
+        while self._changes:  # other threads may add to it meanwhile
+            self._on_change(self._changes.pop(0), time.monotonic())
         if self._waiter.child_ended():
             self._on_sigchld()
         self._on_time(time.monotonic())
@@ -384,9 +383,12 @@ class Reloader:
         self._terminal.save()
         now = time.monotonic()
         self._schedule.started(now)
-        self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.sources_of_worker)
+        try:
+            self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.sources_of_worker)
+        except OSError as error:
+            self.logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
         if self._worker is None:
-            return  # we are the forked worker
+            return  # there is none; or we are it, forked
         self._settled_at = now + 0.5
         self._worker.channel.on_message = self._on_message
         self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
@@ -648,7 +650,7 @@ class FileMonitorProxy:
         with self.lock:
             self.changed_paths.add(path)
             self.is_changed = True
-        self.callback(self.changed_paths)
+            self.callback(self.changed_paths)
 
     def clear_changes(self):
         self.changed_paths = set()
@@ -712,9 +714,18 @@ class FileMonitorProxy:
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif new:
             self._watch(path, since)
-        if signature is not None and not self._is_ignored(path) and signature != _signature(path):
+        if signature is not None and not self._is_ignored(path):
+            self._compare(path, signature)
+
+    def _compare(self, path, signature):
+        """See whether a file is still what the worker has read; if so, that is what later changes are measured by."""
+        if signature != _signature(path):
             self.logger.debug(f'{path} has changed since the worker read it.')
             self.file_changed(path)
+            return
+        for part in self.sources():
+            if path in part.files:
+                part.files[path] = signature
 
     def add_source(self, path, signature):
         self.sources_of_worker.add(path)
@@ -757,7 +768,7 @@ class FileMonitorProxy:
         if not os.path.lexists(path):
             return schedule.interval if path in self.sources_of_worker else schedule.quiet
         state = self.monitor.states.pop(path, _DONE) if self._is_driven else _SEEN
-        return {_DONE: 0, _SEEN: schedule.quiet, _OPEN: schedule.interval}[state]
+        return {_SEEN: schedule.quiet, _OPEN: schedule.interval}.get(state, 0)
 
     def recheck(self, paths):
         """Whether one of these changes again just now, as polling finds out only by looking."""
@@ -858,7 +869,8 @@ class _Launcher:
 
     def start(self, first, sources):
         """Start a worker and return it; None in the forked worker itself."""
-        target = self.target
+        target, environment = self.target, _environment()
+        self._environment = self._environment or environment
         self.started_ns = _file_clock()
         order = {
             'kind': target.kind,
@@ -873,13 +885,14 @@ class _Launcher:
             'first': first,
             'sources': sources,
             'interval': self._interval,
+            'new_environment': environment != self._environment,
         }
         obstacle = self._obstacle(order)
         self._next_is_fork = obstacle is None
         if obstacle is None:
             return self._fork(order)
         self._logger.debug(f'The worker is started by spawn: {obstacle}.')
-        return self._spawn(order)
+        return self._spawn(order, environment)
 
     def _obstacle(self, order):
         """Why the worker can't be a fork of this process, if so."""
@@ -889,7 +902,7 @@ class _Launcher:
             return 'there are threads' if _CAN_FORK else 'a fork is not safe on this platform'
         if self._is_traced():
             return 'the interpreter is traced from its start'
-        if self._has_aged():
+        if order['new_environment']:
             return 'what is installed has changed'
         shadowed = _shadowed(_path0(order), sys.modules)
         if shadowed:
@@ -899,12 +912,6 @@ class _Launcher:
     @staticmethod
     def _is_traced():
         return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
-
-    def _has_aged(self):
-        """Whether this interpreter is older than what is installed."""
-        if self._environment is None:
-            self._environment = _environment()
-        return self._environment != _environment()
 
     def _fork(self, order):
         read, write = _pipe()
@@ -923,21 +930,19 @@ class _Launcher:
         _close(write)
         return _Worker(pid, read)
 
-    def _spawn(self, order):
-        order['new_environment'] = self._has_aged()
+    def _spawn(self, order, environment):
         order['mask'], order['ignored'] = self._waiter.mask, self._waiter.ignored
-        standby, self._standby = self._standby, None
-        if standby and self._standby_environment != _environment():
+        if self._standby and self._standby_environment != environment:
             self._logger.debug('The standby is thrown away: what is installed has changed.')
-            standby.kill()
-            standby.wait()
-            standby = None
-        order['is_standby'] = standby is not None
-        worker = standby or _boot(self.target.options, self._waiter)
+            self.drop_standby()
+        worker, self._standby = self._standby, None
+        order['is_standby'] = worker is not None
         try:
+            worker = worker or _boot(self.target.options, self._waiter)
             worker.begin(order)
-        except BrokenPipeError:
-            self._logger.debug(f'PID {worker.pid} has died before its start.')
+        except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
+            worker = _boot(self.target.options, self._waiter)
+            worker.begin({**order, 'is_standby': False})
         return worker
 
     def prepare(self):
@@ -953,10 +958,11 @@ class _Launcher:
         if standby:
             standby.kill()
             standby.wait()
+            standby.close()
 
     def reap_standby(self):
         if self._standby and self._standby.poll() is not None:
-            self._standby = None  # it has died by itself: the next start is a plain one
+            self.drop_standby()  # it has died by itself: the next start is a plain one
 
     def pids(self):
         """Our own children: no worker has left them behind."""
