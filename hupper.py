@@ -1215,7 +1215,7 @@ class _Observer:
         self._installed = _installed_folders()
         self._is_installed = {}  # folder -> whether it is one of those or below, by its real path
         self._modules_seen = 0
-        self._missed = set()
+        self._reported = set()
         self._observe()
 
     def _observe(self):
@@ -1243,7 +1243,7 @@ class _Observer:
             return create(loader, spec)
 
         def open_code(path):
-            observer.see(os.path.abspath(path))
+            observer.see(path)
             return open_any(path)
 
         SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
@@ -1268,16 +1268,22 @@ class _Observer:
             if not self._returns(path):
                 raise
             stat = os.stat(path)
-        if self.is_watched(path):
-            self.handshake.send('import', path, _signature(path, stat))
+        self._report('import', path, stat)
         if len(sys.modules) > self._modules_seen + 1:
             self.look_at_modules()
         self._modules_seen = len(sys.modules)
         return stat
 
     def see(self, path, kind='import'):
+        """Report a file that is about to be read."""
+        self._report(kind, path)
+
+    def _report(self, kind, path, stat=None):
+        if not os.path.isabs(path):
+            path = os.path.abspath(path)
         if self.is_watched(path):
-            self.handshake.send(kind, path, _signature(path))
+            self._reported.add(path)
+            self.handshake.send(kind, path, _signature(path, stat))
 
     def look_at_modules(self):
         """Report what loaders have brought in that passed the above by, as far as can be told afterwards."""
@@ -1289,19 +1295,22 @@ class _Observer:
         self._modules_seen = len(modules)
 
     def _see_late(self, path):
-        """Report a file that has been read already: it counts as changed if it is younger than this worker."""
+        """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
         try:
             path = os.path.abspath(path)
             stat = os.stat(path)
         except (OSError, TypeError, ValueError):
             return
-        if self.is_watched(path):
+        if path not in self._reported and self.is_watched(path):
+            self._reported.add(path)
             changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
             self.handshake.send('late', path, 1 if changed else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
-        while error is not None:
+        seen = set()
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
             trace = error.__traceback__
             while trace:
                 if trace.tb_frame.f_globals is not globals():
@@ -1322,8 +1331,8 @@ class _Observer:
             invalidate_caches()
             return PathFinder.find_spec(name, path, target)
         for place in places:
-            if place not in self._missed and self.is_watched(place):
-                self._missed.add(place)
+            if place not in self._reported and self.is_watched(place):
+                self._reported.add(place)
                 self.handshake.send('missing', place)
         return None
 
