@@ -98,19 +98,18 @@ class Program:
     def __init__(self, command, folder, bin, port=None, **environ):
         self.port = port
         self.mark = f'CI_PROGRAM={uuid.uuid4().hex}'
-        self.log_path = Path(folder, 'program.log')
+        self.output = tempfile.NamedTemporaryFile(prefix='hupper-ci-log-')  # not in *folder*, which may be watched
         key, value = self.mark.split('=')
         environ = clean_environ(bin, **environ, **{key: value})
         command = shlex.split(command)
-        with open(self.log_path, 'wb') as log:
-            self.process = subprocess.Popen(
-                [shutil.which(command[0], path=environ['PATH']), *command[1:]],
-                cwd=folder,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.process = subprocess.Popen(
+            [shutil.which(command[0], path=environ['PATH']), *command[1:]],
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+        )
 
     def __enter__(self):
         return self
@@ -123,9 +122,10 @@ class Program:
         if kind is not None:
             lines = [line for line in self.log().splitlines() if 'GET /' not in line]  # no access log
             print('--- output of the program', *lines[-60:], '---', sep='\n')
+        self.output.close()
 
     def log(self):
-        return self.log_path.read_text(errors='backslashreplace')
+        return Path(self.output.name).read_text(errors='backslashreplace')
 
     def alive(self):
         """Return the pids of everything that this program started and that runs: its environment is inherited."""
