@@ -948,7 +948,11 @@ class _Launcher:
     def prepare(self):
         """Get ready for the next start."""
         if self._next_is_fork:
-            import runpy  # noqa: F401  what every fork would have to import
+            import runpy  # noqa: F401  what every fork would have to import, and to find out
+            import warnings  # noqa: F401
+
+            for module in list(sys.modules.values()):
+                _is_installed(getattr(module, '__file__', None) or '')
         elif self._standby is None and not self._is_traced():
             self._standby_environment = _environment()
             self._standby = _boot(self.target.options, self._waiter)
@@ -1212,8 +1216,6 @@ class _Observer:
         self._started = order['started_ns']
         self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
         self._patience = order['interval']
-        self._installed = _installed_folders()
-        self._is_installed = {}  # folder -> whether it is one of those or below, by its real path
         self._modules_seen = 0
         self._reported = set()
         self._observe()
@@ -1232,7 +1234,7 @@ class _Observer:
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
-            if path.endswith('.pyc') and observer.is_watched(path):
+            if path.endswith('.pyc') and not _is_installed(path):
                 changed = getattr(loader, '_changed_ns', 0)
                 if os.stat(path).st_mtime_ns < changed + observer._MARGIN:
                     raise OSError(f'{path} may be older than its source')
@@ -1250,15 +1252,6 @@ class _Observer:
         ExtensionFileLoader.create_module = create_module
         io.open_code, open_any = open_code, io.open_code  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
-
-    def is_watched(self, path):
-        """Whether a file is the app's: installed ones are left out, but for those that are linked in from elsewhere."""
-        folder = os.path.dirname(path)
-        installed = self._is_installed.get(folder)
-        if installed is None:
-            installed = (os.path.realpath(folder) + os.sep).startswith(self._installed)
-            self._is_installed[folder] = installed
-        return not installed or (os.path.islink(path) and not os.path.realpath(path).startswith(self._installed))
 
     def see_source(self, path):
         """Report a source that is about to be read; return its status."""
@@ -1281,7 +1274,7 @@ class _Observer:
     def _report(self, kind, path, stat=None):
         if not os.path.isabs(path):
             path = os.path.abspath(path)
-        if self.is_watched(path):
+        if not _is_installed(path):
             self._reported.add(path)
             self.handshake.send(kind, path, _signature(path, stat))
 
@@ -1296,15 +1289,16 @@ class _Observer:
 
     def _see_late(self, path):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
+        if not isinstance(path, str) or path in self._reported or _is_installed(path):
+            return
         try:
             path = os.path.abspath(path)
             stat = os.stat(path)
-        except (OSError, TypeError, ValueError):
+        except (OSError, ValueError):
             return
-        if path not in self._reported and self.is_watched(path):
-            self._reported.add(path)
-            changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
-            self.handshake.send('late', path, 1 if changed else _signature(path, stat))
+        self._reported.add(path)
+        changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
+        self.handshake.send('late', path, 1 if changed else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1331,7 +1325,7 @@ class _Observer:
             invalidate_caches()
             return PathFinder.find_spec(name, path, target)
         for place in places:
-            if place not in self._reported and self.is_watched(place):
+            if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
                 self.handshake.send('missing', place)
         return None
@@ -1351,15 +1345,30 @@ class _Observer:
 _observer = _former_main = None
 
 
-def _installed_folders():
-    """Where the interpreter's own library and installed packages are, by their real paths."""
+def _is_installed(path):
+    """Whether a file belongs to Python or to an installed package, and is not linked in from elsewhere."""
+    folder = os.path.dirname(path)
+    installed = _installed_folders.get(folder)
+    if installed is None:
+        if not _library:
+            _library.extend(os.path.realpath(each) + os.sep for each in _library_folders())
+        installed = (os.path.realpath(folder) + os.sep).startswith(tuple(_library))
+        _installed_folders[folder] = installed
+    return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
+
+
+_library = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
+_installed_folders = {}
+
+
+def _library_folders():
     site = sys.modules.get('site')
-    folders = [os.path.dirname(os.__file__), os.path.join(sys.base_prefix, 'lib_pypy')]
+    yield os.path.dirname(os.__file__)
+    yield os.path.join(sys.base_prefix, 'lib_pypy')
     if site:
-        folders += getattr(site, 'getsitepackages', list)() + (
-            [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
-        )
-    return tuple(os.path.realpath(folder) + os.sep for folder in folders)
+        yield from getattr(site, 'getsitepackages', list)()
+        if site.ENABLE_USER_SITE:
+            yield site.getusersitepackages()
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
@@ -2399,7 +2408,6 @@ def _seconds(name, value):
 
 def _syntax_error(path):
     """Return what CPython says of a source that does not parse; None if it does, or if that can't be told here."""
-    import traceback
     import warnings
 
     try:
@@ -2408,6 +2416,8 @@ def _syntax_error(path):
             compile(file.read(), path, 'exec', dont_inherit=True)
     except SyntaxError as error:
         if not str(error.msg).startswith(('unknown encoding', 'encoding problem')):
+            import traceback
+
             return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
     except (OSError, ValueError, MemoryError, RecursionError):
         pass  # the new worker will tell
