@@ -1,0 +1,785 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Measure hupper.py beside other reloaders: same apps, same interpreter, one run, in rotation.
+
+    python .ci/bench.py                  everything, about 20 minutes
+    python .ci/bench.py --quick          the same with few samples, under two minutes
+    python .ci/bench.py --only start,idle --rows hupper.py,entr
+
+It prints one Markdown table and asserts nothing. The other reloaders come from PyPI (and entr from Debian) into
+an environment of their own in ~/.cache/hupper-bench, made at the first run. Linux only: it reads /proc.
+
+How the figures are made:
+
+start     from just before the program is launched to the time that the app writes in its first line.
+reload    from just before the rename (or the open, for a save in place) of the changed module to the time that the
+          new worker writes in its first line. All contenders are up at once, each with its own copy of the app; each
+          gets a save 2 to 6 s after its last one; the next save waits until the last one is done, or half a second.
+big       the same with an app that imports 2,000 modules, saved atomically.
+boot      the app has read its module and boots for another half second: a save in that time. Lost: the new code does
+          not run within 7 s.
+same      two saves of one size in one second. Stale: the second one's code does not run within 7 s.
+idle      context switches and CPU time (schedstat) of all threads of the tree in 10 s, the app asleep.
+memory    PSS of the tree, which is alone on the machine with its copy of the interpreter.
+growth    the tree after the last of 300 reloads, less the tree after the 20th (fewer where 2 minutes were too short).
+
+All times are CLOCK_MONOTONIC. "bare" is `python -m app` without any reloader, launched between the others' turns;
+the number after x is the ratio of the medians to bare's.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import glob
+import math
+import os
+import platform
+import random
+import select
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'hupper-bench')
+PACKAGES = ['hupper==1.12.1', 'watchfiles', 'watchdog[watchmedo]', 'werkzeug', 'django']
+DEADLINE = 7.0  # seconds after which a save counts as lost: 5, and two intervals of a polling reloader
+
+# ---------------------------------------------------------------- environment
+
+
+class Environment:
+    """A virtual environment with the other reloaders, and what every process of the benchmark gets to see."""
+
+    def __init__(self):
+        self.root = os.path.join(CACHE, 'python' + platform.python_version())
+        self.python = os.path.join(self.root, 'bin', 'python')
+        if not os.path.exists(os.path.join(self.root, 'complete')):
+            self._install()
+        self.entr = shutil.which('entr') or self._entr()
+        # Not inherited: PYTHON* and the like would change what is measured.
+        self.variables = {
+            'PATH': os.path.join(self.root, 'bin') + ':/usr/local/bin:/usr/bin:/bin',
+            'HOME': os.path.expanduser('~'),
+            'LANG': 'C.UTF-8',
+            'LD_LIBRARY_PATH': os.path.join(self.root, 'lib'),
+        }
+
+    def _install(self):
+        say('making an environment in', self.root)
+        shutil.rmtree(self.root, ignore_errors=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+        # A copy of the interpreter, so that its pages are not shared (PSS!) with this process and others.
+        base = getattr(sys, '_base_executable', sys.executable)
+        subprocess.run([base, '-m', 'venv', '--copies', self.root], check=True, env=clean)
+        library = os.path.join(sysconfig.get_config_var('LIBDIR'), sysconfig.get_config_var('INSTSONAME') or '')
+        if '.so' in os.path.basename(library) and os.path.exists(library):
+            shutil.copy2(library, os.path.join(self.root, 'lib'))
+        subprocess.run([self.python, '-m', 'pip', 'install', '-q', *PACKAGES], check=True, env=clean)
+        open(os.path.join(self.root, 'complete'), 'w').close()
+
+    def _entr(self):
+        """entr out of its Debian package, without installing it."""
+        found = os.path.join(CACHE, 'entr', 'usr', 'bin', 'entr')
+        if not os.path.exists(found) and shutil.which('apt-get'):
+            os.makedirs(CACHE, exist_ok=True)
+            subprocess.run(['apt-get', 'download', '-q', 'entr'], cwd=CACHE, stdout=subprocess.DEVNULL)
+            for package in glob.glob(os.path.join(CACHE, 'entr_*.deb')):
+                subprocess.run(['dpkg', '-x', package, os.path.join(CACHE, 'entr')])
+        return found if os.path.exists(found) else None
+
+    def describe(self):
+        code = 'from importlib.metadata import version as v; print(", ".join(n + " " + v(n) for n in %r))'
+        names = ['hupper', 'watchfiles', 'watchdog', 'werkzeug', 'django']
+        versions = subprocess.run([self.python, '-c', code % names], env=self.variables, stdout=subprocess.PIPE)
+        interpreter = f'{platform.python_implementation()} {platform.python_version()}'
+        system = f'{os.cpu_count()} cores, Linux {platform.release()}, {time.strftime("%B %Y")}'
+        return f'{interpreter}, {system}; {versions.stdout.decode().strip()}'
+
+
+# ---------------------------------------------------------------- contenders
+
+SERVE_HUPPER = "import hupper\nhupper.start_reloader('app.main')\n"
+
+SERVE_WERKZEUG = """\
+from werkzeug._reloader import run_with_reloader
+def main():
+    import app
+    app.main()
+if __name__ == '__main__':
+    run_with_reloader(main, reloader_type='stat')
+"""
+
+SERVE_DJANGO = """\
+from django.utils.autoreload import run_with_reloader
+def main():
+    import django
+    from django.conf import settings
+    settings.configure(DEBUG=True)
+    django.setup()
+    import app
+    app.main()
+if __name__ == '__main__':
+    run_with_reloader(main)
+"""
+
+
+class Peer:
+    """How one contender is started: words between bars, PYTHON, BIN, ENTR and COMMAND filled in."""
+
+    def __init__(self, name, command, serve=None, variables=None, ours=False, files=False):
+        self.name, self.command = name, command.split('|')
+        self.serve = serve  # the text of a serve.py
+        self.variables = variables or {}
+        self.ours = ours  # wants our hupper.py in its folder
+        self.files = files  # wants the files to watch on stdin
+
+
+def hupper1(kind):
+    return {'HUPPER_DEFAULT_MONITOR': f'hupper.{kind}.{kind.capitalize()}FileMonitor'}
+
+
+BARE = Peer('bare', 'PYTHON|-m|app')
+OURS = [
+    Peer('`python hupper.py -m app`', 'PYTHON|hupper.py|-m|app', ours=True),
+    Peer('`python -m hupper -m app`', 'PYTHON|-m|hupper|-m|app', ours=True),
+    Peer('hupper.py API', 'PYTHON|serve.py', SERVE_HUPPER, ours=True),
+    Peer('hupper.py polling', 'PYTHON|hupper.py|--monitor|polling|-m|app', ours=True),
+]
+OTHERS = [
+    Peer('entr', 'ENTR|-nr|PYTHON|-m|app', files=True),
+    Peer('watchfiles', 'BIN/watchfiles|--filter|python|COMMAND|.'),
+    Peer('watchmedo', 'BIN/watchmedo|auto-restart|-d|.|-p|*.py|-R|--|PYTHON|-m|app'),
+    Peer('hupper 1.12 watchdog', 'BIN/hupper|-m|app', variables=hupper1('watchdog')),
+    Peer('hupper 1.12 polling', 'BIN/hupper|-m|app', variables=hupper1('polling')),
+    Peer('hupper 1.12 API', 'PYTHON|serve.py', SERVE_HUPPER),
+    # Its watchdog reloader watches the whole library: with watchdog 7 it is busy with overflows and misses every save.
+    Peer('werkzeug stat', 'PYTHON|serve.py', SERVE_WERKZEUG),
+    Peer('Django', 'PYTHON|serve.py', SERVE_DJANGO),
+]
+
+# ---------------------------------------------------------------- apps
+
+APP = """\
+import os, time
+import part
+%s
+def main():
+    os.write(1, b'APP %%d %%s\\n' %% (time.monotonic_ns(), part.VALUE.encode()))
+    while True:
+        time.sleep(3600)
+if __name__ == '__main__':
+    main()
+"""
+SLOW_BOOT = "os.write(1, b'BOOT\\n')\ntime.sleep(0.5)"
+BIG_COUNT = 2000
+LONG_AGO = time.time() - 86400
+
+
+def small_app(folder, extra=''):
+    write(os.path.join(folder, 'app.py'), APP % extra)
+    write(os.path.join(folder, 'part.py'), part('first'))
+
+
+def big_app(folder):
+    """Two thousand small modules in forty packages, and one that imports them all."""
+    imports = []
+    for p in range(40):
+        write(os.path.join(folder, f'pack{p}', '__init__.py'), '')
+        for m in range(BIG_COUNT // 40 - 1):
+            write(os.path.join(folder, f'pack{p}', f'mod{m}.py'), MODULE % {'n': m})
+            imports.append(f'import pack{p}.mod{m}\n')
+    small_app(folder, ''.join(imports))
+
+
+MODULE = """\
+LIMIT = %(n)d
+class Thing:
+    def __init__(self, value):
+        self.value = value
+    def double(self):
+        return self.value * 2
+def make(value):
+    return Thing(value + LIMIT)
+"""
+
+
+def part(value):
+    return f'VALUE = {value!r}\n'
+
+
+def write(path, text, mtime=LONG_AGO):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'w') as file:
+        file.write(text)
+    os.utime(path, (mtime, mtime))
+
+
+class Projects:
+    """Makes a folder for each run: a copy of the app with its bytecode, and what the contender needs in it."""
+
+    def __init__(self, environment, keep=False):
+        self.environment = environment
+        self.root = tempfile.mkdtemp(prefix='hupper-bench-')
+        self.keep = keep
+        self._templates = {}
+        self._count = 0
+
+    def template(self, make, *arguments):
+        key = (make, arguments)
+        if key not in self._templates:
+            folder = os.path.join(self.root, f'template{len(self._templates)}')
+            make(folder, *arguments)
+            command = [self.environment.python, '-m', 'compileall', '-q', '.']
+            subprocess.run(command, cwd=folder, env=self.environment.variables, stdout=subprocess.DEVNULL)
+            self._templates[key] = folder
+        return self._templates[key]
+
+    def make(self, peer, make=small_app, *arguments):
+        template = self.template(make, *arguments)
+        self._count += 1
+        folder = os.path.join(self.root, f'p{self._count}', 'project')
+        shutil.copytree(template, folder)
+        soon = time.time() + 10  # hupper.py wants bytecode to be younger than its source, which was copied just now
+        for path in glob.glob(os.path.join(folder, '**', '*.pyc'), recursive=True):
+            os.utime(path, (soon, soon))
+        if peer.serve:
+            write(os.path.join(folder, 'serve.py'), peer.serve)
+        if peer.ours:
+            shutil.copy2(os.path.join(CHECKOUT, 'hupper.py'), folder)
+        return folder
+
+    def remove(self):
+        if not self.keep:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- one contender at work
+
+
+class Run:
+    """One contender started in one project; knows its processes by a variable in their environment."""
+
+    def __init__(self, environment, peer, folder):
+        self.environment, self.peer, self.folder = environment, peer, folder
+        self.saves = 0
+        self._lines = b''
+
+    def start(self):
+        python = self.environment.python
+        words = {
+            'PYTHON': python,
+            'ENTR': self.environment.entr,
+            'COMMAND': shlex.join([python, '-m', 'app']),
+        }
+        command = [words.get(w, w.replace('BIN/', os.path.dirname(python) + '/')) for w in self.peer.command]
+        self.marker = f'BENCH_RUN={os.getpid()}.{id(self)}'
+        variables = dict(self.environment.variables, BENCH_RUN=self.marker.split('=')[1], **self.peer.variables)
+        stdin = open(os.devnull)
+        if self.peer.files:
+            stdin = tempfile.TemporaryFile('w+')
+            names = glob.glob(os.path.join(self.folder, '**', '*.py'), recursive=True)
+            stdin.write('\n'.join(names) + '\n')
+            stdin.flush()
+            stdin.seek(0)
+        log = open(os.path.join(os.path.dirname(self.folder), 'log'), 'a')
+        self.began = time.monotonic_ns()
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=variables,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,
+            start_new_session=True,
+        )
+        stdin.close()
+        log.close()
+        self.fd = self.process.stdout.fileno()
+        return self
+
+    def read(self, wanted, timeout):
+        """The first line within timeout seconds that starts with one of wanted, as a list of words, or None."""
+        end = time.monotonic() + timeout
+        while True:
+            while b'\n' in self._lines:
+                line, self._lines = self._lines.split(b'\n', 1)
+                words = line.decode('utf-8', 'replace').split()
+                if words and words[0] in wanted:
+                    return words
+            left = end - time.monotonic()
+            if not select.select([self.fd], [], [], max(left, 0))[0]:
+                return None
+            data = os.read(self.fd, 65536)
+            if not data:
+                time.sleep(min(0.1, max(left, 0)))  # all writers are gone; can't be, or the contender is
+                if left <= 0:
+                    return None
+            self._lines += data
+
+    def wait(self, value=None, timeout=DEADLINE):
+        """The time at which the app wrote (this value), or None after timeout seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            words = self.read(('APP',), end - time.monotonic())
+            if words is None:
+                return None
+            if value is None or words[2] == value:
+                return int(words[1])
+
+    def save(self, value, in_place=False, name='part.py', text=None):
+        """Save a module as an editor does; the time just before that."""
+        path = os.path.join(self.folder, name)
+        text = part(value) if text is None else text
+        if in_place:
+            began = time.monotonic_ns()
+            with open(path, 'w') as file:
+                file.write(text)
+            return began
+        with open(path + '.tmp', 'w') as file:
+            file.write(text)
+        began = time.monotonic_ns()
+        os.rename(path + '.tmp', path)
+        return began
+
+    def next_value(self):
+        """A new value of another length than the last, so that no bytecode is taken for that of this source."""
+        self.saves += 1
+        return f'{self.saves}-' + 'x' * (self.saves % 37 + 1)
+
+    def pids(self):
+        found = []
+        for name in os.listdir('/proc'):
+            if name.isdigit() and self.marker in proc(name, 'environ').split('\0'):
+                found.append(int(name))
+        return found
+
+    def stop(self):
+        """Kill the tree; measured is something else."""
+        kill(self.process.pid)
+        self.process.wait()
+        for _ in range(100):
+            left = self.pids()
+            for pid in left:
+                kill(pid)
+            if not left:
+                break
+            time.sleep(0.01)
+        self.process.stdout.close()
+
+    __enter__ = start
+
+    def __exit__(self, *exc):
+        self.stop()
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def proc(*names):
+    """The text of a file below /proc, empty when it is gone."""
+    try:
+        with open(os.path.join('/proc', *map(str, names)), errors='replace') as file:
+            return file.read()
+    except OSError:
+        return ''
+
+
+def fields(text):
+    """{name: number} of the lines 'name: number ...'."""
+    pairs = (line.split(':', 1) for line in text.splitlines() if ':' in line)
+    return {name: int(rest.split()[0]) for name, rest in pairs if rest.split() and rest.split()[0].isdigit()}
+
+
+def threads(run):
+    for pid in run.pids():
+        try:
+            for tid in os.listdir(f'/proc/{pid}/task'):
+                yield os.path.join(str(pid), 'task', tid)
+        except OSError:
+            pass
+
+
+def activity(run):
+    """Context switches and CPU nanoseconds of all threads of the tree so far."""
+    switches = cpu = 0
+    for task in threads(run):
+        status = fields(proc(task, 'status'))
+        switches += status.get('voluntary_ctxt_switches', 0) + status.get('nonvoluntary_ctxt_switches', 0)
+        cpu += int((proc(task, 'schedstat').split() or ['0'])[0])
+    return switches, cpu
+
+
+def belongings(run):
+    """What a leak would make grow: {descriptors, threads, zombies, KiB}."""
+    count = collections.Counter()
+    pids = run.pids()
+    for pid in pids:
+        try:
+            count['descriptors'] += len(os.listdir(f'/proc/{pid}/fd'))
+        except OSError:
+            pass
+        memory = fields(proc(pid, 'smaps_rollup'))
+        count['KiB'] += memory.get('Pss_Anon', memory.get('Pss', 0))
+    count['threads'] = len(list(threads(run)))
+    for name in os.listdir('/proc'):
+        state = proc(name, 'stat').rpartition(')')[2].split() if name.isdigit() else ''
+        if state and state[0] == 'Z' and int(state[1]) in pids:
+            count['zombies'] += 1
+    return count
+
+
+# ---------------------------------------------------------------- measurements
+# Each takes the bench (peers, amounts) and returns {column: {name of the peer: samples or text}}.
+
+
+class Bench:
+    """What all measurements share."""
+
+    def __init__(self, environment, projects, peers, quick):
+        self.environment, self.projects, self.peers, self.quick = environment, projects, peers, quick
+        self.reloaders = [p for p in peers if p is not BARE]
+
+    def amount(self, full, quick):
+        return quick if self.quick else full
+
+    def run(self, peer, *app):
+        return Run(self.environment, peer, self.projects.make(peer, *app))
+
+    def up(self, peers, *app):
+        """All of these started, one after the other, each waited for; those that do not start are told."""
+        runs = []
+        fresh = [self.run(p, *app) for p in peers]
+        time.sleep(2.2)  # sources that have just changed are read without bytecode by hupper.py
+        for run in fresh:
+            p = run.start().peer
+            if run.wait(timeout=20) is None:
+                say(p.name, 'does not start; see', os.path.join(os.path.dirname(run.folder), 'log'))
+                self.projects.keep = True
+                run.stop()
+            else:
+                runs.append(run)
+        return runs
+
+    def trials(self, drill, count):
+        """{name: [failed?, ...]} of a drill(run) on fresh runs, several at once."""
+        results = {p.name: [] for p in self.reloaders}
+        self.projects.template(*(drill.app or (small_app,)))  # here, not in many threads
+        todo = [p for p in self.reloaders for _ in range(count)]
+        random.shuffle(todo)
+
+        def once(p):
+            run = self.run(p, *drill.app)
+            failed = True
+            try:
+                failed = drill(run)
+            finally:
+                run.stop()
+                if not (failed and self.projects.keep):
+                    shutil.rmtree(os.path.dirname(run.folder), ignore_errors=True)
+            return p.name, failed
+
+        with concurrent.futures.ThreadPoolExecutor(self.amount(8, 16)) as pool:
+            for name, failed in pool.map(once, todo):
+                if failed is not None:
+                    results[name].append(failed)
+        return results
+
+
+def measure_start(bench):
+    """Launches in rotation; the first of each is not counted (it may write bytecode)."""
+    folders = {p: bench.projects.make(p) for p in bench.peers}
+    time.sleep(2.2)  # as in `up`
+    samples = {p.name: [] for p in bench.peers}
+    for turn in range(bench.amount(30, 5) + 1):
+        for p in random.sample(bench.peers, len(bench.peers)):
+            with Run(bench.environment, p, folders[p]) as run:
+                wrote = run.wait(timeout=20)
+            if turn and wrote:
+                samples[p.name].append((wrote - run.began) / 1e6)
+    return {'start': samples}
+
+
+def measure_reload(bench):
+    count = bench.amount(30, 2)
+    atomic, in_place = reloads(bench, count, 2, small_app)
+    return {'reload, atomic': atomic, 'reload, in place': in_place}
+
+
+def measure_big(bench):
+    return {'reload, 2,000 modules': reloads(bench, bench.amount(15, 2), 1, big_app)[0]}
+
+
+def reloads(bench, count, kinds, app):
+    """Milliseconds of each reload: ({name: [...]} for atomic saves, {name: [...]} for saves in place)."""
+    samples = [{p.name: [] for p in bench.peers} for _ in range(2)]
+    runs = bench.up(bench.peers, app)
+    gap = bench.amount((2, 6), (2, 3))
+    due = {run: time.monotonic() + random.uniform(*gap) for run in runs}
+    left = {run: max(count, 5) * kinds if run.peer is BARE else count * kinds for run in runs}
+    pending = {}  # run: (when the save began, its value, kind, when it was)
+    quiet = 0  # until then nobody else is disturbed
+    while due or pending:
+        now = time.monotonic()
+        ready = [run for run in due if due[run] <= now]
+        if ready and now >= quiet:
+            run = min(ready, key=due.get)
+            kind = left[run] % kinds
+            if run.peer is BARE:
+                run.stop()
+                run.start()
+                pending[run] = (run.began, 'first', kind, now)
+            else:
+                value = run.next_value()
+                pending[run] = (run.save(value, in_place=kind == 1), value, kind, now)
+            del due[run]
+            quiet = now + 0.5
+        fds = {run.fd: run for run in pending}
+        wake = min([quiet if ready else min(due.values(), default=now + 1)], default=now + 1)
+        for fd in select.select(list(fds), [], [], min(1, max(0.001, wake - time.monotonic())))[0]:
+            run = fds[fd]
+            began, value, kind, _ = pending[run]
+            wrote = run.wait(value, timeout=0)
+            if wrote:
+                samples[kind][run.peer.name].append((wrote - began) / 1e6)
+                done(run, pending, due, left, gap)
+                quiet = time.monotonic()
+        for run in [r for r in pending if time.monotonic() - pending[r][3] > 10]:
+            samples[pending[run][2]][run.peer.name].append(math.inf)
+            done(run, pending, due, left, gap)
+    for run in runs:
+        run.stop()
+    samples[0][BARE.name] = samples[1][BARE.name] = samples[0][BARE.name] + samples[1][BARE.name]
+    return samples
+
+
+def done(run, pending, due, left, gap):
+    del pending[run]
+    left[run] -= 1
+    if left[run]:
+        due[run] = time.monotonic() + random.uniform(*gap)
+
+
+def measure_boot(bench):
+    columns = {'save at first boot: lost': bench.trials(save_at_boot, bench.amount(20, 1))}
+    if not bench.quick:
+        columns["save at a reload's boot: lost"] = bench.trials(save_at_reboot, 20)
+    return columns
+
+
+def save_at_boot(run):
+    """True if a save while the app boots, after it has read the module, is lost."""
+    run.start()
+    return save_while_booting(run)
+
+
+def save_at_reboot(run):
+    """The same while it boots because of an earlier save."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(2.2)
+    run.save('second-one')
+    return save_while_booting(run)
+
+
+def save_while_booting(run):
+    if run.read(('BOOT',), 20) is None:
+        return True
+    time.sleep(random.uniform(0, 0.45))
+    run.save('the-last-one')
+    return run.wait('the-last-one') is None
+
+
+save_at_boot.app = save_at_reboot.app = (small_app, SLOW_BOOT)
+
+
+def measure_same(bench):
+    return {'same size in one second: stale': bench.trials(same_size, bench.amount(20, 1))}
+
+
+def same_size(run):
+    """True if of two saves of one length in one second the second does not run; None if the second was missed."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    for _ in range(5):
+        time.sleep(1.2)
+        time.sleep(1.03 - time.time() % 1)
+        second = int(time.time())
+        run.save('aaaa')
+        run.wait('aaaa', max(0, second + 0.7 - time.time()))
+        time.sleep(random.uniform(0, 0.05))
+        run.save('bbbb')
+        if int(os.stat(os.path.join(run.folder, 'part.py')).st_mtime) == second:
+            return run.wait('bbbb') is None
+        run.wait('bbbb')
+    return None
+
+
+same_size.app = ()
+
+
+def measure_idle(bench):
+    """Small and big apps, all asleep."""
+    runs = {'small': bench.up(bench.peers), 'big': bench.up(bench.peers, big_app)}
+    time.sleep(bench.amount(6, 4))
+    before = {run: activity(run) for size in runs.values() for run in size}
+    time.sleep(10)
+    after = {run: activity(run) for size in runs.values() for run in size}
+    columns = {}
+    for size, name in (('small', ''), ('big', ', 2,000 modules')):
+        switches, cpu = columns['idle switches' + name], columns['idle CPU' + name] = {}, {}
+        for run in runs[size]:
+            switches[run.peer.name] = str(after[run][0] - before[run][0])
+            cpu[run.peer.name] = f'{(after[run][1] - before[run][1]) / 1e6:.1f} ms'
+            run.stop()
+    return columns
+
+
+def measure_memory(bench):
+    samples = {p.name: [] for p in bench.peers}
+    for _ in range(bench.amount(3, 1)):
+        for p in bench.peers:
+            with bench.run(p) as run:
+                if run.wait(timeout=20):
+                    time.sleep(bench.amount(3, 1))
+                    pss = sum(fields(proc(pid, 'smaps_rollup')).get('Pss', 0) for pid in run.pids())
+                    samples[p.name].append(pss / 1024)
+    return {'memory (MiB)': samples}
+
+
+def measure_growth(bench):
+    count, budget, warm = bench.amount((300, 120, 20), (20, 4, 3))
+    runs = bench.up(bench.reloaders)
+
+    def many(run):
+        end, before, reached = time.monotonic() + budget, None, 0
+        while reached < count and (time.monotonic() < end or reached <= warm):
+            value = run.next_value()
+            run.save(value)
+            run.wait(value, 3)
+            reached += 1
+            if reached == warm:
+                time.sleep(2)
+                before = belongings(run)
+        time.sleep(2)
+        after = belongings(run)
+        after.subtract(before)
+        grown = [f'{after[what]:+d} {what}' for what in ('descriptors', 'threads', 'zombies') if after[what]]
+        return f'{", ".join(grown) or "none"}, {after["KiB"]:+d} KiB ({reached})'
+
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(runs))) as pool:
+        grown = dict(zip((run.peer.name for run in runs), pool.map(many, runs)))
+    for run in runs:
+        run.stop()
+    return {'growth over reloads': grown}
+
+
+MEASUREMENTS = {
+    'start': measure_start,
+    'reload': measure_reload,
+    'big': measure_big,
+    'boot': measure_boot,
+    'same': measure_same,
+    'idle': measure_idle,
+    'memory': measure_memory,
+    'growth': measure_growth,
+}
+
+# ---------------------------------------------------------------- table
+
+
+def cell(samples, bare):
+    """Median (p95) xRATIO for numbers, n of N for failures, text as it is."""
+    if isinstance(samples, str):
+        return samples
+    if not samples:
+        return '-'
+    if isinstance(samples[0], bool):
+        return f'{sum(samples)} of {len(samples)}'
+    came = sorted(s for s in samples if s != math.inf)
+    if not came:
+        return 'never'
+    text = f'{statistics.median(came):.1f}'
+    if len(came) > 3:
+        text += f' ({came[math.ceil(len(came) * 0.95) - 1]:.1f})'
+    if bare:
+        text += f' x{statistics.median(came) / statistics.median(bare):.2f}'
+    if len(came) < len(samples):
+        text += f', {len(samples) - len(came)} of {len(samples)} lost'
+    return text
+
+
+def table(columns, names):
+    lines = ['| | ' + ' | '.join(columns) + ' |', '|---' * (len(columns) + 1) + '|']
+    for name in names:
+        row = []
+        for column in columns.values():
+            bare = column.get(BARE.name)
+            row.append(cell(column.get(name, []), bare if isinstance(bare, list) else None))
+        lines.append(f'| {name} | {" | ".join(row)} |')
+    return '\n'.join(lines)
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- command line
+
+
+def choose(environment, others, rows):
+    """The peers that can be run here and that were asked for."""
+    peers = [BARE]
+    for p in others:
+        if p.ours and not os.path.exists(os.path.join(CHECKOUT, 'hupper.py')):
+            say(p.name, 'left out: no hupper.py in', CHECKOUT)
+        elif p.files and not environment.entr:
+            say(p.name, 'left out: it is not installed, and Debian is out of reach')
+        elif not rows or any(row in p.name for row in rows.split(',')):
+            peers.append(p)
+    return peers
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Measure hupper.py beside other reloaders.')
+    parser.add_argument('--quick', action='store_true', help='few samples, under two minutes')
+    parser.add_argument('--only', metavar='NAME,NAME', default=','.join(MEASUREMENTS), help='default: %(default)s')
+    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name has one of these texts in it')
+    parser.add_argument('--keep', action='store_true', help='keep the projects and their logs')
+    options = parser.parse_args()
+    unknown = set(options.only.split(',')) - set(MEASUREMENTS)
+    if unknown:
+        parser.error('no such measurement: ' + ', '.join(sorted(unknown)))
+
+    environment = Environment()
+    projects = Projects(environment, options.keep)
+    bench = Bench(environment, projects, choose(environment, OURS + OTHERS, options.rows), options.quick)
+    columns = {}
+    try:
+        for name in options.only.split(','):
+            began = time.monotonic()
+            columns.update(MEASUREMENTS[name](bench))
+            say(f'{name}: {time.monotonic() - began:.0f} s')
+    finally:
+        projects.remove()
+    print(table(columns, [p.name for p in bench.peers]))
+    print('\n' + environment.describe())
+    if projects.keep:
+        print('kept:', projects.root)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Count how often reloaders miss a saved change, and print the table of the README.
+
+    python .ci/promises.py [--times N] [--rows TEXT,TEXT] [--only TEXT,TEXT]
+
+Each cell is `lost n of N`: N fresh starts of an app of two modules, with one change made in the way of the column;
+lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time).
+The other reloaders and the environment are those of bench.py, beside this file.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import time
+
+import bench
+from bench import Peer, part, small_app, write
+
+PEERS = [
+    Peer('hupper.py, inotify', 'PYTHON|hupper.py|--monitor|inotify|-m|app', ours=True),
+    Peer('hupper.py, watchdog', 'PYTHON|hupper.py|--monitor|watchdog|-m|app', ours=True),
+    Peer('hupper.py, polling', 'PYTHON|hupper.py|--monitor|polling|-m|app', ours=True),
+] + [p for p in bench.OTHERS if not p.name.endswith('API')]
+
+
+def older_file(run):
+    """The backup of yesterday is moved over today's file."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(2.2)
+    run.save('of-today')
+    if run.wait('of-today') is None:
+        return True
+    time.sleep(2.2)
+    path = os.path.join(run.folder, 'part.py')
+    write(path + '.bak', part('of-yesterday'))
+    os.rename(path + '.bak', path)
+    return run.wait('of-yesterday') is None
+
+
+def package_app(folder):
+    small_app(folder, 'from package import part')
+    os.remove(os.path.join(folder, 'part.py'))
+    write(os.path.join(folder, 'app.py'), bench.APP.replace('import part', '') % 'from package import part')
+    write(os.path.join(folder, 'package', '__init__.py'), '')
+    write(os.path.join(folder, 'package', 'part.py'), part('first'))
+
+
+def package_replaced(run):
+    """The package's folder is removed and written again, or exchanged by renames; then a file in it is saved."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(2.2)
+    package = os.path.join(run.folder, 'package')
+    new = os.path.join(run.folder, 'new') if random.random() < 0.5 else package
+    if new is package:
+        while os.path.exists(package):  # a reloader that is quick may write bytecode into it meanwhile
+            shutil.rmtree(package, ignore_errors=True)
+        time.sleep(random.uniform(0, 0.3))
+    write(os.path.join(new, '__init__.py'), '', time.time())
+    write(os.path.join(new, 'part.py'), part('of-the-branch'), time.time())
+    if new is not package:
+        os.rename(package, package + '-old')
+        os.rename(new, package)
+    if run.wait('of-the-branch') is None:
+        return True
+    time.sleep(2.2)
+    run.save('saved-later', name='package/part.py')
+    return run.wait('saved-later') is None
+
+
+def syntax_app(folder):
+    small_app(folder)
+    write(os.path.join(folder, 'part.py'), 'VALUE = (\n')
+
+
+def syntax_error(run):
+    """The first start fails with a SyntaxError; it is mended two seconds after that was told."""
+    run.start()
+    failed(run, 'SyntaxError')
+    run.save('mended')
+    return run.wait('mended') is None
+
+
+def missing_app(folder):
+    small_app(folder)
+    os.remove(os.path.join(folder, 'part.py'))
+
+
+def missing_module(run):
+    """The first start fails for want of a module; it is created two seconds after that was told."""
+    run.start()
+    failed(run, 'ModuleNotFoundError')
+    run.save('created')
+    return run.wait('created') is None
+
+
+def failed(run, error):
+    """Wait until the app's traceback has come; some reloaders keep it for themselves."""
+    log = os.path.join(os.path.dirname(run.folder), 'log')
+    end = time.monotonic() + 5
+    while time.monotonic() < end and error not in open(log, errors='replace').read():
+        time.sleep(0.1)
+    time.sleep(2)
+
+
+older_file.app = ()
+package_replaced.app = (package_app,)
+syntax_error.app = (syntax_app,)
+missing_module.app = (missing_app,)
+
+DRILLS = {
+    'save while the app boots': bench.save_at_boot,
+    'save while it boots again': bench.save_at_reboot,
+    'two saves of one size in one second': bench.same_size,
+    'an older file restored': older_file,
+    'package folder replaced': package_replaced,
+    'first start with a SyntaxError, mended': syntax_error,
+    'first start without a module, created': missing_module,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Count how often reloaders miss a saved change.')
+    parser.add_argument('--times', type=int, default=5, metavar='N', help='trials per cell; default %(default)s')
+    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name has one of these texts in it')
+    parser.add_argument('--only', metavar='TEXT,TEXT', help='only the columns whose name has one of these texts in it')
+    parser.add_argument('--keep', action='store_true', help='keep the projects and logs of lost changes')
+    options = parser.parse_args()
+    environment = bench.Environment()
+    projects = bench.Projects(environment, options.keep)
+    peers = [p for p in bench.choose(environment, PEERS, options.rows) if p is not bench.BARE]
+    tests = bench.Bench(environment, projects, peers, quick=False)
+    columns = {}
+    try:
+        for name, drill in DRILLS.items():
+            if not options.only or any(text in name for text in options.only.split(',')):
+                began = time.monotonic()
+                counts = tests.trials(drill, options.times)
+                columns[name] = {p: f'lost {sum(c)} of {len(c)}' for p, c in counts.items()}
+                bench.say(f'{name}: {time.monotonic() - began:.0f} s')
+    finally:
+        projects.remove()
+    print(bench.table(columns, [p.name for p in peers]))
+    print('\n' + environment.describe())
+    if projects.keep:
+        print('kept:', projects.root)
+
+
+if __name__ == '__main__':
+    main()
