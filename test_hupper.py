@@ -803,6 +803,11 @@ class Distribution(unittest.TestCase):
         self.assertIn('SPDX-License-Identifier: MIT', head)
         self.assertIn('Copyright', head)
 
+    def test_readme_tells_whose_it_is(self):
+        head = self.text('README.md')[:500]
+        self.assertIn('independent', head)
+        self.assertIn('Pylons', head)
+
     def test_only_the_standard_library(self):
         imported = re.findall(r'(?m)^\s*(?:import|from) (\w+)', self.text('hupper.py'))
         foreign = {name for name in imported if name not in STANDARD and name not in ('hupper', 'watchdog')}
@@ -1700,7 +1705,7 @@ class Surroundings(Case):
             monitor.wait_for(f'app {number} {work}')
             if number == 1:
                 shutil.rmtree(work)
-                monitor.wait_for(re.compile('changed; reloading|' + re.escape(WAITING)))
+                monitor.wait_for('Waiting for a file to change')
         monitor.stop()
 
     def test_two_monitors_on_one_project(self):
@@ -1981,7 +1986,7 @@ class API(Case):
         monitor.stop()
 
     def test_graceful_shutdown(self):
-        monitor = self.watch('r.graceful_shutdown()')
+        monitor = self.start_script('hupper.get_reloader().graceful_shutdown()\n' + self.STAY)
         monitor.wait()
         monitor.check_nothing_left()
         monitor.check_workers(1)
