@@ -952,7 +952,8 @@ class _Launcher:
             import warnings  # noqa: F401
 
             for module in list(sys.modules.values()):
-                _is_installed(getattr(module, '__file__', None) or '')
+                if getattr(module, '__file__', None):
+                    _is_installed(module.__file__)
         elif self._standby is None and not self._is_traced():
             self._standby_environment = _environment()
             self._standby = _boot(self.target.options, self._waiter)
