@@ -417,7 +417,7 @@ class Reloader:
             self._on_exit(status)
         if not self._launcher.order:
             self._launcher.reap_standby()
-            self._kin.reap(self._launcher.pids())
+            self._kin.reap(self._known_pids(), ended=True)
 
     def _on_exit(self, status):
         worker, self._worker, self._kill_at = self._worker, None, None
@@ -430,8 +430,12 @@ class Reloader:
             self._last_status, self._then = 2, Reloader._leave
         elif self._then is None:
             self._on_own_end(worker, status)
-        self._leftovers = _Leftovers(worker, self._kin, self._launcher.pids(), self.shutdown_interval)
+        self._leftovers = _Leftovers(worker, self._kin, self._known_pids(), self.shutdown_interval)
         self._clear_up(time.monotonic())
+
+    def _known_pids(self):
+        """Those of our children that no worker has left behind."""
+        return self._launcher.pids() | ({self._worker.pid} if self._worker else set())
 
     def _on_own_end(self, worker, status):
         if self._once or self._exit_on_crash:
@@ -885,6 +889,9 @@ class _Launcher:
             'first': first,
             'sources': sources,
             'interval': self._interval,
+            'mask': self._waiter.mask,
+            'ignored': self._waiter.ignored,
+            'is_standby': False,
             'new_environment': environment != self._environment,
         }
         obstacle = self._obstacle(order)
@@ -931,12 +938,11 @@ class _Launcher:
         return _Worker(pid, read)
 
     def _spawn(self, order, environment):
-        order['mask'], order['ignored'] = self._waiter.mask, self._waiter.ignored
         if self._standby and self._standby_environment != environment:
             self._logger.debug('The standby is thrown away: what is installed has changed.')
             self.drop_standby()
         worker, self._standby = self._standby, None
-        order['is_standby'] = worker is not None
+        order['is_standby'] = bool(worker)
         try:
             worker = worker or _boot(self.target.options, self._waiter)
             worker.begin(order)
@@ -1048,7 +1054,6 @@ def _worker_main(channel, start, monitor, known):
     import runpy  # noqa: F401  now, while nobody waits for it
 
     order = _read_order(start)
-    _reset_signals(order)
     _begin_worker(order, channel)
     for name in _shadowed(_path0(order), set(sys.modules) - known):
         if name != __name__:
@@ -1126,6 +1131,7 @@ def _run_app(order):
     sys.modules['__main__'] = main
     main.__builtins__ = sys.modules['builtins']
     try:
+        _reset_signals(order)  # a Ctrl-C hits the app, if only from here
         _RUN[order['kind']](order, main)
     except BaseException as error:
         _observer.look_at_crash(error)
@@ -1189,16 +1195,24 @@ _RUN = {'module': _run_module, 'script': _run_script, 'command': _run_command, '
 
 
 def _hide_our_frames(error):
-    """Have the traceback of an exception that ends the app printed without the frames of ours that called it."""
-    hook, trace = sys.excepthook, error.__traceback__
-    while trace and trace.tb_frame.f_globals is globals():
-        trace = trace.tb_next
+    """Have the traceback of an exception that ends the app printed without the frames of ours."""
+    hook, trace = sys.excepthook, None
+    for each in reversed(list(_traces(error))):
+        if each.tb_frame.f_globals is not globals():
+            each.tb_next, trace = trace, each
 
     def excepthook(kind, value, _):
         sys.excepthook, sys.last_traceback = hook, trace
         hook(kind, value.with_traceback(trace), trace)
 
     sys.excepthook = excepthook
+
+
+def _traces(error):
+    trace = error.__traceback__
+    while trace:
+        yield trace
+        trace = trace.tb_next
 
 
 class _Observer:
@@ -1306,11 +1320,9 @@ class _Observer:
         seen = set()
         while error is not None and id(error) not in seen:
             seen.add(id(error))
-            trace = error.__traceback__
-            while trace:
+            for trace in _traces(error):
                 if trace.tb_frame.f_globals is not globals():
                     self._see_late(trace.tb_frame.f_code.co_filename)
-                trace = trace.tb_next
             if isinstance(error, SyntaxError):
                 self._see_late(error.filename)
             error = error.__cause__ or error.__context__
@@ -2593,11 +2605,11 @@ class _Waiter:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
 
     def reset(self):
-        """In a forked worker: be as if we had never been."""
+        """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
         signal.set_wakeup_fd(-1)
         for signum, former in self._former.items():
             signal.signal(signum, former)
-        self._held = self.mask
+        self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def close(self):
         signal.set_wakeup_fd(self._former_fd)
@@ -2608,9 +2620,9 @@ class _Waiter:
 
 
 def _reset_signals(order):
-    """In a spawned worker, in which they were held back: have them as the monitor's program found them."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if order['is_standby'] else ():
-        signal.signal(signum, signal.signal(signum, signal.SIG_IGN))  # forget what the standby was sent, for all
+    """In a worker, in which they were held back: have them as the monitor's program found them."""
+    if order['is_standby']:
+        signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))  # forget one that was for all of us
     for signum in order['ignored']:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
@@ -2785,13 +2797,26 @@ class _Worker:
             _close(self._order)
 
 
+def _read_proc(*names):
+    """Return the contents of a small file below /proc; empty if there is none, or it is not for us."""
+    try:
+        fd = os.open(os.path.join('/proc', *names), os.O_RDONLY)
+    except OSError:
+        return b''
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:
+        return b''  # the process has ended
+    finally:
+        os.close(fd)
+
+
 def _written_bytes(pid):
     """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if that is not told."""
-    try:
-        with open(f'/proc/{pid}/io') as file:
-            return next((int(line.split()[1]) for line in file if line.startswith('write_bytes')), None)
-    except OSError:
-        return None
+    for line in _read_proc(str(pid), 'io').splitlines():
+        if line.startswith(b'write_bytes'):
+            return int(line.split()[1])
+    return None
 
 
 class _Process:
@@ -2802,11 +2827,7 @@ class _Process:
 
     def is_tracker(self):
         """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
-        try:
-            with open(f'/proc/{self.pid}/cmdline', 'rb') as file:
-                return b'resource_tracker' in file.read()
-        except OSError:
-            return False
+        return b'resource_tracker' in _read_proc(str(self.pid), 'cmdline')
 
 
 def _processes():
@@ -2816,16 +2837,16 @@ def _processes():
 
         lines = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
         return [_Process(*map(os.fsdecode, line.split(None, 4))) for line in lines.splitlines()]
-    found = []
-    for pid in filter(str.isdigit, os.listdir('/proc')):
-        try:
-            with open(f'/proc/{pid}/stat', 'rb') as file:
-                head, _, tail = file.read().rpartition(b')')
-        except OSError:
-            continue  # it has ended meanwhile
-        state, parent, group = tail.split(None, 3)[:3]
-        found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
-    return found
+    return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
+
+
+def _process(pid):
+    """Return a process from /proc/PID/stat, None if it has ended: `PID (NAME) STATE PPID PGRP ...`."""
+    head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+    if not head:
+        return None
+    state, parent, group = tail.split(None, 3)[:3]
+    return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
 
 
 class _Kin:
@@ -2839,18 +2860,20 @@ class _Kin:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._own = {process.pid for process in self.children()}
 
-    def children(self):
-        """Return our children. Without a look at the table of processes where there are none, as after most workers."""
-        try:
-            if hasattr(os, 'waitid'):
-                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return []
+    def children(self, ended=False):
+        """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
+        if hasattr(os, 'waitid'):
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return []
+            if ended and found is None:
+                return []
         return [process for process in _processes() if process.parent == os.getpid()]
 
-    def reap(self, known):
+    def reap(self, known, ended=False):
         """Wait for those adopted that have ended; return the others."""
-        adopted = [process for process in self.children() if process.pid not in self._own | known]
+        adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
         for process in adopted:
             if process.state == 'Z':
                 os.waitpid(process.pid, os.WNOHANG)
