@@ -291,6 +291,8 @@ class Reloader:
         self._pending = {}  # path -> when it changed, since the last start
         self._broken = {}  # path -> signature of a source that does not parse
         self._streak = {}  # path -> how many starts in a row it caused just after the start before
+        self._left_out = set()  # paths that do so for ever
+        self._former = None  # the worker before
         self._schedule = _Schedule(self.reload_interval)
         self._waiter = _Waiter()
         self._terminal = _Terminal()
@@ -420,7 +422,8 @@ class Reloader:
             self._kin.reap(self._known_pids(), ended=True)
 
     def _on_exit(self, status):
-        worker, self._worker, self._kill_at = self._worker, None, None
+        self._former = worker = self._worker
+        self._worker = self._kill_at = None
         worker.close()
         self._terminal.restore()
         self._last_status = status
@@ -559,24 +562,25 @@ class Reloader:
         return not broken
 
     def _note_causes(self):
-        """Count for each file how many starts in a row it has caused within a second of the start before."""
+        """Count for each file how many starts in a row it has caused, changed just after the start before.
+
+        Only a file that the worker before may have written itself: an app that writes it each time it boots.
+        """
         self._streak = {
             path: self._streak.get(path, 0) + 1
             for path, changed in self._pending.items()
-            if self._schedule.just_started(changed)
+            if self._schedule.just_started(changed) and self._former and self._former.may_have_written(path)
         }
+        self._left_out.intersection_update(self._streak)
 
     def _is_echo(self, path, now):
-        """Whether the app itself writes this file each time it boots: three times in a row are enough.
-
-        A file that changes later than a second after the start counts, as do all while the worker wrote no file at all.
-        """
+        """Whether to leave out a change: the third start in a row that the app itself has caused was the last one."""
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
         if self._worker and not self._worker.may_have_written(path):
             return False
-        if self._streak[path] == 3:
-            self._streak[path] += 1
+        if path not in self._left_out:
+            self._left_out.add(path)
             self.logger.error(
                 f'{path} changes at each start: left out until another file changes; '
                 f'to ignore it for good: -x {os.path.basename(path)}'
@@ -2774,8 +2778,7 @@ class _Worker:
         """Whether it may have written a file: known only where the kernel counts what a process writes to disk."""
         if self._status is None:
             self._look()
-        counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
-        return self._written != 0 or not counted or any(process.parent == self.pid for process in _processes())
+        return self._written != 0 or _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
 
     def ask_to_stop(self, signum):
         self._send(signum)
