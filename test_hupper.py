@@ -1551,9 +1551,11 @@ class Surroundings(Case):
             monitor.wait_for(r"'caf\udce9'")
             monitor.stop()
 
+    LOGGING = 'import mod\nwith open("log", "a") as log: log.write(f"app {mod.VALUE};")\n'
+
     def test_output_that_nobody_reads(self):
         """As in `python hupper.py -m app 2>&1 | head -n 1`: the reader is gone, the monitor goes on."""
-        self.write('app.py', 'import mod\nopen("log", "a").write(f"app {mod.VALUE};")\n' + IDLE)
+        self.write('app.py', self.LOGGING + IDLE)
         self.write_value(1)
         command = [sys.executable, 'hupper.py', '-m', 'app']
         options = dict(
@@ -1630,7 +1632,7 @@ class Surroundings(Case):
 
     @needs_posix
     def test_everything_closed(self):
-        self.write('app.py', 'import mod\nopen("log", "a").write(f"app {mod.VALUE};")\n' + IDLE)
+        self.write('app.py', self.LOGGING + IDLE)
         self.write_value(1)
         monitor = self.start('sh', '-c', 'exec "$0" hupper.py -m app <&- >&- 2>&-', sys.executable)
         wait_until(lambda: os.path.exists(self.path('log')) and 'app 1;' in self.project.read('log'))
