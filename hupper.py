@@ -1671,8 +1671,9 @@ class _FileMonitor(IFileMonitor):
     def _look_at_entry(self, path, state):
         """An entry of a watched folder, which was not known yet or is a folder."""
         folder, name = os.path.split(path)
-        stem, dot, suffix = name.partition('.')
-        if stem in self.missing.get(folder, ()) and dot + suffix in ('', *_module_suffixes()) and os.path.exists(path):
+        stem = name.partition('.')[0]
+        if stem in self.missing.get(folder, ()) and _is_module(path):
+            self.missing[folder].discard(stem)  # the new worker says if it still misses it
             self._changed(path, _SEEN)
         if folder not in self.folders:
             return
@@ -2231,6 +2232,12 @@ def _module_suffixes():
     from importlib.machinery import all_suffixes
 
     return all_suffixes()
+
+
+def _is_module(path):
+    """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
+    stem, dot, suffix = os.path.basename(path).partition('.')
+    return os.path.isfile(path) and dot + suffix in _module_suffixes() if dot else os.path.isdir(path)
 
 
 def _is_temporary(name):
