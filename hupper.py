@@ -1992,6 +1992,14 @@ class InotifyFileMonitor(_FileMonitor):
 
     # Watches: what is asked of the kernel, and for whom.
 
+    def discard(self, paths):
+        super().discard(paths)
+        self.fallback.discard(paths)
+        for path in paths:
+            if path not in self.files:
+                self._forget_folder(path)
+                self._users.pop(path, None)
+
     def _watch_file(self, path):
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
@@ -2333,6 +2341,8 @@ def _monitor_factory(name, logger):
     if module.startswith('hupper.'):
         logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
         return _best_monitor
+    here = _PATH0 is not None and _current_folder()  # a command line may name one of the project
+    sys.path[:0] = [here] if here else []
     try:
         from importlib import import_module
 
@@ -2341,6 +2351,8 @@ def _monitor_factory(name, logger):
         raise ValueError(
             f'{name!r} is no file monitor: use inotify, watchdog, polling or the dotted path to a factory'
         ) from None
+    finally:
+        sys.path[:1] = [] if here else sys.path[:1]
 
 
 def _best_monitor(callback, **kw):
