@@ -128,13 +128,7 @@ class Program:
         return Path(self.output.name).read_text(errors='backslashreplace')
 
     def alive(self):
-        """Return the pids of everything that this program started and that runs: its environment is inherited."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir('/proc')):
-            with contextlib.suppress(OSError):
-                if self.mark.encode() in Path('/proc', pid, 'environ').read_bytes().split(b'\0'):
-                    found.append(int(pid))
-        return found
+        return running(self.mark)
 
     def get(self, path='/'):
         """Return the answer's text, whatever its status, or None where nobody answers."""
@@ -149,16 +143,14 @@ class Program:
 
     def wait(self, question, what):
         """Wait until *question* is true and return its answer."""
-        end = time.monotonic() + LIMIT
-        while True:
+
+        def answered():
             answer = question()
-            if answer:
-                return answer
-            if self.process.poll() is not None:
+            if not answer and self.process.poll() is not None:
                 raise AssertionError(f'the program left with status {self.process.returncode} before {what}')
-            if time.monotonic() > end:
-                raise AssertionError(f'waited {LIMIT:.0f} s for {what}')
-            time.sleep(0.05)
+            return answer
+
+        return wait_until(answered, what)
 
     def wait_for_answer(self, text, path='/'):
         """Wait until the answer to GET *path* contains *text*; return it."""
@@ -185,6 +177,27 @@ class Program:
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         return self.wait_for_end()
+
+
+def wait_until(question, what):
+    end = time.monotonic() + LIMIT
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f'waited {LIMIT:.0f} s for {what}')
+        time.sleep(0.05)
+
+
+def running(mark):
+    """Return the pids of everything that runs with *mark*, a NAME=value, in the environment it was started with."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        with contextlib.suppress(OSError):
+            if mark.encode() in Path('/proc', pid, 'environ').read_bytes().split(b'\0'):
+                found.append(int(pid))
+    return found
 
 
 def command_line(pid):
