@@ -1202,9 +1202,8 @@ class Watching(BackendCase):
     def check_counts(self, monitor, *changes):
         """Each of the changes leads to a reload."""
         for change in changes:
-            number = len(monitor.workers)
+            number = monitor.count('app ')
             change()
-            monitor.wait_start(number + 1)
             monitor.wait_for('app ', count=number + 1)
 
     def watch(self, *paths, **options):
@@ -1937,7 +1936,7 @@ class API(Case):
         return monitor
 
     def check_counts(self, monitor, name):
-        number = len(monitor.workers)
+        number = monitor.count(re.compile('^app'))
         self.write(name, f'changed {number}')
         monitor.wait_for(self.path(name) + ' changed; reloading ...')
         monitor.wait_for('app', count=number + 1)
@@ -2188,6 +2187,563 @@ class Saving(BackendCase):
 # --- trees, backends, storms -------------------------------------------------
 
 # --- processes and signals ---------------------------------------------------
+
+
+def in_each_mode(*modes):
+    """Class decorator: replace a ModeCase by one TestCase per way of starting workers, named ThisFork and so on."""
+
+    def replace(cls):
+        for mode in modes or ('fork', 'api'):
+            name = cls.__name__ + mode.title()
+            space = {'mode': mode, '__module__': cls.__module__, '__qualname__': name}
+            sys.modules[cls.__module__].__dict__[name] = type(name, (cls,), space)
+
+    return replace
+
+
+class ModeCase(Case):
+    """A test that in_each_mode() repeats; run_app() starts the module app with the best file monitor.
+
+    fork: the command line. spawn: the command line with a file monitor from elsewhere, which rules out a fork.
+    api: a script with start_reloader(), where app is a module that the worker's function imports.
+    """
+
+    mode = None
+    FACTORY = """
+        import sys
+
+        def factory(callback, **kw):
+            return sys.modules['__main__'].PollingFileMonitor(callback, **kw)
+        """
+
+    def setUp(self):
+        if WINDOWS:
+            self.skipTest('POSIX only')
+        super().setUp()
+
+    def command(self, *target, interval=0.2, shutdown=5):
+        """The command that runs a target in this mode, and the environment for it."""
+        if self.mode == 'api':
+            settings = dict(reload_interval=interval, shutdown_interval=shutdown, verbose=2)
+            self.write('start.py', START % {'settings': settings, 'watch': []})
+            return [sys.executable, 'start.py', *target[2:]], {}
+        flags = ['-v', f'--reload-interval={interval}', f'--shutdown-interval={shutdown}']
+        if self.mode == 'spawn':
+            flags += ['--monitor=spawning.factory']
+        return [sys.executable, 'hupper.py', *flags, *target], self.library()
+
+    def library(self):
+        """The environment in which the factory of mode spawn is found."""
+        folder = os.path.join(self.project.base, 'library')
+        os.makedirs(folder, exist_ok=True)
+        put(os.path.join(folder, 'spawning.py'), textwrap.dedent(self.FACTORY))
+        return {'PYTHONPATH': folder} if self.mode == 'spawn' else {}
+
+    def run_app(self, *args, interval=0.2, shutdown=5, start=None, **options):
+        command, env = self.command('-m', 'app', *args, interval=interval, shutdown=shutdown)
+        return (start or self.start)(*command, env={**env, **options.pop('env', {})}, **options)
+
+    def write_app(self, body='', value=1):
+        """An app that executes body, says `app VALUE` and goes on running."""
+        super().write_app(value)
+        text = self.project.read('app.py')
+        self.write('app.py', 'import os, signal, sys, time\n' + textwrap.dedent(body) + '\n' + text)
+
+
+@in_each_mode('fork', 'spawn', 'api')
+class MonitorKilled(ModeCase):
+    """kill -9 of the monitor: the worker goes as well."""
+
+    def check(self, body):
+        self.write_app(body)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        monitor.wait_start(1)
+        if LINUX:
+            self.assertEqual(_mode(monitor), 'fork' if self.mode == 'fork' else 'spawn')
+        monitor.process.kill()
+        monitor.check_nothing_left()
+
+    def test_deaf_worker(self):
+        self.check('for name in "SIGINT", "SIGTERM", "SIGHUP": signal.signal(getattr(signal, name), signal.SIG_IGN)')
+
+    @needs_linux
+    def test_worker_in_c_code(self):
+        """One that never lets Python run again."""
+        self.check('import mod, ctypes\nprint("app", mod.VALUE, flush=True)\nctypes.PyDLL(None).pause()')
+
+    @needs_linux
+    def test_standby(self):
+        """The next worker, which waits to be used, goes too."""
+        self.write_app()
+        monitor = self.run_app()
+        number = 2 if self.mode == 'fork' else 3
+        wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
+        monitor.process.kill()
+        monitor.check_nothing_left()
+
+    @needs_linux
+    def test_at_once(self):
+        """The monitor is killed as soon as there is a second process."""
+        self.write_app()
+        for _ in range(20 if FULL else 3):
+            monitor = self.run_app()
+            wait_until(lambda: len(self.project.processes()) > 1)
+            monitor.process.kill()
+            monitor.check_nothing_left()
+
+    def test_before_the_worker_is_armed(self):
+        """A process whose parent has died already does not begin."""
+        code = 'import hupper, os; hupper._die_with(os.getppid() + 1, None); print("alive")'
+        self.assertEqual(self.project.python('-c', code).stdout, '')
+
+
+@in_each_mode()
+class Children(ModeCase):
+    """What the app has started ends with its worker, at a reload and at the stop."""
+
+    SLEEP = '[sys.executable, "-c", "import time; time.sleep(600)"]'
+
+    def check(self, body, **options):
+        """Run an app that begins with body; return the monitor after a reload and the stop."""
+        self.write_app(body)
+        monitor = self.run_app(**options)
+        self.check_reload(monitor)
+        monitor.stop()
+        return monitor
+
+    def test_server_on_a_port(self):
+        """A child holds the port that the next worker needs."""
+        import socket
+
+        with socket.socket() as server:
+            server.bind(('127.0.0.1', 0))
+            port = server.getsockname()[1]
+        body = f"""
+            import socket, subprocess
+            server = socket.socket()
+            server.bind(('127.0.0.1', {port}))
+            server.listen()
+            server.set_inheritable(True)
+            subprocess.Popen({self.SLEEP}, close_fds=False)
+            """
+        monitor = self.check(body)
+        self.assertEqual(monitor.count(re.compile('^Ended what the worker left behind: .*python')), 2)
+
+    @needs_linux
+    def test_grandchildren(self):
+        """Also where the process between has ended."""
+        body = f"""
+            import subprocess
+            code = 'import subprocess, sys; subprocess.Popen({self.SLEEP})'
+            subprocess.run([sys.executable, '-c', code])
+            """
+        monitor = self.check(body)
+        self.assertEqual(monitor.count('Ended what the worker left behind: '), 2)
+
+    def test_pools(self):
+        """multiprocessing, and what it keeps in shared memory, which its resource tracker removes."""
+        body = """
+            import multiprocessing
+            from multiprocessing.shared_memory import SharedMemory
+            fork = multiprocessing.get_context('fork').Pool(2)
+            print(fork.map(abs, [-1, -2]))
+            lock = multiprocessing.get_context('spawn').Lock()
+            memory = SharedMemory(create=True, size=10)
+            print('memory', memory.name, flush=True)
+            """
+        monitor = self.check(body)
+        for name in re.findall(r'(?m)^memory (.*)$', monitor.text('out')):
+            self.assertFalse(os.path.exists('/dev/shm/' + name.lstrip('/')), monitor.text())
+        self.assertNotIn('Traceback', monitor.text('err'))
+
+    def test_forked_child_that_does_not_listen(self):
+        """It holds our pipe and ignores the polite signal."""
+        body = """
+            if os.fork() == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                time.sleep(600)
+            """
+        self.check(body, shutdown=0.3)
+
+    def test_stopped_child(self):
+        """One that Ctrl-Z or a debugger has stopped gets its polite signal too."""
+        body = f"""
+            import subprocess
+            child = subprocess.Popen({self.SLEEP})
+            os.kill(child.pid, signal.SIGSTOP)
+            """
+        self.check(body, shutdown=600)
+
+    def test_children_end_with_a_worker_that_ends(self):
+        body = f'import subprocess\nprint("child", subprocess.Popen({self.SLEEP}).pid, flush=True)\nsys.exit(3)'
+        self.write_app(body)
+        monitor = self.run_app()
+        monitor.wait_for('Waiting for a file')
+        child = int(monitor.wait_for(re.compile(r'^child (\d+)'))[1])
+        self.assertRaises(ProcessLookupError, os.kill, child, 0)
+        self.assertEqual(monitor.stop(), 3)
+
+    @needs_linux
+    def test_sessions_and_groups_of_their_own_live_on(self):
+        body = f"""
+            import subprocess
+            if not os.path.exists('started'):
+                open('started', 'w').close()
+                quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                one = subprocess.Popen({self.SLEEP}, start_new_session=True, **quiet)
+                two = subprocess.Popen({self.SLEEP}, preexec_fn=lambda: os.setpgid(0, 0), **quiet)
+                print('living', one.pid, two.pid, flush=True)
+            """
+        self.write_app(body)
+        monitor = self.run_app()
+        self.check_reload(monitor)
+        monitor.send(signal.SIGTERM)
+        monitor.wait()
+        living = set(map(int, monitor.wait_for(re.compile(r'living (\d+) (\d+)')).groups()))
+        wait_until(lambda: set(self.project.processes()) == living)
+        self.assertNotIn('Ended what', monitor.text())
+        self.project.kill_all()
+
+    def test_children_of_the_monitors_program(self):
+        """They were there before and are not ours to end."""
+        if self.mode != 'api':
+            self.skipTest('the command line is no such program')
+        self.write_app()
+        text = f"""
+            import subprocess, sys
+            import hupper
+
+            if __name__ == '__main__':
+                child = subprocess.Popen({self.SLEEP}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                try:
+                    hupper.start_reloader('app.main', reload_interval=0.2)
+                finally:
+                    print('child', child.poll(), flush=True)
+            """
+        self.write('start.py', text)
+        monitor = self.start(sys.executable, 'start.py')
+        self.check_reload(monitor)
+        monitor.send(signal.SIGTERM)
+        monitor.wait()
+        monitor.wait_for('child None')
+        self.project.kill_all()
+
+
+@in_each_mode()
+class Stopping(ModeCase):
+    """How long a worker gets to end, and signals to the monitor in each of its states."""
+
+    POLITE = """
+        import mod
+        def end(*_):
+            os.write(1, b'cleaning up\\n')
+            while not os.path.exists('go'): time.sleep(0.01)
+            os.write(1, b'clean\\n')
+            sys.exit(5)
+        signal.signal(signal.SIGTERM, end)
+        """
+    DEAF = 'signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"deaf\\n"))\n'
+
+    def test_deaf_worker_is_killed(self):
+        self.write_app(self.DEAF)
+        monitor = self.run_app(shutdown=0.3)
+        self.check_reload(monitor)
+        monitor.wait_for('--shutdown-interval')
+        self.assertEqual(monitor.stop(), 128 + 9)
+
+    def test_time_to_clean_up(self):
+        self.write_app(self.POLITE)
+        monitor = self.run_app(shutdown=600)
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('cleaning up')
+        self.write('go', '')
+        monitor.wait_for('clean')
+        monitor.wait_for('app 22')
+        self.assertEqual(monitor.stop(), 5)
+
+    def test_no_time_is_lost(self):
+        """A worker that leaves at once is followed at once, whatever it would have been given."""
+        self.write_app()
+        monitor = self.run_app(shutdown=600)
+        self.check_reload(monitor)
+        self.assertEqual(monitor.stop(), 128 + 15)
+
+    def check_signals(self, prepare, statuses, **options):
+        for signum, status in zip((signal.SIGTERM, signal.SIGINT), statuses):
+            monitor = self.run_app(**options)
+            prepare(monitor)
+            self.assertEqual(monitor.stop(signum), status, monitor.text())
+            self.assertNotIn('hupper.py"', monitor.text(), 'a traceback shows frames of ours')
+
+    def test_while_booting(self):
+        self.write_app()
+        self.check_signals(lambda monitor: monitor.wait_start(1), (143, 130))
+
+    def test_while_an_old_worker_stops(self):
+        self.write_app(self.DEAF)
+
+        def prepare(monitor):
+            monitor.wait_for('app')
+            self.write_value(22)
+            monitor.wait_for('deaf')
+
+        self.check_signals(prepare, (137, 137), shutdown=0.5)
+
+    def test_while_waiting_after_a_crash(self):
+        self.write_app('sys.exit(7)')
+        self.check_signals(lambda monitor: monitor.wait_for('Waiting for a file'), (7, 7))
+
+    def test_while_a_reload_is_pending(self):
+        self.write_app()
+
+        def prepare(monitor):
+            monitor.wait_for('app')
+            for number in range(2):
+                mark = monitor.mark()
+                self.write_value(time.monotonic())
+                if number == 0:
+                    monitor.wait_for('app', after=mark)
+
+        self.check_signals(prepare, (143, 130), interval=600)
+
+    def test_two_interrupts(self):
+        """The second one kills."""
+        self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
+        monitor = self.run_app(shutdown=600)
+        monitor.wait_for('app 1')
+        monitor.send(signal.SIGINT)
+        monitor.wait_for('deaf')
+        self.assertEqual(monitor.stop(signal.SIGINT), 137)
+
+    def test_hang_up_without_a_terminal(self):
+        self.write_app()
+        monitor = self.run_app()
+        for number in (1, 2, 3):
+            monitor.wait_for('app 1', count=number)
+            monitor.send(signal.SIGHUP)
+        monitor.wait_start(4)
+        self.assertEqual(monitor.stop(), 143)
+
+    def test_hang_up_under_nohup(self):
+        self.write_app('if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: sys.exit("SIGHUP is not ignored")')
+
+        def start(*command, **options):
+            return self.start('sh', '-c', 'trap "" HUP; exec "$@"', 'sh', *command, **options)
+
+        monitor = self.run_app(start=start)
+        monitor.wait_for('app 1')
+        for pid in monitor.pid, monitor.worker:
+            os.kill(pid, signal.SIGHUP)
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2)
+        self.assertNotIn('SIGHUP', monitor.text())
+
+    @needs_linux
+    @needs_root
+    @needs_program('unshare')
+    def test_as_the_first_process_of_a_container(self):
+        """What nobody else waits for is reaped."""
+        if self.project.run('unshare', '-pf', '--mount-proc', 'true').returncode:
+            self.skipTest('unshare does not work here')
+        body = """
+            read, write = os.pipe()
+            if os.fork() == 0:
+                orphan = os.fork()
+                while not orphan and os.getppid() != 1: time.sleep(0.01)
+                if orphan: os.write(write, b'%d' % orphan)
+                os._exit(0)
+            os.wait()
+            orphan = int(os.read(read, 10))
+            while os.path.exists(f'/proc/{orphan}'): time.sleep(0.01)
+            """
+        self.write_app(body)
+
+        def start(*command, **options):
+            return self.start('unshare', '-pf', '--mount-proc', *command, **options)
+
+        monitor = self.run_app(start=start)
+        self.check_reload(monitor)
+        first = next(pid for pid in self.project.processes() if 'unshare' not in _command_line(pid))
+        os.kill(first, signal.SIGTERM)
+        self.assertEqual(monitor.wait(), 143)
+        monitor.check_nothing_left()
+
+
+@in_each_mode()
+class Ending(ModeCase):
+    """A worker that ends by itself: said in one line, then waiting for a change, never a loop."""
+
+    def check(self, body, status, line):
+        self.write_app(body)
+        monitor = self.run_app()
+        monitor.wait_for('Waiting for a file')
+        self.assertEqual(monitor.count(re.compile(line)), 1, monitor.text())
+        self.write('app.py', 'print("mended", flush=True)\n' + IDLE)
+        monitor.wait_for('mended')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2)
+
+    def test_killed(self):
+        self.check('import mod\nos.kill(os.getpid(), signal.SIGKILL)', 137, r'SIGKILL')
+
+    def test_segmentation_fault(self):
+        no_core = 'import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
+        self.check(no_core + 'os.kill(os.getpid(), signal.SIGSEGV)', 139, r'SIGSEGV')
+
+    def test_hard_exit(self):
+        self.check('os._exit(1)', 1, r'status 1\b')
+
+
+@in_each_mode()
+class RoughApps(ModeCase):
+    """Whatever the app does to its process, reload and stop work."""
+
+    def check(self, body):
+        """The body runs with mod imported already; it may do anything to stdout: what tells is a file."""
+        self.write('mod.py', 'VALUE = 1\n')
+        text = f'import os, sys, time\nfrom mod import VALUE\nreport = {self.path("report")!r}\n'
+        text += textwrap.dedent(body) + '\nos.makedirs(os.path.dirname(report), exist_ok=True)\n'
+        self.write('app.py', text + 'with open(report, "a") as file: print("app", VALUE, file=file)\n' + IDLE)
+        self.write('report', '')
+        os.chmod(self.project.base, 0o777)
+        os.chmod(self.path('report'), 0o666)
+        monitor = self.run_app(shutdown=600)
+        for line in ('app 1\n', 'app 22\n'):
+            wait_until(lambda line=line: line in self.project.read('report'), lambda: monitor.fail('no report'))
+            self.write_value(22)
+        self.assertEqual(monitor.stop(), 143)
+        return monitor
+
+    def test_all_descriptors_closed(self):
+        self.check('os.closerange(3, 1000)')
+
+    def test_output_closed(self):
+        self.check('os.close(1)\nos.close(2)')
+
+    def test_own_files_under_our_numbers(self):
+        """They stay empty: no message of ours gets into them."""
+        os.mkdir(self.path('files'))
+        body = """
+            os.closerange(3, 100)
+            for number in range(20): open(f'files/{number}', 'w').fileno() and None
+            files = [os.open(f'files/{number}', os.O_RDWR) for number in range(20)]
+            import late
+            """
+        self.write('late.py', '')
+        self.check(body)
+        self.assertEqual({os.path.getsize(self.path(f'files/{number}')) for number in range(20)}, {0})
+
+    def test_another_folder_that_is_deleted(self):
+        self.check('import tempfile\nos.chdir(tempfile.mkdtemp())\nos.rmdir(os.getcwd())')
+
+    @needs_root
+    def test_another_user(self):
+        self.check('os.setgid(65534)\nos.setuid(65534)')
+
+    def test_session_of_its_own(self):
+        self.check('os.setsid()')
+
+    def test_signals_blocked(self):
+        """All that can be blocked: then only SIGKILL ends it."""
+        self.write_app('signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))')
+        monitor = self.run_app(shutdown=0.2)
+        self.check_reload(monitor)
+        self.assertEqual(monitor.stop(), 137)
+
+
+@in_each_mode()
+class ManyReloads(ModeCase):
+    """Nothing grows."""
+
+    @needs_linux
+    def test_nothing_grows(self):
+        self.write_app()
+        monitor = self.run_app(interval=0.01)
+
+        def reload(number):
+            monitor.send(signal.SIGHUP)
+            monitor.wait_for('app 1', count=number)
+
+        def state():
+            status = open(f'/proc/{monitor.pid}/status')
+            with status:
+                memory = next(int(line.split()[1]) for line in status if line.startswith('VmRSS'))
+            files = sorted(os.listdir(f'/proc/{monitor.pid}/fd'))
+            return files, len(os.listdir(f'/proc/{monitor.pid}/task')), memory
+
+        monitor.wait_for('app 1')
+        last = 310 if FULL else 18
+        for number in range(2, last):
+            reload(number)
+            if number == last // 3:
+                before = state()
+        after = state()
+        self.assertLessEqual(len(after[0]), len(before[0]) + 3)
+        self.assertEqual(after[1], before[1])
+        self.assertLess(after[2], before[2] + 500)
+        monitor.stop()
+
+
+@in_each_mode()
+class Requests(ModeCase):
+    """trigger_reload() and graceful_shutdown() from wherever an app may call them."""
+
+    CALLS = """
+        import atexit, threading
+        from hupper import get_reloader
+
+        def by_thread(call):
+            threading.Thread(target=call).start()
+
+        def by_signal(call):
+            signal.signal(signal.SIGUSR1, lambda *_: call())
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        def twice(call):
+            call(), call()
+
+        def at_the_end(call):
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+            atexit.register(call)
+            get_reloader().trigger_reload()
+
+        def now(call):
+            call()
+
+        def step():
+            with open('steps', 'a+') as file:
+                file.write('x')
+                return file.tell()
+        """
+
+    def test_reload(self):
+        body = """
+            ways = [now, by_thread, by_signal, twice, at_the_end]
+            number = step()
+            print('step', number, flush=True)
+            if number <= len(ways):
+                ways[number - 1](get_reloader().trigger_reload)
+                time.sleep(600)
+            """
+        self.write_app(textwrap.dedent(self.CALLS) + textwrap.dedent(body))
+        monitor = self.run_app()
+        monitor.wait_for('step 6')
+        monitor.wait_for('app 1')
+        self.assertEqual(monitor.stop(), 143)
+        self.assertEqual(len(monitor.workers), 6)
+
+    def test_shutdown(self):
+        self.write_app(textwrap.dedent(self.CALLS) + 'globals()[sys.argv[1]](get_reloader().graceful_shutdown)')
+        for way in ('now', 'by_thread', 'by_signal', 'twice', 'at_the_end'):
+            monitor = self.run_app(way)
+            self.assertIn(monitor.wait(), {143, 0} if way == 'at_the_end' else {143, 137} if way == 'twice' else {143})
+            monitor.check_nothing_left()
+            self.assertEqual(len(monitor.workers), 1)
+
 
 # --- terminal ----------------------------------------------------------------
 
