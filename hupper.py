@@ -48,11 +48,11 @@ if __name__ == '__main__' and not (sys.flags.isolated or getattr(sys.flags, 'saf
     # project's own select.py or queue.py is not for us to import.
     _PATH0 = sys.path.pop(0)
 
+import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
 import errno
 import os
 import select
-import signal
 import time
 from abc import ABC, abstractmethod
 
@@ -422,9 +422,9 @@ class Reloader:
             self._kin.reap(self._known_pids(), ended=True)
 
     def _on_exit(self, status):
+        self._worker.close()  # its last messages come while it is known
         self._former = worker = self._worker
         self._worker = self._kill_at = None
-        worker.close()
         self._terminal.restore()
         self._last_status = status
         absent, self._has_run = worker.absent and not self._has_run, True
@@ -577,7 +577,7 @@ class Reloader:
         """Whether to leave out a change: the third start in a row that the app itself has caused was the last one."""
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
-        if self._worker and not self._worker.may_have_written(path):
+        if not (self._worker or self._former).may_have_written(path):
             return False
         if path not in self._left_out:
             self._left_out.add(path)
@@ -804,6 +804,8 @@ class _Target:
                 f'worker_path {worker_path!r} is no dotted path to a function in a module that can be imported, such '
                 "as 'myapp.main'; without a worker_path the worker runs this program again"
             )
+        if not args and not kwargs:
+            return cls('call', str(worker_path), b'')
         import pickle
 
         return cls('call', str(worker_path), pickle.dumps((list(args or ()), dict(kwargs or {}))))
@@ -966,7 +968,7 @@ class _Launcher:
                     _is_installed(module.__file__)
         elif self._standby is None and not self._is_traced():
             self._standby_environment = _environment()
-            self._standby = _boot(self.target.options, self._waiter)
+            self._standby = _boot(self.target.options, self._waiter, True)
 
     def drop_standby(self):
         standby, self._standby = self._standby, None
@@ -984,14 +986,14 @@ class _Launcher:
         return {self._standby.pid} if self._standby else set()
 
 
-def _boot(options, waiter):
+def _boot(options, waiter, is_standby=False):
     """Return a worker in an interpreter of its own: booted, nothing of the app imported, waiting for its order."""
     import subprocess
 
     channel, write = _pipe()
     read, order = _pipe()
     name = __name__ if __name__ == 'hupper' else ''
-    boot = _BOOT % (name, os.path.abspath(__file__), write, read, os.getpid())
+    boot = _BOOT % (name, os.path.abspath(__file__), write, read, os.getpid(), is_standby)
     if options is None:
         options = subprocess._args_from_interpreter_flags()
     try:
@@ -1020,7 +1022,7 @@ spec = PathFinder.find_spec(os.path.splitext(file)[0], [folder])
 module = module_from_spec(spec)
 if name: sys.modules[name] = module
 spec.loader.exec_module(module)
-module._worker_main(%d, %d, %d, known)
+module._worker_main(%d, %d, %d, known, %d)
 """
 
 
@@ -1051,14 +1053,20 @@ def _shadowed(path0, names):
 # ------------------------------------------------------------------------------------------------------ worker process
 
 
-def _worker_main(channel, start, monitor, known):
+def _worker_main(channel, start, monitor, known, is_standby):
     """Where a spawned worker begins: wait for the order, then run the app."""
     _set_inheritable(False, channel, start)
     _die_with(monitor, start)
-    import runpy  # noqa: F401  now, while nobody waits for it
-
+    if is_standby:
+        os.setpgid(0, 0)  # so that the monitor need not look whether it is somebody whom the app has left behind
+        _is_installed(os.__file__)
+        import runpy  # noqa: F401  now, while nobody waits for it
     order = _read_order(start)
+    if is_standby:
+        os.setpgid(0, os.getpgid(monitor))
     _begin_worker(order, channel)
+    if __name__ in sys.modules:
+        _observer.see(os.path.abspath(__file__))  # the app's own import of it will find it there
     for name in _shadowed(_path0(order), set(sys.modules) - known):
         if name != __name__:
             del sys.modules[name]
@@ -1186,12 +1194,15 @@ def _run_command(order, main):
 
 
 def _run_call(order, main):
-    import pickle
     from importlib import import_module
 
     module, _, name = order['name'].rpartition('.')
     function = getattr(import_module(module), name)
-    args, kwargs = pickle.loads(order['args'])
+    args, kwargs = (), {}
+    if order['args']:
+        import pickle
+
+        args, kwargs = pickle.loads(order['args'])
     function(*args, **kwargs)
 
 
@@ -1235,7 +1246,7 @@ class _Observer:
         self._started = order['started_ns']
         self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
         self._patience = order['interval']
-        self._modules_seen = 0
+        self._modules_seen = len(sys.modules)
         self._reported = set()
         self._observe()
 
@@ -1253,11 +1264,7 @@ class _Observer:
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
-            if path.endswith('.pyc') and not _is_installed(path):
-                changed = getattr(loader, '_changed_ns', 0)
-                if os.stat(path).st_mtime_ns < changed + observer._MARGIN:
-                    raise OSError(f'{path} may be older than its source')
-            return read(loader, path)
+            return observer.read_bytecode(loader, path) if path.endswith('.pyc') else read(loader, path)
 
         def create_module(loader, spec):
             observer.see(spec.origin, 'file')
@@ -1271,6 +1278,20 @@ class _Observer:
         ExtensionFileLoader.create_module = create_module
         io.open_code, open_any = open_code, io.open_code  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
+
+    def read_bytecode(self, loader, path):
+        """Read a .pyc, if it can be believed: by few system calls, which pays for all that we add to an import."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            stat = os.fstat(fd)
+            if stat.st_mtime_ns < getattr(loader, '_changed_ns', 0) + self._MARGIN and not _is_installed(path):
+                raise OSError(f'{path} may be older than its source')
+            data = os.read(fd, stat.st_size)
+        finally:
+            os.close(fd)
+        if len(data) != stat.st_size:
+            raise OSError(f'{path} is being written')
+        return data
 
     def see_source(self, path):
         """Report a source that is about to be read; return its status."""
@@ -1364,12 +1385,12 @@ _observer = _former_main = None
 
 def _is_installed(path):
     """Whether a file belongs to Python or to an installed package, and is not linked in from elsewhere."""
-    folder = os.path.dirname(path)
+    folder = path.rpartition(os.sep)[0]  # quicker than os.path.dirname
     installed = _installed_folders.get(folder)
     if installed is None:
         if not _library:
             _library.extend(os.path.realpath(each) + os.sep for each in _library_folders())
-        installed = (os.path.realpath(folder) + os.sep).startswith(tuple(_library))
+        installed = (os.path.realpath(folder or os.curdir) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
     return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
 
@@ -1389,6 +1410,9 @@ def _library_folders():
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
+
+
+_ENCODING, _ENCODE_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 class _Handshake:
@@ -1431,7 +1455,7 @@ class _Handshake:
 
         Two NULs enclose it and one stands between its fields: a path can't have one.
         """
-        message = b'\0\0%b\0%b\0%d\0\0' % (kind.encode(), os.fsencode(path), value)
+        message = f'\0\0{kind}\0{path}\0{value}\0\0'.encode(_ENCODING, _ENCODE_ERRORS)
         if len(message) > select.PIPE_BUF or not self.is_open():
             return
         try:
@@ -1933,8 +1957,7 @@ class InotifyFileMonitor(_FileMonitor):
     def _on_event(self, path, mask):
         """Take all that has happened to one path; return whether it changes what other paths mean."""
         users = self._users.get(path, ())
-        if mask & _IN_SELF and path not in users:
-            return path in self._real and not self._is_inside(path)
+        lost = mask & _IN_SELF and path not in users and path in self._real and not self._is_inside(path)
         state = self._state(path, mask)
         if mask & _IN_ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now, it may be another one
@@ -1943,7 +1966,7 @@ class InotifyFileMonitor(_FileMonitor):
                 self.look_at(user, state)
                 if mask & (_IN_ENTRY | _IN_SELF) and user in self.named and user in self.files:
                     self._watch_file(user)
-        return None in users and bool(mask & _IN_ENTRY)
+        return bool(lost or (None in users and mask & _IN_ENTRY))
 
     def _is_inside(self, path):
         """Whether a folder's end or move is told by the folder above as well, and means nothing to named files."""
@@ -2361,7 +2384,8 @@ def _best_monitor(callback, **kw):
         try:
             monitor = factory(callback, **kw)
         except (ImportError, OSError) as error:
-            kw['logger'].debug(f'File monitor {name} does not work: {error}')
+            tell = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
+            tell(f'File monitor {name} does not work: {error}')
             continue
         kw['logger'].debug(f'File monitor: {name}')
         return monitor
@@ -2528,11 +2552,18 @@ _LINUX = sys.platform.startswith('linux')
 _CAN_FORK = hasattr(os, 'fork') and sys.platform != 'darwin'  # its system libraries do not survive a fork
 
 
+_the_libc = None
+
+
 def _libc():
     """Return the C library."""
-    import ctypes
+    global _the_libc
+    if _the_libc is None:
+        import ctypes
 
-    return ctypes.CDLL(None, use_errno=True)
+        _the_libc = ctypes.CDLL(None, use_errno=True)
+        _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    return _the_libc
 
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
@@ -2540,9 +2571,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
 
 def _prctl(option, value):
     if _LINUX:
-        from ctypes import c_ulong
-
-        _libc().prctl(option, c_ulong(value), c_ulong(0), c_ulong(0), c_ulong(0))
+        _libc().prctl(option, value, 0, 0, 0)
 
 
 def _die_with(monitor, lifeline):
@@ -2653,7 +2682,9 @@ def _reset_signals(order):
 
 def _signal_name(signum):
     try:
-        return signal.Signals(signum).name
+        from signal import Signals
+
+        return Signals(signum).name
     except ValueError:
         return f'signal {signum}'
 
@@ -2893,6 +2924,16 @@ class _Kin:
                 return []
         return [process for process in _processes() if process.parent == os.getpid()]
 
+    @staticmethod
+    def any_in(group):
+        """Whether we have a child in a process group, for the price of one system call: the standby is in its own."""
+        try:
+            if hasattr(os, 'waitid') and group:
+                os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
     def reap(self, known, ended=False):
         """Wait for those adopted that have ended; return the others."""
         adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
@@ -2923,7 +2964,9 @@ class _Leftovers:
 
     def gone(self, now):
         """Take the next step; return whether there is nothing left to do."""
-        left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
+        left = []
+        if any(map(self._kin.any_in, self._groups)):
+            left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
         if self._killed or (self.kill_at is not None and now >= self.kill_at):
             self._killed, self.kill_at = True, None
         elif left and self.kill_at is None:
