@@ -443,8 +443,8 @@ class Reloader:
     def _on_own_end(self, worker, status):
         if self._once or self._exit_on_crash:
             self._then = Reloader._leave
-        elif status > 128:
-            self.logger.error(f'Worker {worker.pid} was ended by {_signal_name(status - 128)}.')
+        elif _ending(status):
+            self.logger.error(f'Worker {worker.pid} was ended by {_ending(status)}.')
         else:
             self.logger.debug(f'Worker {worker.pid} ended with status {status}.')
 
@@ -835,6 +835,8 @@ def _command_line():
     """Return the command line of this process, as far as Python (3.10+) or Linux tell; None elsewhere."""
     if hasattr(sys, 'orig_argv'):
         return sys.orig_argv
+    if not _LINUX:
+        return None  # what Wine shows there is not Windows' doing
     try:
         with open('/proc/self/cmdline', 'rb') as file:
             return [os.fsdecode(arg) for arg in file.read().split(b'\0')[:-1]]
@@ -911,8 +913,9 @@ class _Launcher:
         """Why the worker can't be a fork of this process, if so."""
         if not self.may_fork:
             return 'this is not our own command line'
-        if not _CAN_FORK or _thread_count() != 1:
-            return 'there are threads' if _CAN_FORK else 'a fork is not safe on this platform'
+        obstacle = _fork_obstacle()
+        if obstacle:
+            return obstacle
         if self._is_traced():
             return 'the interpreter is traced from its start'
         if order['new_environment']:
@@ -933,7 +936,7 @@ class _Launcher:
             pid = os.fork()
             if pid == 0:
                 self.order = order
-                _die_with(order['monitor'], None)
+                _die_with(order['monitor'])
                 self._waiter.reset()
                 _descriptors.discard(write)
                 for fd in list(_descriptors):
@@ -999,7 +1002,7 @@ def _boot(options, waiter, is_standby=False):
     try:
         with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
             _set_inheritable(True, write, read)
-            process = subprocess.Popen([sys.executable, *options, '-c', boot], close_fds=False)
+            process = _start_interpreter([*options, '-c', boot])
     finally:
         _close(write)
         _close(read)
@@ -1056,14 +1059,15 @@ def _shadowed(path0, names):
 def _worker_main(channel, start, monitor, known, is_standby):
     """Where a spawned worker begins: wait for the order, then run the app."""
     _set_inheritable(False, channel, start)
-    _die_with(monitor, start)
+    _die_with(monitor)
     if is_standby:
-        os.setpgid(0, 0)  # so that the monitor need not look whether it is somebody whom the app has left behind
+        _stand_aside()
         _is_installed(os.__file__)
         import runpy  # noqa: F401  now, while nobody waits for it
     order = _read_order(start)
+    _follow(start)
     if is_standby:
-        os.setpgid(0, os.getpgid(monitor))
+        _step_in(monitor)
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(os.path.abspath(__file__))  # the app's own import of it will find it there
@@ -1078,7 +1082,7 @@ def _read_order(fd):
 
     data = b''
     while len(data) < 8 or len(data) < 8 + int.from_bytes(data[:8], 'little'):
-        chunk = os.read(fd, 1 << 20)
+        chunk = _read(fd)
         if not chunk:
             os._exit(0)  # the monitor has no use for us any more
         data += chunk
@@ -1456,10 +1460,10 @@ class _Handshake:
         Two NULs enclose it and one stands between its fields: a path can't have one.
         """
         message = f'\0\0{kind}\0{path}\0{value}\0\0'.encode(_ENCODING, _ENCODE_ERRORS)
-        if len(message) > select.PIPE_BUF or not self.is_open():
+        if len(message) > _PIPE_BUF or not self.is_open():
             return
         try:
-            os.write(self.fd, message)
+            _write(self.fd, message)
         except OSError:
             pass  # the monitor is gone; so shall we be in a moment
 
@@ -1470,7 +1474,7 @@ def _find_proxy(logger):
     if handshake is None:
         return None
     if _Handshake.here() is None:
-        if not _is_descendant_of(handshake.monitor):
+        if not _is_below(handshake):
             return None  # the variable has outlived its monitor
         logger.info(f'PID {handshake.monitor} watches this program already: no monitor inside a monitor.')
     return ReloaderProxy(handshake)
@@ -1507,7 +1511,6 @@ class _Channel:
     _PAUSE = 0.01
 
     def __init__(self, fd):
-        os.set_blocking(fd, False)
         self._fd = fd
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
@@ -1529,7 +1532,7 @@ class _Channel:
         """Hand on all messages that are there; return whether there were any."""
         data = self._read()
         *messages, self._rest = (self._rest + data).split(b'\0\0')
-        if len(self._rest) > select.PIPE_BUF:
+        if len(self._rest) > _PIPE_BUF:
             messages.append(self._rest)
             self._rest = b''
         for message in filter(None, messages):
@@ -1547,7 +1550,7 @@ class _Channel:
         chunks = []
         try:
             while self._fd is not None:
-                chunks.append(os.read(self._fd, 1 << 16))
+                chunks.append(_read_now(self._fd))
                 if not chunks[-1]:
                     self.close()  # the worker has closed it; its end will be told by a signal
         except BlockingIOError:
@@ -2296,7 +2299,7 @@ def _split_glob(path):
 
 def _glob_match(pattern, names):
     """Match the components of a path with those of a glob: `**` stands for any number of folders."""
-    from fnmatch import fnmatchcase
+    from fnmatch import fnmatch
 
     if not pattern or not names:
         return not names and all(part == '**' for part in pattern)
@@ -2304,21 +2307,22 @@ def _glob_match(pattern, names):
         return _glob_match(pattern[1:], names) or _glob_match(pattern, names[1:])
     if names[0].startswith('.') and not pattern[0].startswith('.'):
         return False
-    return fnmatchcase(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
+    return fnmatch(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
 
 
 def _path_matcher(patterns):
     """Return a function that tells whether one of these shell-style patterns fits a path or a part of it."""
-    patterns = [os.fspath(pattern) for pattern in patterns or ()]
+    patterns = [os.path.normcase(pattern) for pattern in patterns or ()]
     if not patterns:
         return lambda path: False
     import re
     from fnmatch import translate
 
     matches = re.compile('|'.join(map(translate, patterns))).match
-    here = _current_folder() or os.sep
+    here = os.path.normcase(_current_folder() or os.sep)
 
     def is_ignored(path):
+        path = os.path.normcase(path)
         inside = os.path.relpath(path, here) if path.startswith(here) else path
         return bool(matches(path) or matches(inside) or any(map(matches, inside.split(os.sep))))
 
@@ -2503,291 +2507,18 @@ def _current_folder():
 
 # ------------------------------------------------------------------------------------------------------------ platform
 
-# Descriptors of this process that are its own business: a forked worker closes them.
-_descriptors = set()
-
-
-def _keep(fd):
-    """Take a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
-    if fd <= 2:
-        import fcntl
-
-        low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-        os.close(low)
-    _descriptors.add(fd)
-    return fd
-
-
-def _close(fd):
-    if fd in _descriptors:
-        _descriptors.discard(fd)
-        os.close(fd)
-
-
-def _pipe():
-    """Return the two ends of a pipe."""
-    return tuple(map(_keep, os.pipe()))
-
-
-def _set_inheritable(inheritable, *descriptors):
-    for fd in descriptors:
-        os.set_inheritable(fd, inheritable)
-
-
-def _identity(fd):
-    """Return what tells an open descriptor's file from every other; empty if it is not open."""
-    try:
-        stat = os.fstat(fd)
-    except OSError:
-        return ''
-    return f'{stat.st_dev}:{stat.st_ino}'
-
-
-def _file_clock():
-    """Return the time in ns as the kernel writes it to files: by the tick, on Linux."""
-    return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
-
-
 _LINUX = sys.platform.startswith('linux')
-_CAN_FORK = hasattr(os, 'fork') and sys.platform != 'darwin'  # its system libraries do not survive a fork
 
 
-_the_libc = None
-
-
-def _libc():
-    """Return the C library."""
-    global _the_libc
-    if _the_libc is None:
-        import ctypes
-
-        _the_libc = ctypes.CDLL(None, use_errno=True)
-        _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-    return _the_libc
-
-
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
-
-
-def _prctl(option, value):
-    if _LINUX:
-        _libc().prctl(option, value, 0, 0, 0)
-
-
-def _die_with(monitor, lifeline):
-    """See to it that this process ends when the monitor does, even by SIGKILL.
-
-    On Linux the kernel does that. Elsewhere a thread waits for the end of the pipe that the monitor holds.
-    """
-    if _LINUX:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    elif lifeline is not None:
-        import threading
-
-        threading.Thread(target=_wait_for_end, args=(lifeline,), daemon=True).start()
-    if os.getppid() != monitor:
-        os._exit(1)  # it went before this was set
-
-
-def _wait_for_end(lifeline):
-    while os.read(lifeline, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _Waiter:
-    """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
-
-    _HANDLED = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT')
-
-    def __init__(self):
-        self._read, self._write = _pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        self._arrived = []
-        self._child_ended = False
-        self._former = {}
-        self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for name in self._HANDLED:
-            signum = getattr(signal, name)
-            former = signal.getsignal(signum)
-            if former is not signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                signal.signal(signum, lambda _, __, name=name: self._arrived.append(name))
-                self._former[signum] = signal.SIG_DFL if former is None else former
-        self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
-        self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
-
-    def wait(self, sources, times):
-        """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
-        sources = list(sources)
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        for source in sources:
-            if source.wait_fd() is not None:
-                poll.register(source.wait_fd(), select.POLLIN)
-        times = [*times, *(source.wait_until() for source in sources)]
-        until = min((at for at in times if at is not None), default=None)
-        ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
-        if self._read in ready:
-            os.read(self._read, 1 << 16)
-        now = time.monotonic()
-        return [s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())]
-
-    def wake(self):
-        try:
-            os.write(self._write, b'\0')
-        except OSError:
-            pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
-
-    def signals(self):
-        """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
-        arrived, self._arrived = self._arrived, []
-        self._child_ended = self._child_ended or 'SIGCHLD' in arrived
-        return [name for name in arrived if name != 'SIGCHLD']
-
-    def child_ended(self):
-        ended, self._child_ended = self._child_ended, False
-        return ended
-
-    def __enter__(self):
-        """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
-        self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._former)
-
-    def __exit__(self, *_):
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
-
-    def reset(self):
-        """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
-        signal.set_wakeup_fd(-1)
-        for signum, former in self._former.items():
-            signal.signal(signum, former)
-        self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    def close(self):
-        signal.set_wakeup_fd(self._former_fd)
-        for signum, former in self._former.items():
-            signal.signal(signum, former)
-        _close(self._read)
-        _close(self._write)
-
-
-def _reset_signals(order):
-    """In a worker, in which they were held back: have them as the monitor's program found them."""
-    if order['is_standby']:
-        signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))  # forget one that was for all of us
-    for signum in order['ignored']:
-        signal.signal(signum, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
-
-
-def _signal_name(signum):
-    try:
-        from signal import Signals
-
-        return Signals(signum).name
-    except ValueError:
-        return f'signal {signum}'
-
-
-class _Terminal:
-    """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
-
-    def __init__(self):
-        self._had_one = self._opens()
-        self._is_tty = os.isatty(0)
-        self._state = None
-        self._was_ours = False
-        self.listening = False
-
-    @staticmethod
-    def _opens():
-        try:
-            os.close(os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY))
-        except OSError:
-            return False
-        return True
-
-    def is_gone(self):
-        """Whether the window was closed, or the connection dropped."""
-        return self._had_one and not self._opens()
-
-    def is_ours(self):
-        """Whether we are in its foreground, and get what is typed."""
-        try:
-            return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
-        except OSError:
-            return False
-
-    def save(self):
-        if self._is_tty and self.is_ours():
-            import termios
-
-            self._was_ours = True
-            self._state = termios.tcgetattr(0)
-
-    def restore(self):
-        """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
-        if not self._state:
-            return
-        import termios
-
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
-        try:
-            if not self.is_ours() and self._is_orphaned():
-                os.tcsetpgrp(0, os.getpgrp())
-            if self.is_ours() and termios.tcgetattr(0) != self._state:
-                termios.tcsetattr(0, termios.TCSANOW, self._state)
-        except (OSError, termios.error):
-            pass  # it is gone
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-    @staticmethod
-    def _is_orphaned():
-        """Whether the foreground belongs to a group that has ended: of a child of the worker, not the shell's."""
-        try:
-            os.killpg(os.tcgetpgrp(0), 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass
-        return False
-
-    def listen(self, on_enter):
-        """Begin to wait for ENTER, if there is somebody to press it."""
-        self._on_enter = on_enter
-        self.listening = self.is_ours()
-        return self.listening
-
-    def wait_fd(self):
-        return 0 if self.is_ours() else None
-
-    def wait_until(self):
-        return None
-
-    def step(self):
-        try:
-            typed = os.read(0, 1024)
-        except OSError:
-            typed = b''
-        self.listening = bool(typed)
-        if b'\n' in typed:
-            self._on_enter()
-
-
-class _Worker:
+class _AnyWorker:
     """A process that runs the app, and the channel from it."""
 
-    def __init__(self, process, channel, order=None):
-        self.pid = process if isinstance(process, int) else process.pid
-        if process is not self.pid:
-            process.returncode = 0  # it is for us to wait for it
+    def __init__(self, pid, channel, order):
+        self.pid = pid
         self._order = order  # where a new interpreter reads what it is to do
         self.channel = _Channel(channel)
         self.clock = time.strftime('%H:%M:%S')
         self.absent = None  # what it could not find to run
-        self.group = None
-        self._status = None
 
     def begin(self, order):
         """Send a new interpreter its order."""
@@ -2796,52 +2527,7 @@ class _Worker:
         data = marshal.dumps(order)
         data = len(data).to_bytes(8, 'little') + data
         while data:
-            data = data[os.write(self._order, data) :]
-
-    def poll(self):
-        """Return its status if it has ended, 128 + n where signal n did that; else None."""
-        return self._wait(os.WNOHANG)
-
-    def wait(self):
-        return self._wait(0)
-
-    def _wait(self, options):
-        if self._status is None:
-            self._look()
-            try:
-                pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
-                pid, status = self.pid, 0
-            if pid:
-                self._status = 128 + (status & 127) if status & 127 else status >> 8
-        return self._status
-
-    def _look(self):
-        """Note what can't be asked any more once it is waited for."""
-        try:
-            self.group = os.getpgid(self.pid)
-        except OSError:
-            pass
-        self._written = _written_bytes(self.pid)
-
-    def may_have_written(self, path):
-        """Whether it may have written a file: known only where the kernel counts what a process writes to disk."""
-        if self._status is None:
-            self._look()
-        return self._written != 0 or _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
-
-    def ask_to_stop(self, signum):
-        self._send(signum)
-
-    def kill(self):
-        self._send(signal.SIGKILL)
-
-    def _send(self, signum):
-        if self._status is None:
-            try:
-                os.kill(self.pid, signum)
-            except OSError:
-                pass  # it has just ended, or is another user's now
+            data = data[_write(self._order, data) :]
 
     def close(self):
         self.channel.drain()
@@ -2864,147 +2550,815 @@ def _read_proc(*names):
         os.close(fd)
 
 
-def _written_bytes(pid):
-    """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if that is not told."""
-    for line in _read_proc(str(pid), 'io').splitlines():
-        if line.startswith(b'write_bytes'):
-            return int(line.split()[1])
-    return None
+if sys.platform == 'win32':
+    # What is called fd elsewhere is a handle here. Python's own _winapi, on which its subprocess stands, does most.
 
+    import _winapi
+    import ctypes
+    import msvcrt
+    from ctypes import byref, sizeof, wintypes
 
-class _Process:
-    """A line of the system's table of processes."""
+    _PIPE_BUF = 4096
 
-    def __init__(self, pid, parent, group, state, name):
-        self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
+    def _api(name, *argtypes, restype=wintypes.BOOL):
+        """Return a function of kernel32, typed; a result of 0 raises OSError."""
 
-    def is_tracker(self):
-        """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
-        return b'resource_tracker' in _read_proc(str(self.pid), 'cmdline')
+        def check(result, function, arguments):
+            if not result:
+                raise ctypes.WinError(ctypes.get_last_error())
+            return result
 
+        function = getattr(_kernel32, name)
+        function.argtypes, function.restype, function.errcheck = argtypes, restype, check
+        return function
 
-def _processes():
-    """Return all processes, from /proc where there is one, else from `ps`."""
-    if not _LINUX:
+    _kernel32 = ctypes.WinDLL('kernel32', use_last_error=True)
+    _BOOL, _DWORD, _HANDLE, _POINTER = wintypes.BOOL, wintypes.DWORD, wintypes.HANDLE, ctypes.c_void_p
+    _NAME, _KIND = wintypes.LPCWSTR, ctypes.c_int
+    _CtrlHandler = ctypes.WINFUNCTYPE(_BOOL, _DWORD)
+    _AssignProcessToJobObject = _api('AssignProcessToJobObject', _HANDLE, _HANDLE)
+    _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
+    _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
+    _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
+    _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
+    _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
+    _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
+    _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
+    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
+    _SetConsoleMode = _api('SetConsoleMode', _HANDLE, _DWORD)
+    _SetEvent = _api('SetEvent', _HANDLE)
+    _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
+    _TerminateJobObject = _api('TerminateJobObject', _HANDLE, wintypes.UINT)
+
+    class _JobLimits(ctypes.Structure):  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+        _fields_ = [
+            ('times', ctypes.c_int64 * 2),
+            ('flags', _DWORD),
+            ('working_set', ctypes.c_size_t * 2),
+            ('processes', _DWORD),
+            ('affinity', ctypes.c_size_t),
+            ('priorities', _DWORD * 2),
+            ('io', ctypes.c_uint64 * 6),
+            ('memory', ctypes.c_size_t * 4),
+        ]
+
+    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
+        _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
+
+    def _pipe():
+        """Return the two ends of a pipe."""
+        return _winapi.CreatePipe(None, 1 << 16)
+
+    def _read(handle):
+        """Wait for something to come and return it; b'' once all writers are gone."""
+        try:
+            return _winapi.ReadFile(handle, 1 << 16)[0]
+        except BrokenPipeError:
+            return b''
+
+    def _read_now(handle):
+        """The same without waiting: raises BlockingIOError if nothing has come."""
+        try:
+            if _winapi.PeekNamedPipe(handle, 0)[0] == 0:
+                raise BlockingIOError
+        except BrokenPipeError:
+            return b''
+        return _read(handle)
+
+    def _write(handle, data):
+        return _winapi.WriteFile(handle, data)[0]
+
+    def _close(handle):
+        _winapi.CloseHandle(handle)
+
+    def _set_inheritable(inheritable, *handles):
+        for handle in handles:
+            os.set_handle_inheritable(handle, inheritable)
+
+    def _identity(handle):
+        """Return the pid of who has made the pipe behind a handle; empty if there is none."""
+        pid = _DWORD()
+        try:
+            _GetNamedPipeServerProcessId(handle, byref(pid))
+        except OSError:
+            return ''
+        return str(pid.value)
+
+    def _file_clock():
+        """Return the time in ns as the system writes it to files."""
+        return time.time_ns()
+
+    def _libc():
+        raise OSError(errno.ENOSYS, 'this system has no inotify')
+
+    def _fork_obstacle():
+        return 'this system has no fork'
+
+    def _start_interpreter(arguments):
+        """Start Python with our inheritable handles."""
         import subprocess
 
-        lines = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
-        return [_Process(*map(os.fsdecode, line.split(None, 4))) for line in lines.splitlines()]
-    return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
+        environment, python = dict(os.environ), getattr(sys, '_base_executable', None) or sys.executable
+        if python != sys.executable:
+            # A virtual environment's python.exe only starts another one: start that itself, as multiprocessing does.
+            environment['__PYVENV_LAUNCHER__'] = sys.executable
+        return subprocess.Popen([python, *arguments], env=environment, close_fds=False)
 
+    def _become(arguments):
+        """Run another program in place of this one: exec does not wait for it here."""
+        import subprocess
 
-def _process(pid):
-    """Return a process from /proc/PID/stat, None if it has ended: `PID (NAME) STATE PPID PGRP ...`."""
-    head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-    if not head:
-        return None
-    state, parent, group = tail.split(None, 3)[:3]
-    return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+        sys.exit(subprocess.call(arguments))
 
+    def _die_with(monitor):
+        """The monitor has put this process into a job, which ends with it. Until there is an order we ignore Ctrl-C."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-class _Kin:
-    """The children of this process: what its program had before, and what its workers leave behind.
+    def _reset_signals(order):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants are
-    found, and waited for by their pids. Elsewhere only those children are known that a worker has when it is to stop.
-    """
+    def _stand_aside():
+        """Nothing: a job tells whose child a process is."""
 
-    def __init__(self):
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._own = {process.pid for process in self.children()}
+    def _step_in(monitor):
+        """Nothing either."""
 
-    def children(self, ended=False):
-        """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
-        if hasattr(os, 'waitid'):
+    def _follow(start):
+        """Obey the monitor: a byte in the pipe of the order is its polite way to stop us."""
+        _thread.start_new_thread(_obey, (start,))
+
+    def _obey(start):
+        while _read(start):
+            hook = sys.excepthook
+            sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
+            signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
+
+    class _Waiter:
+        """What the loop waits with: processes and timers, events of the console, and a wake-up from any thread.
+
+        Neither pipes nor keys can be waited for along with these: while there are any, it looks at them every 50 ms.
+        """
+
+        mask = ignored = ()
+
+        def __init__(self):
+            self._event = _CreateEvent(None, False, False, None)
+            self._arrived = []
+            self._child_ended = False
+            self._handler = _CtrlHandler(self._on_event)
+            _SetConsoleCtrlHandler(self._handler, True)
+
+        def _on_event(self, event):
+            """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
+            self._arrived.append('SIGTERM' if event else 'SIGINT')
+            self.wake()
+            if event > 1:
+                time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
+            return True
+
+        def wait(self, sources, times):
+            """Return the sources that may be read or whose time has come; maybe none, after an event or `wake`."""
+            sources, now = list(sources), time.monotonic()
+            times = [*times, *(source.wait_until() for source in sources)]
+            times += [now + 0.05 for source in sources if source.wait_fd() is not None]
+            until = min((at for at in times if at is not None), default=_FOREVER)
+            timeout = _winapi.INFINITE if until == _FOREVER else max(0, int((until - now) * 1000 + 0.999))
+            _winapi.WaitForMultipleObjects([self._event, *(each.handle for each in _Worker.running)], False, timeout)
+            ended = {worker for worker in _Worker.running if worker.poll() is not None}
+            _Worker.running -= ended
+            self._child_ended = self._child_ended or bool(ended)
+            now = time.monotonic()
+            return [s for s in sources if s.wait_fd() is not None or now >= (s.wait_until() or _FOREVER)]
+
+        def wake(self):
+            _SetEvent(self._event)
+
+        def signals(self):
+            """Return the names of the signals that came, or of those that console events stand for."""
+            arrived, self._arrived = self._arrived, []
+            return arrived
+
+        def child_ended(self):
+            ended, self._child_ended = self._child_ended, False
+            return ended
+
+        def __enter__(self):
+            """Nothing can be held back while a child is made."""
+
+        def __exit__(self, *_):
+            pass
+
+        def close(self):
+            _SetConsoleCtrlHandler(self._handler, False)
+
+    def _ending(status):
+        """Return what ended a process with this status, if it was the system."""
+        return None if status >= 0 else 'exception 0x%X' % (status + 2**32)
+
+    class _Terminal:
+        """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs."""
+
+        def __init__(self):
+            self._modes = {}
+            self.listening = False
+
+        def is_ours(self):
+            """Whether Ctrl-C comes to the worker as well: it does to all processes of a console."""
+            return True
+
+        def save(self):
+            for stream in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE):
+                mode = _DWORD()
+                try:
+                    _GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode))
+                except OSError:
+                    continue  # this is no console
+                self._modes[stream] = mode.value
+
+        def restore(self):
+            for stream, mode in self._modes.items():
+                try:
+                    _SetConsoleMode(_winapi.GetStdHandle(stream), mode)
+                except OSError:
+                    pass  # it is gone
+
+        def listen(self, on_enter):
+            """Begin to wait for ENTER, if there is somebody to press it."""
+            self._on_enter = on_enter
+            self.listening = _winapi.STD_INPUT_HANDLE in self._modes
+            return self.listening
+
+        def wait_fd(self):
+            return 0
+
+        def wait_until(self):
+            return None
+
+        def step(self):
+            typed = ''
+            while msvcrt.kbhit():
+                typed += msvcrt.getwch()
+            if '\r' in typed:
+                self._on_enter()
+
+    class _Worker(_AnyWorker):
+        """A process that runs the app, in a job with all that it starts: they end when the job's handle is closed.
+
+        Who wants to live on, as a browser may, asks for that by CREATE_BREAKAWAY_FROM_JOB.
+        """
+
+        running: set[_Worker] = set()
+
+        def __init__(self, process, channel, order):
+            super().__init__(process.pid, channel, order)
+            self._process = process
+            self.handle = int(process._handle)
+            self.job = type(process._handle)(_CreateJobObject(None, f'hupper-{self.pid}'))  # it closes itself
+            limits = _JobLimits(flags=0x2000 | 0x800)  # JOB_OBJECT_LIMIT_: KILL_ON_JOB_CLOSE, BREAKAWAY_OK
+            _SetInformationJobObject(self.job, 9, byref(limits), sizeof(limits))  # 9: extended limits
+            _AssignProcessToJobObject(self.job, self.handle)
+            self.running.add(self)
+
+        def poll(self):
+            """Return its status if it has ended, below 0 where the system did that; else None."""
+            status = self._process.poll()
+            return status if status is None or status < 2**31 else status - 2**32
+
+        def wait(self):
+            self._process.wait()
+            self.running.discard(self)
+            return self.poll()
+
+        def may_have_written(self, path):
+            return True
+
+        def ask_to_stop(self, signum):
             try:
-                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return []
-            if ended and found is None:
-                return []
-        return [process for process in _processes() if process.parent == os.getpid()]
+                _write(self._order, b'\0')
+            except OSError:
+                pass  # it has just ended
 
-    @staticmethod
-    def any_in(group):
-        """Whether we have a child in a process group, for the price of one system call: the standby is in its own."""
+        def kill(self):
+            self._process.kill()
+
+    class _Kin:
+        """Nothing here: a worker's job knows its descendants."""
+
+        def reap(self, known, ended=False):
+            return []
+
+        def close(self):
+            pass
+
+    class _Leftovers:
+        """Descendants that have outlived their worker. Windows knows no polite end for them."""
+
+        def __init__(self, worker, kin, known, interval):
+            self._job = worker.job
+            self.names = [f'PID {pid}' for pid in self._pids()]
+            _TerminateJobObject(self._job, 1)
+
+        def gone(self, now):
+            self.kill_at = now + 0.01  # the time to look again
+            return not self._pids()
+
+        def _pids(self):
+            found = _JobPids()
+            _QueryInformationJobObject(self._job, 3, byref(found), sizeof(found), None)  # 3: the list of pids
+            return found.pids[: found.listed]
+
+    def _is_below(handshake):
+        """Whether we are in the job of its worker."""
+        inside = _BOOL()
         try:
-            if hasattr(os, 'waitid') and group:
-                os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        return True
-
-    def reap(self, known, ended=False):
-        """Wait for those adopted that have ended; return the others."""
-        adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
-        for process in adopted:
-            if process.state == 'Z':
-                os.waitpid(process.pid, os.WNOHANG)
-        return [process for process in adopted if process.state != 'Z']
-
-    def close(self):
-        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
-
-
-class _Leftovers:
-    """Descendants that have outlived their worker: asked to end, then made to.
-
-    Those that began a session or process group of their own are left alone.
-    """
-
-    def __init__(self, worker, kin, known, interval):
-        self.names = []
-        self.kill_at = None
-        self._groups = {os.getpgrp(), worker.group}
-        self._kin = kin
-        self._known = known
-        self._interval = interval
-        self._asked = set()
-        self._killed = False
-
-    def gone(self, now):
-        """Take the next step; return whether there is nothing left to do."""
-        left = []
-        if any(map(self._kin.any_in, self._groups)):
-            left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
-        if self._killed or (self.kill_at is not None and now >= self.kill_at):
-            self._killed, self.kill_at = True, None
-        elif left and self.kill_at is None:
-            self.kill_at = now + (self._interval or 0)
-        for process in left:
-            self._end(process)
-        return not left
-
-    def _end(self, process):
-        try:
-            if self._killed:
-                os.kill(process.pid, signal.SIGKILL)
-            elif process.pid not in self._asked:
-                self._asked.add(process.pid)
-                if not process.is_tracker():
-                    self.names.append(f'{process.name} (PID {process.pid})')
-                    os.kill(process.pid, signal.SIGTERM)
-                    os.kill(process.pid, signal.SIGCONT)
+            job = _OpenJobObject(4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
         except OSError:
-            pass  # it has just ended, or is another user's
+            return False
+        _IsProcessInJob(_winapi.GetCurrentProcess(), job, byref(inside))
+        _winapi.CloseHandle(job)
+        return bool(inside)
 
+else:
+    _PIPE_BUF = select.PIPE_BUF
 
-def _is_descendant_of(pid):
-    """Whether a process is among our ancestors."""
-    parents = {process.pid: process.parent for process in _processes()}
-    at = os.getpid()
-    while at in parents and at != pid:
-        at = parents[at]
-    return at == pid
+    # Descriptors of this process that are its own business: a forked worker closes them.
+    _descriptors: set[int] = set()
 
+    def _keep(fd):
+        """Take a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
+        if fd <= 2:
+            import fcntl
 
-def _thread_count():
-    try:
-        return len(os.listdir('/proc/self/task'))
-    except OSError:
-        import threading
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+        _descriptors.add(fd)
+        return fd
 
-        return threading.active_count()
+    def _close(fd):
+        if fd in _descriptors:
+            _descriptors.discard(fd)
+            os.close(fd)
+
+    def _pipe():
+        """Return the two ends of a pipe."""
+        return tuple(map(_keep, os.pipe()))
+
+    def _read(fd):
+        """Wait for something to come and return it; b'' once all writers are gone."""
+        return os.read(fd, 1 << 16)
+
+    def _read_now(fd):
+        """The same without waiting: raises BlockingIOError if nothing has come."""
+        os.set_blocking(fd, False)
+        return os.read(fd, 1 << 16)
+
+    def _write(fd, data):
+        return os.write(fd, data)
+
+    def _set_inheritable(inheritable, *descriptors):
+        for fd in descriptors:
+            os.set_inheritable(fd, inheritable)
+
+    def _identity(fd):
+        """Return what tells an open descriptor's file from every other; empty if it is not open."""
+        try:
+            stat = os.fstat(fd)
+        except OSError:
+            return ''
+        return f'{stat.st_dev}:{stat.st_ino}'
+
+    def _file_clock():
+        """Return the time in ns as the kernel writes it to files: by the tick, on Linux."""
+        return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
+
+    _the_libc = None
+
+    def _libc():
+        """Return the C library."""
+        global _the_libc
+        if _the_libc is None:
+            import ctypes
+
+            _the_libc = ctypes.CDLL(None, use_errno=True)
+            _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+        return _the_libc
+
+    _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
+
+    def _prctl(option, value):
+        if _LINUX:
+            _libc().prctl(option, value, 0, 0, 0)
+
+    def _fork_obstacle():
+        """Return why this process can't be forked, None if it can."""
+        if not hasattr(os, 'fork') or sys.platform == 'darwin':
+            return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+        return 'there are threads' if _thread_count() != 1 else None
+
+    def _start_interpreter(arguments):
+        """Start Python with our inheritable descriptors."""
+        import subprocess
+
+        return subprocess.Popen([sys.executable, *arguments], close_fds=False)
+
+    def _become(arguments):
+        """Run another program in place of this one."""
+        os.execv(arguments[0], arguments)
+
+    def _die_with(monitor):
+        """See to it that this process ends when the monitor does, even by SIGKILL: on Linux the kernel does that."""
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != monitor:
+            os._exit(1)  # it went before this was set
+
+    def _follow(start):
+        """Elsewhere a thread waits for the end of the pipe that the order came through: the monitor holds it open."""
+        if not _LINUX:
+            _thread.start_new_thread(_wait_for_end, (start,))
+
+    def _wait_for_end(start):
+        while _read(start):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _stand_aside():
+        """In a standby: be in a group of its own, so that the monitor need not ask whose child this is."""
+        os.setpgid(0, 0)
+
+    def _step_in(monitor):
+        """In a standby that becomes the worker: be in the monitor's group, which the terminal speaks to."""
+        os.setpgid(0, os.getpgid(monitor))
+
+    class _Waiter:
+        """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
+
+        _HANDLED = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT')
+
+        def __init__(self):
+            self._read, self._write = _pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+            self._arrived = []
+            self._child_ended = False
+            self._former = {}
+            self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            for name in self._HANDLED:
+                signum = getattr(signal, name)
+                former = signal.getsignal(signum)
+                if former is not signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
+                    signal.signal(signum, lambda _, __, name=name: self._arrived.append(name))
+                    self._former[signum] = signal.SIG_DFL if former is None else former
+            self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
+            self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
+
+        def wait(self, sources, times):
+            """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
+            sources = list(sources)
+            poll = select.poll()
+            poll.register(self._read, select.POLLIN)
+            for source in sources:
+                if source.wait_fd() is not None:
+                    poll.register(source.wait_fd(), select.POLLIN)
+            times = [*times, *(source.wait_until() for source in sources)]
+            until = min((at for at in times if at is not None), default=None)
+            ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
+            if self._read in ready:
+                os.read(self._read, 1 << 16)
+            now = time.monotonic()
+            return [
+                s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
+            ]
+
+        def wake(self):
+            try:
+                os.write(self._write, b'\0')
+            except OSError:
+                pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
+
+        def signals(self):
+            """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
+            arrived, self._arrived = self._arrived, []
+            self._child_ended = self._child_ended or 'SIGCHLD' in arrived
+            return [name for name in arrived if name != 'SIGCHLD']
+
+        def child_ended(self):
+            ended, self._child_ended = self._child_ended, False
+            return ended
+
+        def __enter__(self):
+            """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
+            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._former)
+
+        def __exit__(self, *_):
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
+
+        def reset(self):
+            """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
+            signal.set_wakeup_fd(-1)
+            for signum, former in self._former.items():
+                signal.signal(signum, former)
+            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+        def close(self):
+            signal.set_wakeup_fd(self._former_fd)
+            for signum, former in self._former.items():
+                signal.signal(signum, former)
+            _close(self._read)
+            _close(self._write)
+
+    def _reset_signals(order):
+        """In a worker, in which they were held back: have them as the monitor's program found them."""
+        if order['is_standby']:  # forget one that was for all of us
+            signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        for signum in order['ignored']:
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
+
+    def _ending(status):
+        """Return what ended a process with this status, if it was a signal."""
+        if status <= 128:
+            return None
+        try:
+            from signal import Signals
+
+            return Signals(status - 128).name
+        except ValueError:
+            return f'signal {status - 128}'
+
+    class _Terminal:
+        """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
+
+        def __init__(self):
+            self._had_one = self._opens()
+            self._is_tty = os.isatty(0)
+            self._state = None
+            self._was_ours = False
+            self.listening = False
+
+        @staticmethod
+        def _opens():
+            try:
+                os.close(os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY))
+            except OSError:
+                return False
+            return True
+
+        def is_gone(self):
+            """Whether the window was closed, or the connection dropped."""
+            return self._had_one and not self._opens()
+
+        def is_ours(self):
+            """Whether we are in its foreground, and get what is typed."""
+            try:
+                return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
+            except OSError:
+                return False
+
+        def save(self):
+            if self._is_tty and self.is_ours():
+                import termios
+
+                self._was_ours = True
+                self._state = termios.tcgetattr(0)
+
+        def restore(self):
+            """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
+            if not self._state:
+                return
+            import termios
+
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+            try:
+                if not self.is_ours() and self._is_orphaned():
+                    os.tcsetpgrp(0, os.getpgrp())
+                if self.is_ours() and termios.tcgetattr(0) != self._state:
+                    termios.tcsetattr(0, termios.TCSANOW, self._state)
+            except (OSError, termios.error):
+                pass  # it is gone
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+        @staticmethod
+        def _is_orphaned():
+            """Whether the foreground belongs to a group that has ended: of a child of the worker, not the shell's."""
+            try:
+                os.killpg(os.tcgetpgrp(0), 0)
+            except ProcessLookupError:
+                return True
+            except OSError:
+                pass
+            return False
+
+        def listen(self, on_enter):
+            """Begin to wait for ENTER, if there is somebody to press it."""
+            self._on_enter = on_enter
+            self.listening = self._is_tty
+            return self.is_ours()
+
+        def wait_fd(self):
+            return 0 if self.is_ours() else None
+
+        def wait_until(self):
+            return None
+
+        def step(self):
+            try:
+                typed = os.read(0, 1024)
+            except OSError:
+                typed = b''
+            self.listening = bool(typed)
+            if b'\n' in typed:
+                self._on_enter()
+
+    class _Worker(_AnyWorker):
+        """A process that runs the app."""
+
+        def __init__(self, process, channel, order=None):
+            super().__init__(process if isinstance(process, int) else process.pid, channel, order)
+            if process is not self.pid:
+                process.returncode = 0  # it is for us to wait for it
+            self.group = None
+            self._status = None
+
+        def poll(self):
+            """Return its status if it has ended, 128 + n where signal n did that; else None."""
+            return self._wait(os.WNOHANG)
+
+        def wait(self):
+            return self._wait(0)
+
+        def _wait(self, options):
+            if self._status is None:
+                self._look()
+                try:
+                    pid, status = os.waitpid(self.pid, options)
+                except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
+                    pid, status = self.pid, 0
+                if pid:
+                    self._status = 128 + (status & 127) if status & 127 else status >> 8
+            return self._status
+
+        def _look(self):
+            """Note what can't be asked any more once it is waited for."""
+            try:
+                self.group = os.getpgid(self.pid)
+            except OSError:
+                pass
+            self._written = _written_bytes(self.pid)
+
+        def may_have_written(self, path):
+            """Whether it may have written a file: known only where the kernel counts what a process writes to disk."""
+            if self._status is None:
+                self._look()
+            return self._written != 0 or _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
+
+        def ask_to_stop(self, signum):
+            self._send(signum)
+
+        def kill(self):
+            self._send(signal.SIGKILL)
+
+        def _send(self, signum):
+            if self._status is None:
+                try:
+                    os.kill(self.pid, signum)
+                except OSError:
+                    pass  # it has just ended, or is another user's now
+
+    def _written_bytes(pid):
+        """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if not told."""
+        for line in _read_proc(str(pid), 'io').splitlines():
+            if line.startswith(b'write_bytes'):
+                return int(line.split()[1])
+        return None
+
+    class _Process:
+        """A line of the system's table of processes."""
+
+        def __init__(self, pid, parent, group, state, name):
+            self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
+
+        def is_tracker(self):
+            """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
+            return b'resource_tracker' in _read_proc(str(self.pid), 'cmdline')
+
+    def _processes():
+        """Return all processes, from /proc where there is one, else from `ps`."""
+        if not _LINUX:
+            import subprocess
+
+            lines = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
+            return [_Process(*map(os.fsdecode, line.split(None, 4))) for line in lines.splitlines()]
+        return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
+
+    def _process(pid):
+        """Return a process from /proc/PID/stat, None if it has ended: `PID (NAME) STATE PPID PGRP ...`."""
+        head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+        if not head:
+            return None
+        state, parent, group = tail.split(None, 3)[:3]
+        return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+
+    class _Kin:
+        """The children of this process: what its program had before, and what its workers leave behind.
+
+        On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants
+        are found, and waited for by their pids. Elsewhere only those are known that a worker has when it is to stop.
+        """
+
+        def __init__(self):
+            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            self._own = {process.pid for process in self.children()}
+
+        def children(self, ended=False):
+            """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
+            if hasattr(os, 'waitid'):
+                try:
+                    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                except ChildProcessError:
+                    return []
+                if ended and found is None:
+                    return []
+            return [process for process in _processes() if process.parent == os.getpid()]
+
+        @staticmethod
+        def any_in(group):
+            """Whether we have a child in a process group, by one system call: the standby is in its own."""
+            try:
+                if hasattr(os, 'waitid') and group:
+                    os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return False
+            return True
+
+        def reap(self, known, ended=False):
+            """Wait for those adopted that have ended; return the others."""
+            adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
+            for process in adopted:
+                if process.state == 'Z':
+                    os.waitpid(process.pid, os.WNOHANG)
+            return [process for process in adopted if process.state != 'Z']
+
+        def close(self):
+            _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+    class _Leftovers:
+        """Descendants that have outlived their worker: asked to end, then made to.
+
+        Those that began a session or process group of their own are left alone.
+        """
+
+        def __init__(self, worker, kin, known, interval):
+            self.names = []
+            self.kill_at = None
+            self._groups = {os.getpgrp(), worker.group}
+            self._kin = kin
+            self._known = known
+            self._interval = interval
+            self._asked = set()
+            self._killed = False
+
+        def gone(self, now):
+            """Take the next step; return whether there is nothing left to do."""
+            left = []
+            if any(map(self._kin.any_in, self._groups)):
+                left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
+            if self._killed or (self.kill_at is not None and now >= self.kill_at):
+                self._killed, self.kill_at = True, None
+            elif left and self.kill_at is None:
+                self.kill_at = now + (self._interval or 0)
+            for process in left:
+                self._end(process)
+            return not left
+
+        def _end(self, process):
+            try:
+                if self._killed:
+                    os.kill(process.pid, signal.SIGKILL)
+                elif process.pid not in self._asked:
+                    self._asked.add(process.pid)
+                    if not process.is_tracker():
+                        self.names.append(f'{process.name} (PID {process.pid})')
+                        os.kill(process.pid, signal.SIGTERM)
+                        os.kill(process.pid, signal.SIGCONT)
+            except OSError:
+                pass  # it has just ended, or is another user's
+
+    def _is_below(handshake):
+        """Whether its monitor is among our ancestors."""
+        parents = {process.pid: process.parent for process in _processes()}
+        at = os.getpid()
+        while at in parents and at != handshake.monitor:
+            at = parents.pop(at)  # somewhere there may be a circle
+        return at == handshake.monitor
+
+    def _thread_count():
+        try:
+            return len(os.listdir('/proc/self/task'))
+        except OSError:
+            import threading
+
+            return threading.active_count()
 
 
 # -------------------------------------------------------------------------------------------------- names of hupper 1.x
@@ -3155,7 +3509,7 @@ def _is_python_script(path):
 def _run_plainly(target):
     """Become the program, without a monitor."""
     name = {'module': ['-m', target.name]}.get(target.kind, [target.name])
-    os.execv(sys.executable, [sys.executable, *(target.options or ()), *name, *target.args])
+    _become([sys.executable, *(target.options or ()), *name, *target.args])
 
 
 if __name__ == '__main__':
