@@ -2303,10 +2303,12 @@ def _glob_match(pattern, names):
 
     if not pattern or not names:
         return not names and all(part == '**' for part in pattern)
-    if pattern[0] == '**':
-        return _glob_match(pattern[1:], names) or _glob_match(pattern, names[1:])
+    if pattern[0] == '**' and _glob_match(pattern[1:], names):
+        return True
     if names[0].startswith('.') and not pattern[0].startswith('.'):
         return False
+    if pattern[0] == '**':
+        return _glob_match(pattern, names[1:])
     return fnmatch(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
 
 
