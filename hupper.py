@@ -2942,7 +2942,8 @@ else:
             import ctypes
 
             _the_libc = ctypes.CDLL(None, use_errno=True)
-            _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+            if _LINUX:
+                _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
         return _the_libc
 
     _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
