@@ -650,10 +650,11 @@ def measure_idle(bench):
 
 def measure_memory(bench):
     samples = {p.name: [] for p in bench.peers}
-    for _ in range(bench.amount(3, 1)):
-        for p in bench.peers:
-            with bench.run(p) as run:
-                if run.wait(timeout=20):
+    for p in bench.peers:
+        folder = bench.projects.make(p)
+        for turn in range(bench.amount(3, 1) + 1):  # the first one may write bytecode
+            with Run(bench.environment, p, folder) as run:
+                if run.wait(timeout=20) and turn:
                     time.sleep(bench.amount(3, 1))
                     pss = sum(fields(proc(pid, 'smaps_rollup')).get('Pss', 0) for pid in run.pids())
                     samples[p.name].append(pss / 1024)
