@@ -72,6 +72,7 @@ class _Default:
 
 
 _DEFAULT: Any = _Default()
+_FILE = os.path.abspath(__file__)  # as long as the current folder is what it was
 _FOREVER = float('inf')
 
 # ---------------------------------------------------------------------------------------------------------- public API
@@ -368,6 +369,7 @@ class Reloader:
         """The worker has had its start, if it imports no more: time for what it should not wait for."""
         self._settled_at = now + 0.5 if self._worker and self._worker.channel.is_busy() else None
         if self._worker and self._settled_at is None:
+            self.monitor.settled()
             self.logger.debug(f'Watching {self.monitor.count()} files and folders.')
             self._launcher.prepare()
 
@@ -386,7 +388,7 @@ class Reloader:
         now = time.monotonic()
         self._schedule.started(now)
         try:
-            self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.sources_of_worker)
+            self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.expected_sources)
         except OSError as error:
             self.logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
         if self._worker is None:
@@ -649,6 +651,7 @@ class FileMonitorProxy:
         self.lock = _thread.allocate_lock()
         self.clear_changes()
         self.sources_of_worker = set()  # what the running worker imported through Python's own loader
+        self.expected_sources = set()  # that, and until it has had its start what those before it imported
         self._is_ignored = _path_matcher(ignore_files)
         self._asked_by = {}  # path -> number of the worker that asked for it last, None for the user
         self._worker_number = 0
@@ -737,6 +740,7 @@ class FileMonitorProxy:
 
     def add_source(self, path, signature):
         self.sources_of_worker.add(path)
+        self.expected_sources.add(path)
         self.add_path(path, signature)
 
     def add_missing(self, path):
@@ -771,10 +775,14 @@ class FileMonitorProxy:
         if old and self._is_driven:
             self.monitor.discard(old)
 
+    def settled(self):
+        """The worker has had its start: the next one will look for what this one has imported."""
+        self.expected_sources = set(self.sources_of_worker)
+
     def settle_time(self, path, schedule):
         """Seconds to wait for the rest of a change: a file is being written, or is away for a moment."""
         if not os.path.lexists(path):
-            return schedule.interval if path in self.sources_of_worker else schedule.quiet
+            return schedule.interval if path in self.expected_sources else schedule.quiet
         state = self.monitor.states.pop(path, _DONE) if self._is_driven else _SEEN
         return {_SEEN: schedule.quiet, _OPEN: schedule.interval}.get(state, 0)
 
@@ -996,7 +1004,7 @@ def _boot(options, waiter, is_standby=False):
     channel, write = _pipe()
     read, order = _pipe()
     name = __name__ if __name__ == 'hupper' else ''
-    boot = _BOOT % (name, os.path.abspath(__file__), write, read, os.getpid(), is_standby)
+    boot = _BOOT % (name, _FILE, write, read, os.getpid(), is_standby)
     if options is None:
         options = subprocess._args_from_interpreter_flags()
     try:
@@ -1035,7 +1043,7 @@ def _environment():
     folders = []
     if site:
         folders = getattr(site, 'getsitepackages', list)() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
-    paths = [__file__, os.path.join(sys.prefix, 'pyvenv.cfg')]
+    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
     for folder in folders:
         paths.append(folder)
         try:
@@ -1070,7 +1078,7 @@ def _worker_main(channel, start, monitor, known, is_standby):
         _step_in(monitor)
     _begin_worker(order, channel)
     if __name__ in sys.modules:
-        _observer.see(os.path.abspath(__file__))  # the app's own import of it will find it there
+        _observer.see(_FILE)  # the app's own import of it will find it there
     for name in _shadowed(_path0(order), set(sys.modules) - known):
         if name != __name__:
             del sys.modules[name]
@@ -1316,8 +1324,7 @@ class _Observer:
         self._report(kind, path)
 
     def _report(self, kind, path, stat=None):
-        if not os.path.isabs(path):
-            path = os.path.abspath(path)
+        path = _absolute(path)
         if not _is_installed(path):
             self._reported.add(path)
             self.handshake.send(kind, path, _signature(path, stat))
@@ -1333,10 +1340,10 @@ class _Observer:
 
     def _see_late(self, path):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
-        if not isinstance(path, str) or path in self._reported or _is_installed(path):
+        path = _absolute(path) if isinstance(path, str) else ''
+        if not path or path in self._reported or _is_installed(path):
             return
         try:
-            path = os.path.abspath(path)
             stat = os.stat(path)
         except (OSError, ValueError):
             return
@@ -1359,7 +1366,7 @@ class _Observer:
     def find_spec(self, name, path=None, target=None):
         """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
         tail = name.rpartition('.')[2]
-        places = [os.path.join(os.path.abspath(folder), tail) for folder in (sys.path if path is None else path)]
+        places = [os.path.join(_absolute(folder), tail) for folder in (sys.path if path is None else path)]
         if any(self._returns(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
             from importlib import invalidate_caches
             from importlib.machinery import PathFinder
@@ -1387,6 +1394,15 @@ class _Observer:
 _observer = _former_main = None
 
 
+def _absolute(path):
+    if os.path.isabs(path):
+        return path
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return os.path.join(os.sep, path)  # the current folder has gone: nothing is there
+
+
 def _is_installed(path):
     """Whether a file belongs to Python or to an installed package, and is not linked in from elsewhere."""
     folder = path.rpartition(os.sep)[0]  # quicker than os.path.dirname
@@ -1394,7 +1410,7 @@ def _is_installed(path):
     if installed is None:
         if not _library:
             _library.extend(os.path.realpath(each) + os.sep for each in _library_folders())
-        installed = (os.path.realpath(folder or os.curdir) + os.sep).startswith(tuple(_library))
+        installed = (os.path.realpath(folder or os.sep) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
     return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
 
@@ -1863,14 +1879,16 @@ class WatchdogFileMonitor(PollingFileMonitor):
         super().__init__(callback, interval, logger, **kw)
         self._observer = Observer()
         self._scheduled = {}  # folder -> watch
-        self._heard = []  # paths and states, from the threads of watchdog
+        self._heard = []  # kinds of event and paths, from the threads of watchdog
+        self._writing = set()  # files that were written to and not closed yet
         self._observer.start()
 
     def dispatch(self, event):
         """Take an event of watchdog, in one of its threads."""
         if event.event_type in ('created', 'modified', 'moved', 'deleted', 'closed'):
             paths = [os.fsdecode(path) for path in (event.src_path, getattr(event, 'dest_path', '')) if path]
-            self._heard.extend(path for path in paths if not path.endswith(('.pyc', os.sep + '__pycache__')))
+            paths = [path for path in paths if not path.endswith(('.pyc', os.sep + '__pycache__'))]
+            self._heard.extend((event.event_type, path) for path in paths)
             self.wake()
 
     def wait_until(self):
@@ -1878,7 +1896,13 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
     def step(self):
         heard, self._heard = self._heard, []
-        for path in dict.fromkeys(heard):
+        for kind, path in dict.fromkeys(heard):
+            if kind == 'modified':
+                self._writing.add(path)
+            elif kind == 'closed' and path in self._writing:
+                self._writing.discard(path)
+                self.look_at(path, _DONE)
+                continue
             self.look_at(path)
         if time.monotonic() >= (super().wait_until() or 0):
             super().step()
