@@ -83,6 +83,25 @@ def wait_until(condition, message='it did not come true', limit=None):
         time.sleep(0.01)
 
 
+def patient(function):
+    """Try again: on Windows a file can't be moved or removed while anybody has it open, as an import has."""
+
+    def wrapper(*args):
+        deadline = time.monotonic() + LIMIT
+        while True:
+            try:
+                return function(*args)
+            except PermissionError:
+                if not WINDOWS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    return wrapper
+
+
+replace, rename, remove = map(patient, (os.replace, os.rename, os.remove))
+
+
 class Project:
     """A temporary folder with a copy of hupper.py in it, and a folder of its own for temporary files."""
 
@@ -108,7 +127,7 @@ class Project:
     def _put(self, path, content):
         new = os.path.join(self.tmp, f'new-{threading.get_ident()}')
         put(new, content)
-        os.replace(new, path)
+        replace(new, path)
 
     def read(self, name):
         with open(self.path(name), encoding='utf-8') as file:
@@ -154,6 +173,17 @@ class Project:
         atexit.unregister(self.remove)
 
 
+# What presses Ctrl-C in another process's console, on Windows.
+CTRL_C = """
+import ctypes, sys
+console = ctypes.WinDLL('kernel32')
+console.FreeConsole()
+console.AttachConsole(int(sys.argv[1]))
+console.SetConsoleCtrlHandler(None, True)
+console.GenerateConsoleCtrlEvent(0, 0)
+"""
+
+
 class Monitor:
     """A running monitor. Its output is collected line by line; whatever fails shows all of it."""
 
@@ -165,7 +195,10 @@ class Monitor:
         self._news = threading.Condition()
         options.setdefault('cwd', project.folder)
         options.setdefault('stdin', subprocess.DEVNULL)
-        options.setdefault('start_new_session', not WINDOWS)
+        if WINDOWS:
+            options.setdefault('creationflags', 0x8000000)  # CREATE_NO_WINDOW: a console of its own
+        else:
+            options.setdefault('start_new_session', True)
         options['env'] = project.environment(**options.pop('env', {}))
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
         self.pid = self.process.pid
@@ -241,7 +274,10 @@ class Monitor:
                 self.seen = _backend(self), _mode(self)
 
     def send(self, signum):
-        self.process.send_signal(signum)
+        if WINDOWS:
+            subprocess.run([sys.executable, '-c', CTRL_C, str(self.pid)], stdin=subprocess.DEVNULL)
+        else:
+            self.process.send_signal(signum)
 
     def wait(self, limit=None):
         """Wait for the monitor's end, return its status."""
@@ -337,7 +373,7 @@ class Case(unittest.TestCase):
         with zipfile.ZipFile(path + '.tmp', 'w') as archive:
             for module, text in files.items():
                 archive.writestr(module + '.py', text)
-        os.replace(path + '.tmp', path)
+        replace(path + '.tmp', path)
 
     def check_reload(self, monitor, value=1):
         """The app says its value, and the next one after a save of mod.py."""
@@ -442,7 +478,7 @@ def save_slowly(path, text):
 def save_rename(path, text):
     """Atomic: a new file renamed onto the name."""
     put(path + '.tmp', text)
-    os.replace(path + '.tmp', path)
+    replace(path + '.tmp', path)
 
 
 @saving
@@ -450,8 +486,8 @@ def save_backup_rename(path, text):
     """The old file becomes the backup, then the new one is renamed to the name."""
     put(path + '.new', text)
     if os.path.exists(path):
-        os.replace(path, path + '.bak')
-    os.rename(path + '.new', path)
+        replace(path, path + '.bak')
+    rename(path + '.new', path)
 
 
 @saving
@@ -459,13 +495,13 @@ def save_vim(path, text):
     """Probe the folder with a file 4913, move the old file to `name~`, write the name anew, remove the backup."""
     probe = os.path.join(os.path.dirname(path), '4913')
     put(probe, '')
-    os.remove(probe)
+    remove(probe)
     existed = os.path.exists(path)
     if existed:
-        os.replace(path, path + '~')
+        replace(path, path + '~')
     put(path, text)
     if existed:
-        os.remove(path + '~')
+        remove(path + '~')
 
 
 @saving
@@ -473,10 +509,10 @@ def save_pycharm(path, text):
     """Safe write: the new text beside it, the old file away, the new one onto the name."""
     put(path + '___jb_tmp___', text)
     if os.path.exists(path):
-        os.replace(path, path + '___jb_old___')
-    os.rename(path + '___jb_tmp___', path)
+        replace(path, path + '___jb_old___')
+    rename(path + '___jb_tmp___', path)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path + '___jb_old___')
+        remove(path + '___jb_old___')
 
 
 @saving
@@ -487,10 +523,10 @@ def save_emacs(path, text):
     with contextlib.suppress(OSError):  # Windows may not allow links
         os.symlink('user@host.1:1', lock)
     if os.path.exists(path):
-        os.replace(path, path + '~')
+        replace(path, path + '~')
     put(path, text)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(lock)
+        remove(lock)
 
 
 @saving
@@ -508,15 +544,15 @@ def save_hard_link(path, text):
     """The name is unlinked, then links to a new file."""
     put(path + '.new', text)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        remove(path)
     os.link(path + '.new', path)
-    os.remove(path + '.new')
+    remove(path + '.new')
 
 
 @saving
 def save_delete_create(path, text):
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        remove(path)
     put(path, text)
 
 
