@@ -1950,6 +1950,7 @@ class InotifyFileMonitor(_FileMonitor):
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
         self._masks = {}  # such a path -> (watch descriptor, mask)
         self._real = {}  # folder -> its real path, None if it does not exist
+        self._inodes = {}  # those of such folders that no other watched one would tell of -> their inodes
         self._users = {}  # real path of an entry -> the files that are found through it; None: whole folders are
         self._writing = set()  # files that were written to and not closed yet
 
@@ -1966,6 +1967,9 @@ class InotifyFileMonitor(_FileMonitor):
 
     def drain(self):
         self.step()
+        # A folder that somebody still has as the current one tells nothing of its end, nor of who takes its name.
+        if any(_inode(folder) != inode for folder, inode in self._inodes.items()):
+            self._look_at_everything()
 
     def step(self):
         seen, anew = {}, False
@@ -2020,7 +2024,7 @@ class InotifyFileMonitor(_FileMonitor):
     def _look_at_everything(self):
         """Watch and compare all of it anew: events were lost, or a folder above has changed."""
         before = set(self._watches)
-        for table in (self._watches, self._masks, self._real, self._users):
+        for table in (self._watches, self._masks, self._real, self._inodes, self._users):
             table.clear()
         self._mounts = _Mounts()
         for path in [path for path in self.files if path in self.named]:
@@ -2090,6 +2094,8 @@ class InotifyFileMonitor(_FileMonitor):
             self._watch(here, _FOLDER_MASK)
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) else None
         self._real[folder] = here
+        if os.path.dirname(folder) not in self.folders:
+            self._inodes[folder] = _inode(folder)
         return here
 
     def _watch(self, path, mask):
@@ -2129,6 +2135,7 @@ class InotifyFileMonitor(_FileMonitor):
 
     def _forget_folder(self, path):
         self._real.pop(path, None)
+        self._inodes.pop(path, None)
         wd, _ = self._masks.pop(path, (None, 0))
         if wd is not None:
             self._watches[wd].discard(path)
@@ -2261,6 +2268,13 @@ def _entries(folder):
             return list(entries)
     except OSError:
         return []
+
+
+def _inode(path):
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
 
 
 def _is_younger(path, since):
