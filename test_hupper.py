@@ -28,6 +28,8 @@ import os
 import queue
 import random
 import re
+import select
+import shlex
 import shutil
 import signal
 import struct
@@ -2782,6 +2784,435 @@ class Requests(ModeCase):
 
 
 # --- terminal ----------------------------------------------------------------
+
+
+class Terminal(Monitor):
+    """A command on a pseudo-terminal of its own, as a window or a login runs it.
+
+    Marks are places in `output`; wait_for() finds a text or pattern anywhere, also in a prompt.
+    """
+
+    CONTROL = (
+        'import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])'
+    )
+
+    def __init__(self, project, *command, **options):
+        self.project, self.seen, self.output = project, None, ''
+        self._news = threading.Condition()
+        self.master, slave = os.openpty()
+        self._stop_reader, self._stop = os.pipe()
+        options['env'] = project.environment(**{'TERM': 'dumb', **options.pop('env', {})})
+        command = [sys.executable, '-ISc', self.CONTROL, *command]
+        streams = dict(stdin=slave, stdout=slave, stderr=slave)
+        self.process = subprocess.Popen(command, cwd=project.folder, start_new_session=True, **streams, **options)
+        self.pid = self.process.pid
+        os.close(slave)
+        self._readers = [threading.Thread(target=self._read_terminal, daemon=True)]
+        self._readers[0].start()
+
+    def _read_terminal(self):
+        while self._stop_reader not in select.select([self.master, self._stop_reader], [], [])[0]:
+            try:
+                text = os.read(self.master, 1 << 16).decode('utf-8', 'backslashreplace')
+            except OSError:
+                text = ''
+            with self._news:
+                self.output += text
+                self._news.notify_all()
+            if not text:
+                break  # nobody has it open any more
+
+    @property
+    def lines(self):
+        return [('err', line) for line in self.output.splitlines()]
+
+    def mark(self):
+        return len(self.output)
+
+    def text(self, stream=None, after=0):
+        return self.output[after:].replace('\r\n', '\n')
+
+    def wait_for(self, what, after=0, count=1, limit=None):
+        pattern = what if hasattr(what, 'search') else re.compile(re.escape(what))
+        deadline = time.monotonic() + (limit or LIMIT)
+        with self._news:
+            while True:
+                found = list(pattern.finditer(self.output, after))
+                if len(found) >= count:
+                    return found[count - 1]
+                if time.monotonic() > deadline or not self._readers[0].is_alive():
+                    self.fail(f'{pattern.pattern!r} did not come')
+                self._news.wait(0.1)
+
+    @property
+    def workers(self):
+        return [int(pid) for pid in re.findall(r'Starting monitor for PID (\d+)\.', self.output)]
+
+    def wait_start(self, number):
+        wait_until(lambda: len(self.workers) >= number, lambda: self.fail(f'worker {number} did not start'))
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def modes(self):
+        """Whether it echoes, and whether it hands on whole lines."""
+        import termios
+
+        flags = termios.tcgetattr(self.master)[3]
+        return bool(flags & termios.ECHO), bool(flags & termios.ICANON)
+
+    def hang_up(self):
+        """Close the window."""
+        if self.master is not None:
+            os.close(self._stop)
+            self._readers[0].join()
+            os.close(self._stop_reader)
+            os.close(self.master)
+            self.master = None
+
+    def kill(self):
+        super().kill()
+        self.hang_up()
+
+
+class TerminalCase(ModeCase):
+    """A test on a pseudo-terminal: run_app() starts the monitor on one, shell() a shell with job control."""
+
+    def open(self, *command, **options):
+        terminal = Terminal(self.project, *command, **options)
+        self.addCleanup(terminal.kill)
+        return terminal
+
+    def run_app(self, *args, start=None, **options):
+        return super().run_app(*args, start=start or self.open, **options)
+
+    def shell(self, suffix=''):
+        """Run the app from a shell's prompt; return the terminal and the monitor's pid."""
+
+        def start(*command, env):
+            shell = self.open('bash', '--norc', '--noprofile', '-i', env={'PS1': '$ ', **env})
+            shell.wait_for('$ ')
+            shell.type(' '.join(map(shlex.quote, command)) + suffix + '\n')
+            return shell
+
+        shell = self.run_app(start=start)
+        shell.wait_start(1)
+        return shell, _parent(shell.worker)
+
+
+def _parent(pid):
+    with open(f'/proc/{pid}/stat') as file:
+        return int(file.read().rpartition(')')[2].split()[1])
+
+
+def _state(pid):
+    with open(f'/proc/{pid}/stat') as file:
+        return file.read().rpartition(')')[2].split()[0]
+
+
+@in_each_mode()
+class Typing(TerminalCase):
+    """What is typed goes to the app alone, before and after a reload; then the terminal is as it was."""
+
+    MODES = """
+        import termios
+        flags = termios.tcgetattr(0)[3]
+        print('modes', bool(flags & termios.ECHO), bool(flags & termios.ICANON), flush=True)
+        """
+
+    def check(self, body, dialog):
+        """Run an app of this body; lead the dialog, pairs of what it shows and what is typed then, in two workers."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', 'from mod import VALUE\n' + textwrap.dedent(self.MODES) + textwrap.dedent(body) + IDLE)
+        terminal = self.run_app(shutdown=600)
+        for value in (1, 22):
+            mark = terminal.mark()
+            self.write_value(22) if value == 22 else None
+            terminal.wait_for('modes True True', after=mark)
+            for shown, typed in dialog:
+                mark = terminal.wait_for(shown.replace('VALUE', str(value)), after=mark).end()
+                terminal.type(typed)
+        self.assertEqual(terminal.stop(), 143, terminal.text())
+        self.assertEqual(terminal.modes(), (True, True))
+        self.assertEqual(len(terminal.workers), 2)
+        self.assertEqual(terminal.text().count('modes True True'), 2)
+        return terminal
+
+    def test_input(self):
+        body = 'while True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
+        self.check(body, [('name? ', 'Ann\n'), ("got 'Ann' VALUE", 'Bob\n'), ("got 'Bob' VALUE", '')])
+
+    def test_readline(self):
+        """With editing: ^A is a key there, and ^H takes a letter back."""
+        body = 'import readline\nwhile True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
+        self.check(
+            body, [('name? ', 'nx\bn\1A\n'), ("got 'Ann' VALUE", 'Bob\n'), ("got 'Bob' VALUE", 'half'), ('half', '')]
+        )
+
+    def test_pdb(self):
+        body = 'import pdb\nx = "value is " + str(VALUE)\npdb.set_trace()\nprint("after", VALUE, flush=True)\n'
+        self.check(body, [('(Pdb) ', 'p x\n'), ("'value is VALUE'", 'c\n'), ('after VALUE', '')])
+
+    def test_breakpoint_left_open(self):
+        """A reload while pdb waits for a command."""
+        self.check('x = VALUE\nbreakpoint()\n', [('(Pdb) ', 'p "x", x\n'), ("('x', VALUE)", ''), ('(Pdb) ', '')])
+
+    def test_getpass(self):
+        body = 'from getpass import getpass\nwhile True: print("got", len(getpass("secret? ")), VALUE, flush=True)\n'
+        terminal = self.check(body, [('secret? ', 'xyzzy\n'), ('got 5 VALUE', ''), ('secret? ', 'xyz')])
+        self.assertNotIn('xyz', terminal.text())
+
+    def test_raw_mode(self):
+        self.check('import tty\ntty.setraw(0)\nprint("raw", VALUE, flush=True)\n', [('raw VALUE', 'x')])
+
+    def test_foreground_is_given_back(self):
+        """The app has given it to a group that is no more."""
+        body = """
+            import subprocess
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            read, write = os.pipe()
+            os.set_inheritable(read, True)
+            child = subprocess.Popen(['sh', '-c', f'read line <&{read}'], preexec_fn=os.setpgrp, close_fds=False)
+            os.tcsetpgrp(0, child.pid)
+            os.write(write, b'go\\n')
+            child.wait()
+            sys.exit(3)
+            """
+        self.write_app(body)
+        terminal = self.run_app()
+        terminal.wait_for('Press ENTER')
+        terminal.type('\n')
+        terminal.wait_start(2)
+        terminal.wait_for('Press ENTER', count=2)
+        self.assertEqual(terminal.stop(), 3)
+
+
+@in_each_mode()
+class Interrupt(TerminalCase):
+    """Ctrl-C: one KeyboardInterrupt in the app, none in ours."""
+
+    def wait_for_standby(self, terminal):
+        """Wait until all processes are there that Ctrl-C reaches."""
+        if LINUX:
+            number = 2 if self.mode == 'fork' else 3
+            wait_until(lambda: len(self.project.processes()) == number, lambda: terminal.fail('there is no standby'))
+
+    def test_interrupt(self):
+        self.write_app()
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        self.wait_for_standby(terminal)
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 130)
+        terminal.check_nothing_left()
+        self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
+        self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
+        self.assertNotIn('hupper.py"', terminal.text())
+
+    def test_after_a_reload(self):
+        self.write_app()
+        terminal = self.run_app(shutdown=600)
+        self.check_reload(terminal)
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
+        self.assertNotIn('hupper.py"', terminal.text())
+
+    def test_own_status(self):
+        text = """
+            import time
+            times = 0
+            try:
+                print('app 1', flush=True)
+                time.sleep(600)
+            except KeyboardInterrupt:
+                times += 1
+            try:
+                time.sleep(0.2)
+            except KeyboardInterrupt:
+                times += 1
+            raise SystemExit(times + 40)
+            """
+        self.write('app.py', text)
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 41)
+        self.assertNotIn('Traceback', terminal.text())
+
+    def test_after_a_crash(self):
+        self.write_app('sys.exit(7)')
+        terminal = self.run_app()
+        terminal.wait_for('Press ENTER')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 7)
+        self.assertNotIn('Traceback', terminal.text())
+
+    def test_twice(self):
+        self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        terminal.wait_for('deaf')
+        if LINUX:  # two in no time are one to the system: let it go to sleep again
+            wait_until(lambda: _state(terminal.pid) == 'S')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 137, terminal.text())
+        terminal.check_nothing_left()
+
+
+@in_each_mode()
+class Enter(TerminalCase):
+    """ENTER reloads after a crash; only where somebody can press it."""
+
+    def test_enter(self):
+        self.write_app('sys.exit(7)')
+        terminal = self.run_app()
+        for number in (1, 2, 3):
+            terminal.wait_for('Press ENTER or change a file to reload.', count=number)
+            terminal.type('\n')
+        terminal.wait_start(4)
+        terminal.wait_for('Press ENTER', count=4)
+        self.assertEqual(terminal.stop(), 7)
+
+    def test_what_is_typed_before_the_crash(self):
+        """It is the app's; what the app leaves of it does not reload."""
+        self.write_app('sys.exit(input())')
+        terminal = self.run_app()
+        terminal.wait_start(1)
+        terminal.type('one\n')
+        terminal.wait_for('Press ENTER')
+        self.assertEqual(terminal.stop(), 1)
+        self.assertEqual(len(terminal.workers), 1)
+
+    @needs_linux
+    def test_no_terminal(self):
+        """With stdin closed, at its end, or of another kind: it waits for a change, and does so asleep."""
+        self.write_app('sys.exit(7)')
+        read, write = os.pipe()
+        os.close(write)
+        self.addCleanup(os.close, read)
+        for stdin in ('<&-', f'<&{read}'):
+
+            def start(*command, stdin=stdin, **options):
+                return self.start('sh', '-c', f'exec "$@" {stdin}', 'sh', *command, pass_fds=[read], **options)
+
+            monitor = self.run_app(start=start)
+            monitor.wait_for('Waiting for a file to change before reload.')
+            wait_until(lambda monitor=monitor: _state(monitor.pid) == 'S')
+            before = _turns(monitor.pid)
+            time.sleep(0.1)
+            self.assertLess(_turns(monitor.pid), before + 5, 'it does not sleep')
+            self.assertEqual(monitor.stop(), 7)
+
+
+def _turns(pid):
+    """How often a process has gone to sleep so far."""
+    with open(f'/proc/{pid}/status') as file:
+        return sum(int(line.split()[1]) for line in file if 'ctxt_switches' in line)
+
+
+@in_each_mode()
+@needs_program('bash')
+@needs_linux
+class JobControl(TerminalCase):
+    """From a shell's prompt: Ctrl-Z, fg and bg."""
+
+    def test_suspend_and_go_on(self):
+        self.write_app()
+        shell, monitor = self.shell()
+        shell.wait_for('app 1')
+        worker = shell.worker
+        shell.type('\x1a')
+        shell.wait_for('Stopped')
+        wait_until(lambda: {_state(monitor), _state(worker)} == {'T'})
+        self.write_value(22)
+        shell.type('fg\n')
+        shell.wait_for('app 22')
+        shell.type('\3')
+        shell.wait_for('KeyboardInterrupt')
+        shell.type('echo status $?\n')
+        shell.wait_for('status 130')
+
+    def test_background(self):
+        """It neither stops nor reads what the shell is to get, whatever the workers do."""
+        self.write_app()
+        shell, monitor = self.shell(' &')
+        shell.wait_for('app 1')
+        self.write_value(22)
+        shell.wait_for('app 22')
+        self.write('mod.py', 'raise SystemExit(7)')
+        shell.wait_for('Waiting for a file')
+        shell.type('echo one t""wo\n')
+        shell.wait_for('one two')
+        self.write_value(33)
+        shell.wait_for('app 33')
+        self.assertNotIn(_state(monitor), 'TZ')
+        shell.type('kill %1; wait %1; echo status $?\n')
+        shell.wait_for('status 143')
+
+    def test_crash_then_foreground(self):
+        """A monitor that is fetched to the foreground has somebody to press ENTER."""
+        self.write_app('sys.exit(7)')
+        shell, monitor = self.shell(' &')
+        shell.wait_for('Waiting for a file')
+        shell.type('fg\n')
+        shell.wait_for(re.compile(r'fg\r\n'))
+        wait_until(lambda: os.tcgetpgrp(shell.master) == os.getpgid(monitor))
+        shell.type('\n')
+        shell.wait_start(2)
+        shell.type('\3')
+
+
+@in_each_mode()
+class HangUp(TerminalCase):
+    """The window is closed, or ssh drops."""
+
+    def test_closed(self):
+        self.write_app()
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        terminal.hang_up()
+        terminal.check_nothing_left()
+
+    def test_closed_on_a_deaf_worker(self):
+        self.write_app('for each in signal.SIGHUP, signal.SIGTERM: signal.signal(each, signal.SIG_IGN)')
+        terminal = self.run_app(shutdown=0.2)
+        terminal.wait_for('app 1')
+        terminal.hang_up()
+        terminal.check_nothing_left()
+
+    def test_closed_after_a_crash(self):
+        self.write_app('sys.exit(7)')
+        terminal = self.run_app()
+        terminal.wait_for('Press ENTER')
+        terminal.hang_up()
+        terminal.check_nothing_left()
+
+    @needs_linux
+    @needs_program('bash')
+    def test_closed_on_a_shell(self):
+        self.write_app()
+        shell, _ = self.shell()
+        shell.wait_for('app 1')
+        shell.hang_up()
+        shell.check_nothing_left()
+
+    def test_nohup(self):
+        self.write_app()
+
+        def start(*command, **options):
+            return self.open('sh', '-c', 'trap "" HUP; exec "$@" >log 2>&1 </dev/null', 'sh', *command, **options)
+
+        terminal = self.run_app(start=start)
+        wait_until(lambda: os.path.exists(self.path('log')) and 'app 1\n' in self.project.read('log'))
+        terminal.hang_up()
+        self.write_value(22)
+        wait_until(lambda: 'app 22\n' in self.project.read('log'), lambda: self.project.read('log'))
+        terminal.send(signal.SIGTERM)
+        self.assertEqual(terminal.process.wait(LIMIT), 143)
+        terminal.check_nothing_left()
+
 
 # --- fidelity ----------------------------------------------------------------
 
