@@ -1293,7 +1293,7 @@ class _Observer:
 
     def read_bytecode(self, loader, path):
         """Read a .pyc, if it can be believed: by few system calls, which pays for all that we add to an import."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
         try:
             stat = os.fstat(fd)
             if stat.st_mtime_ns < getattr(loader, '_changed_ns', 0) + self._MARGIN and not _is_installed(path):
