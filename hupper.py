@@ -1099,13 +1099,16 @@ def _read_order(fd):
 
 def _begin_worker(order, channel):
     """Make of this process what `python` would have made: folder, paths. Then observe what it imports."""
+    folder, is_away = order['folder'], False
     try:
-        os.chdir(order['folder'] or os.curdir)
+        os.chdir(folder or os.curdir)
     except OSError:
-        pass  # it is away: the app will say what it misses, and that is watched
+        is_away = True
     _set_paths(order)
     handshake = _Handshake(order['monitor'], os.getpid(), channel, _identity(channel))
     os.environ[_Handshake.NAME] = str(handshake)
+    if is_away:
+        handshake.send('missing', folder)  # when it is back, so are we, in it
     global _observer
     _observer = _Observer(handshake, order)
 
@@ -2519,7 +2522,7 @@ def _syntax_error(path):
             warnings.simplefilter('ignore')
             compile(file.read(), path, 'exec', dont_inherit=True)
     except SyntaxError as error:
-        if not str(error.msg).startswith(('unknown encoding', 'encoding problem')):
+        if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
             import traceback
 
             return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
@@ -2926,11 +2929,12 @@ else:
 
     def _keep(fd):
         """Take a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
-        if fd <= 2:
-            import fcntl
-
-            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
+        low = []
+        while fd <= 2:
+            low.append(fd)
+            fd = os.dup(fd)
+        for each in low:
+            os.close(each)
         _descriptors.add(fd)
         return fd
 
@@ -3039,15 +3043,15 @@ else:
             self._read, self._write = _pipe()
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
-            self._arrived = []
+            self._arrived = b''
             self._child_ended = False
             self._former = {}
             self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             for name in self._HANDLED:
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
-                if former is not signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                    signal.signal(signum, lambda _, __, name=name: self._arrived.append(name))
+                if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
+                    signal.signal(signum, lambda *_: None)  # the byte in the pipe is what we wait for
                     self._former[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
             self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
@@ -3064,7 +3068,7 @@ else:
             until = min((at for at in times if at is not None), default=None)
             ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
             if self._read in ready:
-                os.read(self._read, 1 << 16)
+                self._arrived += os.read(self._read, 1 << 16)
             now = time.monotonic()
             return [
                 s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
@@ -3078,9 +3082,9 @@ else:
 
         def signals(self):
             """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
-            arrived, self._arrived = self._arrived, []
-            self._child_ended = self._child_ended or 'SIGCHLD' in arrived
-            return [name for name in arrived if name != 'SIGCHLD']
+            arrived, self._arrived = self._arrived, b''
+            self._child_ended = self._child_ended or signal.SIGCHLD in arrived
+            return [name for name in self._HANDLED for byte in arrived if byte == getattr(signal, name) != signal.SIGCHLD]
 
         def child_ended(self):
             ended, self._child_ended = self._child_ended, False
