@@ -512,7 +512,7 @@ def measure_start(bench):
 
 
 def measure_reload(bench):
-    count = bench.amount(30, 2)
+    count = bench.amount(15, 2)
     atomic, in_place = reloads(bench, count, 2, small_app)
     return {'reload, atomic': atomic, 'reload, in place': in_place}
 
@@ -774,6 +774,8 @@ def main():
             began = time.monotonic()
             columns.update(MEASUREMENTS[name](bench))
             say(f'{name}: {time.monotonic() - began:.0f} s')
+    except KeyboardInterrupt:
+        say('interrupted: this is what was measured until then')
     finally:
         projects.remove()
     print(table(columns, [p.name for p in bench.peers]))
