@@ -1056,9 +1056,10 @@ def _environment():
 def _shadowed(path0, names):
     """Which of these modules the app's own folder has a file or folder for."""
     try:
-        return sorted({entry.partition('.')[0] for entry in os.listdir(path0 or os.curdir)}.intersection(names))
+        own = {entry.partition('.')[0] for entry in os.listdir(path0 or os.curdir)}
     except OSError:
         return []
+    return sorted(own.intersection(names) - {'__main__'})
 
 
 # ------------------------------------------------------------------------------------------------------ worker process
@@ -1418,8 +1419,8 @@ def _is_installed(path):
     return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
 
 
-_library = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
-_installed_folders = {}
+_library: list[str] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
+_installed_folders: dict[str, bool] = {}
 
 
 def _library_folders():
@@ -3018,7 +3019,9 @@ else:
 
     def _follow(start):
         """Elsewhere a thread waits for the end of the pipe that the order came through: the monitor holds it open."""
-        if not _LINUX:
+        if _LINUX:
+            os.close(start)
+        else:
             _thread.start_new_thread(_wait_for_end, (start,))
 
     def _wait_for_end(start):
@@ -3084,7 +3087,9 @@ else:
             """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
             arrived, self._arrived = self._arrived, b''
             self._child_ended = self._child_ended or signal.SIGCHLD in arrived
-            return [name for name in self._HANDLED for byte in arrived if byte == getattr(signal, name) != signal.SIGCHLD]
+            return [
+                name for name in self._HANDLED for byte in arrived if byte == getattr(signal, name) != signal.SIGCHLD
+            ]
 
         def child_ended(self):
             ended, self._child_ended = self._child_ended, False
@@ -3284,8 +3289,9 @@ else:
             self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
 
         def is_tracker(self):
-            """Whether this is multiprocessing's resource tracker, which cleans up and ends once it is alone."""
-            return b'resource_tracker' in _read_proc(str(self.pid), 'cmdline')
+            """Whether this is a helper of multiprocessing, which cleans up and ends once it is alone."""
+            command = _read_proc(str(self.pid), 'cmdline')
+            return b'multiprocessing.resource_tracker' in command or b'multiprocessing.forkserver' in command
 
     def _processes():
         """Return all processes, from /proc where there is one, else from `ps`."""
