@@ -1950,6 +1950,7 @@ class InotifyFileMonitor(_FileMonitor):
         self.fallback = PollingFileMonitor(callback, interval, logger)
         self.fallback.rules, self.fallback.named, self.fallback.states = self.rules, self.named, self.states
         self._mounts = _Mounts()
+        self._mount_watch = _MountWatch(self._on_mounts)
         self._told = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
         self._masks = {}  # such a path -> (watch descriptor, mask)
@@ -1960,13 +1961,14 @@ class InotifyFileMonitor(_FileMonitor):
 
     def parts(self):
         self.fallback.ignored = self.ignored
-        return [self, self.fallback]
+        return [self, self._mount_watch, self.fallback]
 
     def wait_fd(self):
         return self._inotify.fd
 
     def stop(self):
         super().stop()
+        self._mount_watch.close()
         self._inotify.close()
 
     def drain(self):
@@ -1987,6 +1989,13 @@ class InotifyFileMonitor(_FileMonitor):
         for path, mask in seen.items():
             anew = self._on_event(path, mask) or anew
         if anew:
+            self._look_at_everything()
+
+    def _on_mounts(self):
+        """Something was mounted or unmounted, maybe where we watch."""
+        old, self._mounts = self._mounts.table, _Mounts()
+        points = [point for point, _ in old.items() ^ self._mounts.table.items()]
+        if any(point in places for point in points for places in (self._masks, self._users, self.files)):
             self._look_at_everything()
 
     def _on_event(self, path, mask):
@@ -2239,27 +2248,61 @@ class _Mounts:
     def __init__(self):
         try:
             with open('/proc/self/mountinfo', 'rb') as file:
-                self._table = dict(map(self._parse, file))
+                self.table = dict(map(self._parse, file))
         except OSError:
-            self._table = {}
+            self.table = {}
 
     @staticmethod
     def _parse(line):
-        """Return mount point and kind; blanks in the former are written in octal, as \040."""
+        """Return mount point, and kind and number; blanks in the former are written in octal, as \040."""
         fields = line.split()
         point = fields[4]
         for char in (b' ', b'\t', b'\n', b'\\'):
             point = point.replace(b'\\%03o' % ord(char), char)
-        return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
+        return os.fsdecode(point), (fields[fields.index(b'-') + 1].decode(), fields[0])
 
     def of(self, path):
         """Return mount point and kind of filesystem of a path that exists; an unknown one counts as local."""
         path = os.path.realpath(path)
-        while path not in self._table:
+        while path not in self.table:
             if path == os.path.dirname(path):
                 return path, 'rootfs'
             path = os.path.dirname(path)
-        return path, self._table[path]
+        return path, self.table[path][0]
+
+
+class _MountWatch:
+    """A part of a file monitor: what is mounted has changed. Of that inotify tells only if it was mounted just once."""
+
+    files = ()
+
+    def __init__(self, callback):
+        self.step = callback
+        self._file = self._fd = None
+        try:
+            self._file = _keep(os.open('/proc/self/mountinfo', os.O_RDONLY))
+            with select.epoll() as epoll:  # itself the file can always be read; inside of this only a change counts
+                epoll.register(self._file, select.EPOLLPRI)
+                self._fd = _keep(os.dup(epoll.fileno()))
+        except OSError:
+            pass  # no /proc, or not the kernel's own
+
+    def wait_fd(self):
+        return self._fd
+
+    def wait_until(self):
+        return None
+
+    def drain(self):
+        pass
+
+    def recheck(self, path):
+        return False
+
+    def close(self):
+        for fd in (self._file, self._fd):
+            if fd is not None:
+                _close(fd)
 
 
 # Paths, globs and names.
@@ -2628,7 +2671,7 @@ if sys.platform == 'win32':
     _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
     _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
     _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
-    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
+    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _POINTER, _BOOL)  # NULL: for Ctrl-C to be ignored
     _SetConsoleMode = _api('SetConsoleMode', _HANDLE, _DWORD)
     _SetEvent = _api('SetEvent', _HANDLE)
     _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
@@ -2715,11 +2758,11 @@ if sys.platform == 'win32':
         sys.exit(subprocess.call(arguments))
 
     def _die_with(monitor):
-        """The monitor has put this process into a job, which ends with it. Until there is an order we ignore Ctrl-C."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Nothing: the monitor has put this process into a job, which ends with it."""
 
     def _reset_signals(order):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        """In a worker, in which Ctrl-C was ignored: from now on it counts."""
+        _SetConsoleCtrlHandler(None, False)
 
     def _stand_aside():
         """Nothing: a job tells whose child a process is."""
@@ -2787,10 +2830,11 @@ if sys.platform == 'win32':
             return ended
 
         def __enter__(self):
-            """Nothing can be held back while a child is made."""
+            """Ignore Ctrl-C while a child is made: it inherits that."""
+            _SetConsoleCtrlHandler(None, True)
 
         def __exit__(self, *_):
-            pass
+            _SetConsoleCtrlHandler(None, False)
 
         def close(self):
             _SetConsoleCtrlHandler(self._handler, False)
