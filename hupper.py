@@ -526,6 +526,9 @@ class Reloader:
 
     def _on_change(self, path, now):
         if self._is_echo(path, now):
+            self._pending.pop(path, None)  # its beginning may have been taken for somebody else's
+            if not self._pending and not self._forced:
+                self._schedule.hold()
             return
         self._pending.setdefault(path, now)
         self._schedule.change(now, path, self.monitor.settle_time(path, self._schedule))
@@ -1073,6 +1076,8 @@ def _worker_main(channel, start, monitor, known, is_standby):
         _stand_aside()
         _is_installed(os.__file__)
         import runpy  # noqa: F401  now, while nobody waits for it
+    if 'linecache' in sys.modules:
+        sys.modules['linecache'].cache.clear()  # Python 3.13 takes what is above for the lines of any '<string>'
     order = _read_order(start)
     _follow(start)
     if is_standby:
@@ -3186,7 +3191,6 @@ else:
             self._had_one = self._opens()
             self._is_tty = os.isatty(0)
             self._state = None
-            self._was_ours = False
             self.listening = False
 
         @staticmethod
@@ -3212,7 +3216,6 @@ else:
             if self._is_tty and self.is_ours():
                 import termios
 
-                self._was_ours = True
                 self._state = termios.tcgetattr(0)
 
         def restore(self):
