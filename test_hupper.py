@@ -22,8 +22,10 @@ import atexit
 import collections
 import contextlib
 import faulthandler
+import importlib.machinery
 import importlib.util
 import json
+import marshal
 import os
 import queue
 import random
@@ -48,6 +50,8 @@ import hupper
 HERE = os.path.dirname(os.path.abspath(__file__))
 FULL = os.environ.get('HUPPER_TEST_FULL', '') not in ('', '0')
 LIMIT = 30 * float(os.environ.get('HUPPER_TEST_PATIENCE', 1))  # seconds to wait for anything
+ROUNDS = int(os.environ.get('HUPPER_TEST_ROUNDS') or (50 if FULL else 6))  # of the random sequences
+SEED = int(os.environ.get('HUPPER_TEST_SEED') or time.time_ns() % 1_000_000)
 LINUX = sys.platform.startswith('linux')
 WINDOWS = sys.platform == 'win32'
 
@@ -106,8 +110,8 @@ def patient(function):
 replace, rename, remove = map(patient, (os.replace, os.rename, os.remove))
 
 
-def symlink(target, link):
-    os.symlink(target, link)
+def symlink(target, link, **options):
+    os.symlink(target, link, **options)
     if not os.path.exists(link):
         raise unittest.SkipTest('links do not work here')
 
@@ -566,6 +570,81 @@ def save_delete_create(path, text):
     put(path, text)
 
 
+@saving
+def save_symlink(path, text):
+    """The name is a link, which is switched to another file."""
+    new = f'{path}.{time.time_ns()}'
+    put(new, text)
+    old = os.path.realpath(path) if os.path.islink(path) else None
+    os.symlink(os.path.basename(new), path + '.link')
+    os.replace(path + '.link', path)
+    if old and os.path.exists(old):
+        os.remove(old)
+
+
+@saving
+def save_config_map(path, text):
+    """As Kubernetes does it: the name leads through a linked folder, and that link is switched."""
+    folder, name = os.path.split(path)
+    new, data = os.path.join(folder, f'..{time.time_ns()}'), os.path.join(folder, '..data')
+    old = os.path.realpath(data) if os.path.islink(data) else None
+    os.mkdir(new)
+    for other in os.listdir(old) if old else ():
+        shutil.copy(os.path.join(old, other), new)
+    put(os.path.join(new, name), text)
+    os.symlink(os.path.basename(new), data + '_tmp')
+    os.replace(data + '_tmp', data)
+    target = os.path.join('..data', name)
+    if not os.path.islink(path) or os.readlink(path) != target:
+        os.symlink(target, path + '.link')
+        os.replace(path + '.link', path)
+    if old:
+        shutil.rmtree(old)
+
+
+@saving
+def save_delete_pause_create(path, text):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+    time.sleep(0.3)
+    put(path, text)
+
+
+@saving
+def save_away_and_back(path, text):
+    """Moved to another folder, written there, moved back."""
+    folder, name = os.path.split(path)
+    away = os.path.join(os.path.dirname(folder), f'away-{name}')
+    if os.path.exists(path):
+        os.replace(path, away)
+    if os.path.islink(away):
+        os.remove(away)
+    put(away, text)
+    os.replace(away, path)
+
+
+@saving
+def save_older(path, text):
+    """A file that is years older takes the name."""
+    put(path + '.tmp', text)
+    when = 1_000_000_000 + time.monotonic_ns() // 1_000_000 % 100_000_000  # never twice the same
+    os.utime(path + '.tmp', (when, when))
+    os.replace(path + '.tmp', path)
+
+
+@saving
+def save_same_time(path, text):
+    """Another file with the time of the old one, and its size if the text is as long: only the inode tells."""
+    put(path + '.tmp', text)
+    if os.path.exists(path):
+        os.utime(path + '.tmp', ns=(0, os.stat(path).st_mtime_ns))
+    os.replace(path + '.tmp', path)
+
+
+if WINDOWS:  # links are not for everybody there
+    del SAVES['symlink'], SAVES['config_map']
+
+
 # --- pure parts --------------------------------------------------------------
 
 
@@ -752,23 +831,23 @@ class Parts(unittest.TestCase):
         self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
 
 
-@needs_posix
 class Channel(unittest.TestCase):
     """What comes from the worker is data, whatever it is."""
 
     def setUp(self):
-        fd, self.end = os.pipe()
+        fd, self.end = hupper._pipe()
         self.got = []
         self.channel = hupper._Channel(fd)
         self.channel.on_message = lambda *message: self.got.append(message)
         self.addCleanup(self.channel.close)
 
     def send(self, data):
-        os.write(self.end, data)
+        hupper._write(self.end, data)
         self.channel.drain()
 
     def tearDown(self):
-        os.close(self.end)
+        if self.end is not None:
+            hupper._close(self.end)
 
     GOOD = b'\0\0file\0/a b\x00123\0\0'
 
@@ -782,6 +861,7 @@ class Channel(unittest.TestCase):
             self.send(bytes([byte]))
         self.assertEqual(self.got, [('file', '/a b', 123)])
 
+    @needs_posix
     def test_names_that_are_not_utf8(self):
         self.send(b'\0\0file\0caf\xe9\n\x001\0\0')
         self.assertEqual(os.fsencode(self.got[0][1]), b'caf\xe9\n')
@@ -798,10 +878,10 @@ class Channel(unittest.TestCase):
 
     def test_closed(self):
         self.send(self.GOOD[:-4])
-        os.close(self.end)
+        hupper._close(self.end)
+        self.end = None
         self.channel.drain()
         self.channel.drain()
-        self.end = os.open(os.devnull, os.O_RDONLY)
         self.assertEqual(self.got, [])
 
     def test_a_real_proxy(self):
@@ -813,6 +893,7 @@ class Channel(unittest.TestCase):
         self.assertEqual(self.got[0], ('file', '/a b', 123))
         self.assertEqual(self.got[1][0], 'reload')
 
+    @needs_posix
     def test_descriptor_taken_by_another_file(self):
         """An app that closed ours and got its own file under the number does not get our messages in it."""
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
@@ -1554,6 +1635,27 @@ class Environment(Case):
         monitor.wait_for("app 22 ['run', '-v']")
         monitor.stop()
 
+    def check_installed(self, head, *target):
+        """What was missing is installed while the monitor waits, as `pip install -e` does it; then comes a save."""
+        shutil.rmtree(self.path('src'), ignore_errors=True)
+        self.install('lib.pth', '')
+        text = 'try: from lib import VALUE\nexcept ImportError: VALUE = 0\nprint("app", VALUE, flush=True)\n' + IDLE
+        self.write('app.py', head + text)
+        monitor = self.start(self.python, *target)
+        monitor.wait_for('app 0')
+        monitor.wait_for(re.compile(r'Watching \d+ files'))  # the next worker may be waiting now
+        self.write('src/lib.py', 'VALUE = 1')
+        self.install('lib.pth', self.path('src') + '\n')
+        self.write('app.py', head + text + '\n')
+        monitor.wait_for('app 1')
+        self.write('src/lib.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_installed_while_it_runs(self):
+        self.check_installed('', 'hupper.py', '-v', '-m', 'app')
+        self.check_installed('import hupper; hupper.start_reloader(verbose=2)\n', 'app.py')
+
 
 class Surroundings(Case):
     """Unfriendly surroundings: odd names, missing things, interpreter options."""
@@ -2215,8 +2317,11 @@ class API(Case):
 
 # --- never miss (ways of saving) ---------------------------------------------
 
+# Long ways round, and what hardly depends on the backend: in the short run on one alone.
+LONG = ('inotify', 'polling', 'watchdog') if FULL else ('inotify',) if LINUX else ('polling',)
 
-@on_each_backend
+
+@on_each_backend(backends=LONG)
 class Saving(BackendCase):
     """Each way of saving leads to the new code."""
 
@@ -2224,15 +2329,1299 @@ class Saving(BackendCase):
         self.write_app(1)
         monitor = self.run_app()
         monitor.wait_for('app 1')
-        self.write_value(22, save)
-        monitor.wait_for('app 22')
+        for value in (2, 3):  # of one length, and the second onto what the first has left
+            self.write_value(value, save)
+            monitor.wait_for(f'app {value}')
         monitor.stop()
 
     for _name, _save in SAVES.items():
         locals()['test_' + _name] = lambda self, save=_save: self.saves(save)
 
 
+@on_each_backend
+class SavingMore(BackendCase):
+    """Ways of saving that need more than a name; and what is no save."""
+
+    def start_app(self, **options):
+        self.write_app()
+        monitor = self.run_app(**options)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def test_all_ways_in_turn(self):
+        """Each of SAVES, onto what the one before has left."""
+        monitor = self.start_app()
+        for number, save in enumerate(SAVES.values(), 10):
+            self.write_value(number, save)
+            monitor.wait_for(f'app {number}')
+        monitor.stop()
+        self.assertNotIn('Error', monitor.text())
+
+    @only_full
+    def test_created_again_after_a_while(self):
+        monitor = self.start_app()
+        for value, pause in enumerate((0.05, 1, 2), 10):
+            os.remove(self.path('mod.py'))
+            time.sleep(pause)
+            self.write_value(value, save_in_place)
+            monitor.wait_for(f'app {value}')
+        monitor.stop()
+
+    def test_time_set_back(self):
+        """Written in place, same length, and then the old time again: only events tell."""
+        if self.backend == 'polling':
+            self.skipTest('polling cannot see it')
+        monitor = self.start_app()
+        self.write_value(2)
+        monitor.wait_for('app 2')  # from here on the file is watched: before, there are no events
+        old = os.stat(self.path('mod.py'))
+        self.write_value(3, save_in_place)
+        os.utime(self.path('mod.py'), ns=(old.st_atime_ns, old.st_mtime_ns))
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+    @needs_posix
+    def test_through_another_hard_link(self):
+        self.write('elsewhere/other.py', 'VALUE = 1\n')
+        self.write_app()
+        os.remove(self.path('mod.py'))
+        os.link(self.path('elsewhere/other.py'), self.path('mod.py'))
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        for value in (2, 3):
+            put(self.path('elsewhere/other.py'), f'VALUE = {value}\n')
+            monitor.wait_for(f'app {value}')
+        monitor.stop()
+
+    @needs_posix
+    def test_through_a_chain_of_links(self):
+        """A file behind two links, which is replaced where it is; then the link in the middle is switched."""
+        self.write('elsewhere/one/mod.py', 'VALUE = 1\n')
+        self.write('elsewhere/two/mod.py', 'VALUE = 3\n')
+        self.write_app()
+        os.remove(self.path('mod.py'))
+        os.symlink('one', self.path('elsewhere/now'))
+        os.symlink(os.path.join('elsewhere', 'now', 'mod.py'), self.path('mod.py'))
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write('elsewhere/one/mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2')
+        os.symlink('two', self.path('elsewhere/new'))
+        os.replace(self.path('elsewhere/new'), self.path('elsewhere/now'))
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+    def test_touch_counts(self):
+        monitor = self.start_app()
+        os.utime(self.path('mod.py'))
+        monitor.wait_for('app 1', count=2)
+        monitor.stop()
+
+    def test_no_save(self):
+        """Reading, opening for writing, permissions, another name for the file, bytecode: none of them counts."""
+        monitor = self.start_app(watch=['.'])
+        self.check_reload(monitor)
+        path = self.path('mod.py')
+        with open(path, 'rb') as file:
+            file.read()
+        with open(path, 'r+b'):
+            pass
+        with open(path, 'ab'):
+            pass
+        os.chmod(path, 0o600)
+        os.chmod(path, 0o644)
+        if not WINDOWS:
+            os.link(path, os.path.join(self.project.base, 'another-name'))
+        self.project.python('-c', 'import mod')
+        self.project.python('-m', 'compileall', '-q', '.')
+        time.sleep(0.5)
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertEqual(len(monitor.workers), 3, monitor.text())
+        monitor.stop()
+
+    def test_folder_renamed_and_recreated(self):
+        self.write('pkg/__init__.py', '')
+        self.write('pkg/sub/part.py', 'VALUE = 1\n')
+        self.write('app.py', 'from pkg.sub.part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        for value in (2, 3):
+            new = os.path.join(self.project.base, f'pkg-{value}')
+            shutil.copytree(self.path('pkg'), new)
+            put(os.path.join(new, 'sub', 'part.py'), f'VALUE = {value}\n')
+            os.rename(self.path('pkg'), new + '-old')
+            os.rename(new, self.path('pkg'))
+            monitor.wait_for(f'app {value}')
+        self.write('pkg/sub/part.py', 'VALUE = 4\n')  # the new folder is watched
+        monitor.wait_for('app 4')
+        shutil.rmtree(self.path('pkg'))
+        self.write('pkg/sub/part.py', 'VALUE = 5\n')
+        monitor.wait_for('app 5')
+        monitor.stop()
+
+    def test_project_folder_renamed_and_recreated(self):
+        """A folder above all that is watched, the current folder of the monitor."""
+        self.write_app()
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        new, folder = self.project.folder + '-new', self.project.folder
+        shutil.copytree(folder, new)
+        put(os.path.join(new, 'mod.py'), 'VALUE = 2\n')
+        os.rename(folder, folder + '-old')
+        os.rename(new, folder)
+        monitor.wait_for('app 2')
+        self.write_value(3)
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+
+@on_each_backend
+class Booting(BackendCase):
+    """Changes that come before the monitor can know of the file, and while no worker runs."""
+
+    SAVE = """
+        def save(name, text):
+            with open(name + '.new', 'w') as file:
+                file.write(text)
+            os.replace(name + '.new', name)
+        """
+
+    def run_text(self, text, **options):
+        text = 'import os, sys, signal, time\n' + textwrap.dedent(self.SAVE) + textwrap.dedent(text)
+        self.write('app.py', text + 'print("app", VALUE, flush=True)\n' + IDLE)
+        return self.run_app(**options)
+
+    def test_saved_just_after_the_import(self):
+        """A microsecond after it, by the app itself."""
+        self.write_value(1)
+        text = """
+            from mod import VALUE
+            if VALUE < 4:
+                save('mod.py', f'VALUE = {VALUE + 1}\\n')
+            """
+        monitor = self.run_text(text)
+        monitor.wait_for('app 4')
+        monitor.stop()
+
+    def test_saved_between_look_and_read(self):
+        """The signature is taken before the source is read: what is saved in between leads to another start."""
+        self.write_value(1)
+        text = """
+            from importlib.machinery import SourceFileLoader
+            read = SourceFileLoader.get_data
+            def get_data(loader, path):
+                if path.endswith('mod.py') and not os.path.exists('once'):
+                    save('once', '')
+                    save('mod.py', 'VALUE = 2\\n')
+                return read(loader, path)
+            SourceFileLoader.get_data = get_data
+            from mod import VALUE
+            """
+        monitor = self.run_text(text)
+        monitor.wait_for('app 2', count=2)
+        monitor.stop()
+
+    def test_the_app_itself_is_saved_at_its_start(self):
+        self.write('new', 'print("app new", flush=True)\n' + IDLE)
+        monitor = self.run_text('VALUE = 1\nos.replace("new", "app.py")\n')
+        monitor.wait_for('app new')
+        monitor.stop()
+
+    def test_saved_while_it_boots(self):
+        """From outside, at moments all over the boot; the last save of each round stands alone."""
+        for number in range(20):
+            self.write(f'mod{number}.py', 'import time; time.sleep(0.005); VALUE = 0\n')
+        text = '\n'.join(f'import mod{number}' for number in range(20))
+        monitor = self.run_text(
+            'print("boot", flush=True)\n' + text + '\nVALUE = [mod0.VALUE, mod10.VALUE, mod19.VALUE]\n'
+        )
+        monitor.wait_for('app [0, 0, 0]')
+        values = [0, 0, 0]
+        chance = random.Random(SEED)
+        for value in range(1, 1 + (100 if FULL else 5)):
+            mark = monitor.mark()
+            at = chance.randrange(3)
+            name = ('mod0.py', 'mod10.py', 'mod19.py')[at]
+            self.write(name, 'VALUE = 1000\n')
+            monitor.wait_for('boot', after=mark)
+            time.sleep(chance.random() * 0.15)
+            values[at] = value
+            self.write(name, f'VALUE = {value}\n')
+            monitor.wait_for(f'app {values}', after=mark)
+        monitor.stop()
+
+    def test_saved_while_the_old_worker_stops(self):
+        self.write_value(1)
+        text = """
+            from mod import VALUE
+            def stop(*_):
+                if VALUE == 1:
+                    time.sleep(0.1)
+                    save('mod.py', 'VALUE = 33\\n')
+                os._exit(0)
+            signal.signal(signal.SIGTERM, stop)
+            """
+        monitor = self.run_text(text, shutdown=30)
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 33')
+        monitor.stop()
+
+    def test_saved_after_a_crash(self):
+        """Before the monitor has heard of the worker's end, too."""
+        self.write_value(1)
+        monitor = self.run_text(
+            "from mod import VALUE\nif VALUE == 1:\n    save('mod.py', 'VALUE = 2\\n'); os._exit(3)\n"
+        )
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_watch_files(self):
+        """A file, a folder and a glob, each changed at once after the call."""
+        self.write('file.txt', '')
+        self.write('conf/a/file.ini', '')
+        self.write('glob/a/file.ini', '')
+        text = """
+            import hupper
+            VALUE = 0
+            files = {'file.txt': 'file.txt', 'conf/a/file.ini': 'conf', 'glob/a/file.ini': 'glob/**/*.ini'}
+            for name, path in files.items():
+                if not os.path.exists(path[:4] + '.done'):
+                    save(path[:4] + '.done', '')
+                    hupper.get_reloader().watch_files([path])
+                    save(name, 'new')
+                    break
+                VALUE += 1
+            """
+        monitor = self.run_text(text)
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+
+@on_each_backend(backends=('inotify',))
+class Bytecode(BackendCase):
+    """Never stale, always used. (The cache is the worker's own affair: one backend tells all.)"""
+
+    def start_app(self, *flags, **env):
+        self.write('app.py', 'from mod import VALUE\nimport other\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.write('other.py', '')
+        options = [*flags, 'hupper.py', '--reload-interval=0.1', '-m', 'app']
+        if self.mode == 'api':
+            self.write('start.py', START % {'settings': {'reload_interval': 0.1}, 'watch': []})
+            options = [*flags, 'start.py']
+        return self.start(sys.executable, *options, env=env)
+
+    def cache(self, source='mod.py', *flags, **env):
+        """Where plain Python keeps the bytecode of a source."""
+        code = 'import sys, importlib.util as u; print(u.cache_from_source(sys.argv[1]))'
+        return self.project.python(*flags, '-c', code, self.path(source), env=env).stdout.strip()
+
+    def age(self, name='mod.py'):
+        """Let a file grow old enough for its bytecode to be trusted: no file's own clock can be set back."""
+        wait_until(lambda: time.time() > os.stat(self.path(name)).st_ctime + 2.1)
+
+    def write_cache(self, cache, source, text):
+        """Write as the bytecode of a source that of another text, with the header that Python accepts."""
+        stat = os.stat(self.path(source))
+        code = marshal.dumps(compile(text, self.path(source), 'exec'))
+        os.makedirs(os.path.dirname(cache), exist_ok=True)
+        put(cache, importlib.util.MAGIC_NUMBER + struct.pack('<III', 0, int(stat.st_mtime), stat.st_size) + code)
+
+    def check_same_size(self, monitor, pairs=100 if FULL else 3):
+        """Two saves of one length within one second, the second one as soon as the first has run."""
+        for value in range(1000, 1000 + 2 * pairs):
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+            if value % 2 and value < 1000 + 2 * pairs - 1:
+                second = int(time.time())
+                wait_until(lambda second=second: time.time() >= second + 1)
+        monitor.stop()
+
+    def test_two_saves_of_one_size(self):
+        self.write_value(1)
+        self.check_same_size(self.start_app())
+
+    def test_optimized(self):
+        self.write_value(1)
+        self.check_same_size(self.start_app('-O'), pairs=2)
+
+    def test_with_prefix(self):
+        self.write_value(1)
+        self.age()
+        monitor = self.start_app(PYTHONPYCACHEPREFIX=self.project.tmp)
+        monitor.wait_for('app 1')
+        self.assertTrue(os.path.exists(self.cache(PYTHONPYCACHEPREFIX=self.project.tmp)))
+        self.assertFalse(os.path.exists(self.path('__pycache__')))
+        self.check_same_size(monitor, pairs=2)
+
+    def test_cache_that_cannot_be_written(self):
+        self.write_value(1)
+        self.write('__pycache__', 'a file where the folder should be')
+        self.check_same_size(self.start_app(), pairs=2)
+
+    def test_stale_before_the_start(self):
+        """Bytecode of an older source with the same second and size, which plain Python would run."""
+        self.write_value(2)
+        self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
+        plain = self.project.python('-c', 'import mod; print(mod.VALUE)').stdout
+        self.assertEqual(plain, '1\n')
+        monitor = self.start_app()
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_stale_from_another_process(self):
+        """Another process compiles the old source while the new one is being saved."""
+        self.write_value(1)
+        monitor = self.start_app()
+        monitor.wait_for('app 1')
+        stat = os.stat(self.path('mod.py'))
+        self.write('mod.new', 'VALUE = 2\n')
+        os.utime(self.path('mod.new'), ns=(0, stat.st_mtime_ns))
+        self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
+        os.replace(self.path('mod.new'), self.path('mod.py'))
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_unchecked_hashes(self):
+        """Bytecode that says of itself that it needs no source, from before the save."""
+        self.write_value(1)
+        mode = 'py_compile.PycInvalidationMode.UNCHECKED_HASH'
+        code = f'import py_compile; py_compile.compile("mod.py", {self.cache()!r}, invalidation_mode={mode})'
+        self.project.python('-c', code)
+        self.age()
+        self.project.python('-c', code)
+        self.write_value(2)
+        plain = self.project.python('-c', 'import mod; print(mod.VALUE)').stdout
+        self.assertEqual(plain, '1\n')
+        monitor = self.start_app()
+        monitor.wait_for('app 2')
+        self.write_value(3)
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+    def check_used(self, *flags, **env):
+        """What is in the cache is run, at the first start as well as at a reload, and not written again."""
+        self.write_value('source')
+        self.age()
+        cache = self.cache('mod.py', *flags, **env)
+        self.write_cache(cache, 'mod.py', 'VALUE = "cached"')
+        written = os.stat(cache).st_mtime_ns
+        monitor = self.start_app(*flags, **env)
+        monitor.wait_for('app cached')
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app cached', count=2)
+        self.assertEqual(os.stat(cache).st_mtime_ns, written)
+        self.write_value('source')
+        monitor.wait_for('app source')
+        monitor.stop()
+
+    def test_used(self):
+        self.check_used()
+
+    def test_used_when_optimized(self):
+        self.check_used('-OO')
+
+    def test_used_with_prefix(self):
+        self.check_used(PYTHONPYCACHEPREFIX=self.project.tmp)
+
+    def test_written(self):
+        """A module that has not changed for a while is compiled once."""
+        self.write_value(1)
+        self.age()
+        monitor = self.start_app()
+        monitor.wait_for('app 1')
+        written = os.stat(self.cache()).st_mtime_ns
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app 1', count=2)
+        self.assertEqual(os.stat(self.cache()).st_mtime_ns, written)
+        monitor.stop()
+
+    def test_setting_is_that_of_plain_python(self):
+        self.write_value(1)
+        self.write('mod.py', 'import sys; VALUE = sys.dont_write_bytecode\n')
+        for flags, env in (([], {}), (['-B'], {}), ([], {'PYTHONDONTWRITEBYTECODE': '1'})):
+            monitor = self.start_app(*flags, **env)
+            monitor.wait_for(f'app {bool(flags or env)}')
+            monitor.stop()
+
+
+@on_each_backend(backends=LONG)
+class Mending(BackendCase):
+    """What keeps the app from starting is watched: mending it starts the app, at the first start as well as later."""
+
+    def check(self, *breaks, mend, error):
+        """breaks: functions; each is tried before the first start and while the app runs."""
+        for early in (True, False):
+            for each in breaks:
+                mend()
+                monitor = None
+                if not early:
+                    monitor = self.run_app()
+                    monitor.wait_for('app ')
+                each()
+                if early:
+                    monitor = self.run_app()
+                monitor.wait_for(error)
+                monitor.wait_for(WAITING)
+                mark = monitor.mark()
+                mend()
+                monitor.wait_for('app ', after=mark)
+                monitor.stop()
+
+    def write_pkg(self, text='VALUE = 1\n'):
+        self.write('pkg/part.py', text)
+        self.write('app.py', 'from pkg.part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+
+    def test_exception_in_an_import(self):
+        self.check(lambda: self.write_pkg('1 / 0'), mend=self.write_pkg, error='ZeroDivisionError')
+
+    def test_missing_module(self):
+        self.write('pkg/__init__.py', '')
+        self.check(lambda: os.remove(self.path('pkg/part.py')), mend=self.write_pkg, error='No module named')
+
+    def test_missing_package(self):
+        self.check(lambda: shutil.rmtree(self.path('pkg')), mend=self.write_pkg, error='No module named')
+
+    def test_package_moved_away_and_back(self):
+        def away():
+            os.rename(self.path('pkg'), self.path('away'))
+
+        def back():
+            if os.path.exists(self.path('away')):
+                os.rename(self.path('away'), self.path('pkg'))
+            else:
+                self.write_pkg()
+
+        self.check(away, mend=back, error='No module named')
+
+    def test_missing_extension(self):
+        """It comes as an extension module, here one that is none: the next start fails in another way."""
+        self.write('app.py', 'import part\n')
+        monitor = self.run_app()
+        monitor.wait_for('No module named')
+        monitor.wait_for(WAITING)
+        self.write('part' + importlib.machinery.EXTENSION_SUFFIXES[0], 'no extension')
+        monitor.wait_start(2)
+        monitor.wait_for('ImportError')
+        monitor.stop()
+
+    def test_new_file_that_does_not_parse(self):
+        """A new module, and the old one that imports it, both saved; the new one does not parse."""
+        self.write_app()
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write('new.py', 'VALUE = (\n')
+        self.write('mod.py', 'from new import VALUE\n')
+        monitor.wait_for('SyntaxError')
+        monitor.wait_for(WAITING)
+        self.write('new.py', 'VALUE = 22\n')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_name_missing_in_a_module(self):
+        self.check(lambda: self.write_pkg('value = 1'), mend=self.write_pkg, error='ImportError')
+
+    def test_data_file_missing(self):
+        """A file that the app asks to watch, and fails without."""
+        self.write(
+            'app.py',
+            'import hupper\nhupper.get_reloader().watch_files(["a.txt"])\n'
+            'print("app", open("a.txt").read(), flush=True)\n' + IDLE,
+        )
+        monitor = self.run_app()
+        monitor.wait_for('FileNotFoundError')
+        monitor.wait_for(WAITING)
+        self.write('a.txt', '22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+
+CONVERGING = """
+import os, random, signal, sys, time
+
+def stop(*_):
+    time.sleep(random.random() * 0.1)
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, stop)
+print('boot', flush=True)
+from mod import VALUE as a
+time.sleep(random.random() * 0.1)
+from pkg.part import VALUE as b
+time.sleep(random.random() * 0.1)
+from pkg.sub.deep import VALUE as c
+print('app', a, b, c, flush=True)
+"""
+
+
+@on_each_backend
+class Converging(BackendCase):
+    """Whatever is saved, however and whenever: what runs in the end is what was saved last."""
+
+    FILES = ('mod.py', 'pkg/part.py', 'pkg/sub/deep.py')
+
+    def test_random_saves(self):
+        chance, self.values, self.number, done = random.Random(SEED), dict.fromkeys(self.FILES, '000000'), 0, []
+        for name in self.FILES:
+            self.write(name, "VALUE = '000000'\n")
+        self.write('app.py', CONVERGING + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 000000 000000 000000')
+        for number in range(ROUNDS):
+            done = done[-20:] + [f'round {number}']
+            for _ in range(chance.randint(1, 5)):
+                mark = monitor.mark()
+                done.append(self.act(chance))
+                if chance.random() < 0.2:
+                    with contextlib.suppress(AssertionError):
+                        monitor.wait_for('boot', after=mark, limit=0.5)
+                elif chance.random() < 0.7:
+                    time.sleep(chance.random() * 0.3)
+            done.append(self.act(chance))
+            self.judge(monitor, f'seed {SEED}: ' + ', '.join(done))
+        monitor.stop()
+
+    def judge(self, monitor, story):
+        """The newest worker runs the newest values."""
+        expected = 'app ' + ' '.join(self.values.values())
+        limit = (5 + 2 * 0.2) * LIMIT / 30
+        try:
+            monitor.wait_for(expected, limit=limit)
+        except AssertionError as error:
+            raise AssertionError(f'{story}\n{error}') from None
+
+    def act(self, chance):
+        """One random action; return its name."""
+        actions = [self.save] * 8 + [self.replace_package, self.move_package, self.save_all]
+        return chance.choice(actions)(chance)
+
+    def next_text(self, name):
+        self.number += 1
+        self.values[name] = f'{self.number:06d}'
+        return f'VALUE = {self.values[name]!r}\n'
+
+    def save(self, chance):
+        name = chance.choice(self.FILES)
+        ways = [way for way in SAVES if self.backend != 'polling' or way != 'same_time']
+        way = chance.choice(ways)
+        self.write(name, self.next_text(name), SAVES[way])
+        return f'{way} {name} {self.values[name]}'
+
+    def save_all(self, chance):
+        way = chance.choice(['in_place', 'rename', 'delete_create'])
+        for name in self.FILES:
+            self.write(name, self.next_text(name), SAVES[way])
+        return f'{way} all'
+
+    def replace_package(self, chance):
+        """A copy of the folder, with two new files, takes the name."""
+        new, old = self.path('pkg-new'), self.path('pkg-old')
+        shutil.copytree(self.path('pkg'), new, symlinks=True)
+        for name in self.FILES[1:]:
+            path = os.path.join(new, *name.split('/')[1:])
+            os.remove(path)
+            put(path, self.next_text(name))
+        os.rename(self.path('pkg'), old)
+        time.sleep(chance.choice([0, 0.01, 0.15]))
+        os.rename(new, self.path('pkg'))
+        shutil.rmtree(old)
+        return f'replace pkg {self.values}'
+
+    def move_package(self, chance):
+        """Away, changed there, and back."""
+        away = os.path.join(self.project.base, 'away')
+        os.rename(self.path('pkg'), away)
+        time.sleep(chance.choice([0, 0.01, 0.15]))
+        path = os.path.join(away, 'part.py')
+        os.remove(path)
+        put(path, self.next_text('pkg/part.py'))
+        os.rename(away, self.path('pkg'))
+        return f'move pkg {self.values}'
+
+
 # --- trees, backends, storms -------------------------------------------------
+
+
+@on_each_backend
+class Trees(BackendCase):
+    """Watched folders and globs stay alive."""
+
+    def start_app(self, *paths, **options):
+        self.write_app()
+        monitor = self.run_app(watch=paths, **options)
+        monitor.wait_for('app 1')
+        monitor.wait_for(re.compile(r'Watching \d+ files'))  # that a folder was moved before can't be told
+        return monitor
+
+    def check(self, monitor, change, path):
+        """A change leads to a reload, by a path."""
+        mark = monitor.mark()
+        change()
+        monitor.wait_for(re.compile(re.escape(self.path(path)) + r'.* changed; reloading'), after=mark)
+        monitor.wait_for('app 1', after=mark)
+
+    def test_subfolder_moved_in(self):
+        monitor = self.start_app('tree', 'glob/*/*.ini')
+        for root in ('tree', 'glob'):
+            self.write('outside/a.ini', '')
+            os.makedirs(self.path(root), exist_ok=True)
+            self.check(monitor, lambda root=root: os.rename(self.path('outside'), self.path(root + '/in')), root)
+            self.check(monitor, lambda root=root: self.write(root + '/in/a.ini', 'changed'), root + '/in/a.ini')
+        monitor.stop()
+
+    @needs_posix
+    def test_symlinked_subfolder(self):
+        """What is behind a link counts, where it is a new one as well; a link to the folder itself is no trap."""
+        self.write('outside/deep/a.ini', '')
+        self.write('other/b.ini', '')
+        self.write('tree/x.ini', '')
+        os.symlink(self.path('outside'), self.path('tree/link'))
+        os.symlink(self.path('tree'), self.path('tree/loop'))
+        monitor = self.start_app('tree')
+        self.check(monitor, lambda: self.write('outside/deep/a.ini', 'changed'), 'tree/link/deep/a.ini')
+        self.check(monitor, lambda: os.symlink(self.path('other'), self.path('tree/later')), 'tree/later/b.ini')
+        self.check(monitor, lambda: self.write('other/b.ini', 'changed'), 'tree/later/b.ini')
+        monitor.stop()
+
+    def test_deleted_and_created_again(self):
+        self.write('tree/sub/a.ini', '')
+        monitor = self.start_app('tree')
+        self.check(monitor, lambda: shutil.rmtree(self.path('tree')), 'tree')
+        self.check(monitor, lambda: self.write('tree/sub/a.ini', 'new'), 'tree')
+        self.check(monitor, lambda: self.write('tree/sub/a.ini', 'changed'), 'tree/sub/a.ini')
+        self.check(monitor, lambda: self.write('tree/sub2/a.ini', 'changed'), 'tree/sub2/a.ini')
+        monitor.stop()
+
+    def test_subfolder_renamed(self):
+        self.write('tree/one/sub/a.ini', '')
+        monitor = self.start_app('tree')
+        self.check(monitor, lambda: os.rename(self.path('tree/one'), self.path('tree/two')), 'tree')
+        self.check(monitor, lambda: self.write('tree/two/sub/a.ini', 'changed'), 'tree/two/sub/a.ini')
+        self.check(monitor, lambda: self.write('tree/one/sub/a.ini', 'changed'), 'tree/one')
+        self.check(monitor, lambda: self.write('tree/one/sub/a.ini', 'again'), 'tree/one/sub/a.ini')
+        monitor.stop()
+
+    def test_ignored_later(self):
+        """Patterns, and what a watched folder leaves out, hold for what comes later as well."""
+        self.write('tree/a.ini', '')
+        monitor = self.start_app('tree', 'glob/**/*.ini', ignore=['*.log', 'build', '*/private/*.ini'])
+        for root in ('tree', 'glob'):
+            for name in (
+                'x.log',
+                'build/a.ini',
+                'sub/build/deep/a.ini',
+                'private/a.ini',
+                '.git/a.ini',
+                '__pycache__/a.ini',
+            ):
+                self.write(f'{root}/{name}', 'x')
+        time.sleep(0.5)
+        self.check(monitor, lambda: self.write('tree/sub/b.ini', ''), 'tree/sub/b.ini')
+        self.assertEqual(monitor.count('app 1'), 2, monitor.text())
+        monitor.stop()
+
+
+@needs_linux
+class WatchesOfATree(unittest.TestCase):
+    """The inotify monitor by itself: whatever happens to the folders, it watches those that are there."""
+
+    def setUp(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp(prefix='hupper-'))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.root = os.path.join(self.folder, 'root')
+        self.outside = os.path.join(self.folder, 'outside')
+        os.mkdir(self.root)
+        os.mkdir(self.outside)
+        self.changed = set()
+        self.monitor = hupper.InotifyFileMonitor(self.changed.add)
+        self.addCleanup(self.monitor.stop)
+        self.random = random.Random(SEED)
+
+    def folders(self):
+        return [folder for folder, _, _ in os.walk(self.root)]
+
+    def files(self):
+        return {os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names}
+
+    def grow(self, number):
+        """Folders with one file each."""
+        folders = [self.root]
+        for index in range(number):
+            folders.append(os.path.join(self.random.choice(folders[-50:]), f'd{index}'))
+            os.mkdir(folders[-1])
+            put(os.path.join(folders[-1], 'file'), '')
+
+    def act(self):
+        folders = self.folders()
+        action = self.random.choice(['create', 'delete', 'move', 'move', 'out', 'in', 'write'])
+        one, two = self.random.choice(folders[1:] or folders), self.random.choice(folders)
+        new = os.path.join(two, f'n{time.monotonic_ns()}')
+        if action == 'create' or len(folders) < 20:
+            os.makedirs(os.path.join(new, 'a', 'b'))
+            put(os.path.join(new, 'a', 'b', 'file'), '')
+        elif action == 'delete' and self.files_below(one) < 50:
+            shutil.rmtree(one)
+        elif action == 'move' and not (two + os.sep).startswith(one + os.sep):
+            os.rename(one, new)
+        elif action == 'out' and self.files_below(one) < 50:
+            os.rename(one, os.path.join(self.outside, os.path.basename(new)))
+        elif action == 'in' and os.listdir(self.outside):
+            os.rename(os.path.join(self.outside, self.random.choice(os.listdir(self.outside))), new)
+        else:
+            put(os.path.join(one, 'file'), 'x')
+
+    def files_below(self, folder):
+        return sum(len(names) for _, _, names in os.walk(folder))
+
+    def check(self):
+        """Watches, folders and files are those of the tree; what is written now is heard of."""
+        for part in self.monitor.parts():
+            part.drain()
+        folders = set(self.folders())
+        self.assertEqual(set(self.monitor.folders), folders, f'seed {SEED}')
+        self.assertEqual({path for path in self.monitor.files if os.path.isfile(path)}, self.files(), f'seed {SEED}')
+        below = {path for path in self.monitor._masks if path.startswith(self.root)}
+        self.assertEqual(below, folders, f'seed {SEED}')
+        with open(f'/proc/self/fdinfo/{self.monitor._inotify.fd}') as info:
+            kernel = sum(line.startswith('inotify ') for line in info)
+        self.assertEqual(kernel, len(self.monitor._watches), f'seed {SEED}')
+        self.changed.clear()
+        sample = self.random.sample(sorted(folders), min(50, len(folders)))
+        for folder in sample:
+            put(os.path.join(folder, 'file'), 'changed')
+        self.monitor.step()
+        self.assertEqual(self.changed, {os.path.join(folder, 'file') for folder in sample}, f'seed {SEED}')
+
+    def converge(self, size, seconds):
+        self.grow(size)
+        self.monitor.add_path(self.root)
+        self.check()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for _ in range(self.random.randint(1, 20)):
+                self.act()
+                if self.random.random() < 0.3:
+                    self.monitor.step()
+            self.check()
+
+    def test_small(self):
+        self.converge(60, 2)
+
+    @only_full
+    def test_big(self):
+        """20,000 files, for a minute."""
+        self.converge(20_000, 60)
+
+    def test_overflow(self):
+        """More events than the kernel keeps: everything is compared anew."""
+        with open('/proc/sys/fs/inotify/max_queued_events') as file:
+            limit = int(file.read())
+        if limit > 100_000:
+            self.skipTest(f'the queue is too long: {limit}')
+        self.grow(5)
+        self.monitor.add_path(self.root)
+        flood = os.path.join(self.root, 'flood')
+        for _ in range(limit // 2 + 10):
+            os.mkdir(flood)
+            os.rmdir(flood)
+        put(os.path.join(self.root, 'd1-new'), 'x')
+        os.makedirs(os.path.join(self.root, 'new', 'sub'))
+        put(os.path.join(self.root, 'new', 'sub', 'file'), 'x')
+        self.monitor.step()
+        self.assertEqual(
+            self.changed, {os.path.join(self.root, 'd1-new'), os.path.join(self.root, 'new', 'sub', 'file')}
+        )
+        self.check()
+
+
+@needs_linux
+class Limits(Case):
+    """inotify's own failures, in a namespace of ours: told once, with what to do, then polled."""
+
+    @contextlib.contextmanager
+    def limited(self, name, number):
+        """Run monitors with a lower limit of this name."""
+        self.command = ['unshare', '--user', '--map-root-user', 'sh', '-c']
+        self.command.append(f'echo {number} > /proc/sys/user/{name} && exec "$@"')
+        if self.project.run(*self.command, 'sh', 'true').returncode:
+            self.skipTest('no user namespaces here')
+        yield
+
+    def start_limited(self, *args):
+        self.write_app()
+        monitor = self.start(*self.command, 'sh', sys.executable, 'hupper.py', '--reload-interval', '0.2', *args)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def check(self, monitor, told):
+        monitor.wait_for(told)
+        self.check_reload(monitor)
+        mark = monitor.mark()
+        self.write('tree/d7/file', 'changed')
+        monitor.wait_for(self.path('tree/d7/file') + ' changed', after=mark)
+        monitor.wait_for('app 11', after=mark)
+        mark = monitor.mark()
+        self.write('tree/later/file', 'new')
+        monitor.wait_for(self.path('tree/later/file') + ' changed', after=mark)
+        self.assertEqual(monitor.count(told), 1, monitor.text())
+        monitor.stop()
+
+    @needs_program('unshare')
+    def test_no_more_watches(self):
+        for number in range(10):
+            self.write(f'tree/d{number}/file', '')
+        with self.limited('max_inotify_watches', 8):
+            self.check(self.start_limited('-w', 'tree', '-m', 'app'), 'max_user_watches')
+
+    @needs_program('unshare')
+    def test_no_more_instances(self):
+        self.write('tree/d7/file', '')
+        with self.limited('max_inotify_instances', 0):
+            self.check(self.start_limited('-w', 'tree', '-m', 'app'), 'max_user_instances')
+
+    def test_overflow(self):
+        """The monitor sleeps while more happens than the kernel keeps for it."""
+        with open('/proc/sys/fs/inotify/max_queued_events') as file:
+            limit = int(file.read())
+        if limit > 100_000:
+            self.skipTest(f'the queue is too long: {limit}')
+        self.write('tree/file', '')
+        self.write_app()
+        monitor = self.hupper('-w', 'tree', '-m', 'app')
+        self.check_reload(monitor)
+        os.kill(monitor.pid, signal.SIGSTOP)
+        for _ in range(limit // 2 + 10):
+            os.mkdir(self.path('tree/flood'))
+            os.rmdir(self.path('tree/flood'))
+        self.write_value(33)
+        os.kill(monitor.pid, signal.SIGCONT)
+        monitor.wait_for('app 33')
+        monitor.stop()
+
+
+@needs_root
+@needs_linux
+@needs_program('unshare')
+@needs_program('nsenter')
+class Mounts(Case):
+    """Mounts, each in a namespace of its own."""
+
+    def start_in_namespace(self, commands, *args):
+        """Run shell commands in a new mount namespace, then hupper there."""
+        script = f'set -e; {commands}; exec "$0" hupper.py --reload-interval 0.2 "$@"'
+        return self.start('unshare', '--mount', '--propagation', 'private', 'sh', '-c', script, sys.executable, *args)
+
+    def inside(self, monitor, *command):
+        result = self.project.run('nsenter', '--mount', f'--target={monitor.pid}', *command)
+        self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_bind_mounted_file(self):
+        """A single file, as `docker run -v` mounts it; it is saved on the other side."""
+        self.write_app()
+        real = os.path.join(self.project.base, 'real.py')
+        put(real, 'VALUE = 1\n')
+        monitor = self.start_in_namespace(f'mount --bind {real} mod.py', '-m', 'app')
+        monitor.wait_for('app 1')
+        for value in (2, 3):
+            put(real, f'VALUE = {value}\n')
+            monitor.wait_for(f'app {value}')
+        monitor.stop()
+
+    def check_unmounted(self, commands):
+        self.write_app()
+        self.write('mnt/part.py', 'VALUE = 1\n')
+        self.write(
+            'app.py',
+            'import sys; sys.path.append("mnt"); from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE,
+        )
+        os.makedirs(os.path.join(self.project.base, 'other'))
+        put(os.path.join(self.project.base, 'other', 'part.py'), 'VALUE = 2\n')
+        monitor = self.start_in_namespace(commands, '-v', '-w', 'mnt', '-m', 'app')
+        monitor.wait_for('app 2')
+        monitor.wait_for(re.compile(r'Watching \d+ files'))
+        self.inside(monitor, 'umount', '--lazy', self.path('mnt'))
+        monitor.wait_for('app 1')
+        self.write('mnt/part.py', 'VALUE = 3\n')
+        monitor.wait_for('app 3')
+        self.inside(monitor, 'mount', '--bind', os.path.join(self.project.base, 'other'), self.path('mnt'))
+        self.write('app.py', self.project.read('app.py') + '\n')
+        monitor.wait_for('app 2', count=2)
+        monitor.stop()
+
+    def test_bind_mount_goes_away(self):
+        self.check_unmounted('mount --bind ../other mnt')
+
+    def test_mount_goes_away(self):
+        self.check_unmounted('mount -t tmpfs none mnt && cp ../other/part.py mnt/')
+
+    @needs_program('bindfs')
+    def test_fuse(self):
+        """A filesystem that tells of no changes made on its other side: told once, and polled."""
+        if not os.path.exists('/dev/fuse'):
+            self.skipTest('there is no /dev/fuse')
+        self.write_app()
+        self.write('side/part.py', 'VALUE = 1\n')
+        os.mkdir(self.path('mnt'))
+        self.write(
+            'app.py',
+            'import sys; sys.path.append("mnt"); from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE,
+        )
+        mount = self.project.run('bindfs', '-o', 'attr_timeout=0,entry_timeout=0', self.path('side'), self.path('mnt'))
+        if mount.returncode:
+            self.skipTest(f'bindfs does not work here: {mount.stderr}')
+        self.addCleanup(self.project.run, 'umount', '--lazy', self.path('mnt'))
+        monitor = self.hupper('-w', 'mnt', '-m', 'app')
+        monitor.wait_for('app 1')
+        monitor.wait_for(re.compile(r'mnt \(fuse.*polled'))
+        for value in (2, 3):
+            self.write('side/part.py', f'VALUE = {value}\n')
+            monitor.wait_for(f'app {value}')
+        mark = monitor.mark()
+        self.write('side/new.txt', '')
+        monitor.wait_for(self.path('mnt/new.txt') + ' changed', after=mark)
+        self.assertEqual(monitor.count('polled'), 1, monitor.text())
+        monitor.send(signal.SIGTERM)
+        monitor.wait()
+
+
+@on_each_backend(backends=LONG)
+class Parsing(BackendCase):
+    """A save that does not parse leaves the running worker alone."""
+
+    def start_app(self, **options):
+        self.write('other.py', 'VALUE = 1\n')
+        self.write_value(1)
+        self.write('app.py', 'import sys, mod, other\nprint("app", mod.VALUE, other.VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app(**options)
+        monitor.wait_for('app 1 1')
+        return monitor
+
+    def break_it(self, monitor, text='VALUE = (\n', error='SyntaxError'):
+        mark = monitor.mark()
+        self.write('mod.py', text)
+        monitor.wait_for('does not parse; still running the code of ', after=mark)
+        monitor.wait_for(error, after=mark)
+
+    def test_message(self):
+        """Path, line and caret as CPython shows them, on each save of it; then the mended code in one start."""
+        monitor = self.start_app()
+        self.break_it(monitor, 'x = 1\nVALUE = 3 +\n')
+        self.project.write('plain/mod.py', 'x = 1\nVALUE = 3 +\n')
+        plain = self.project.python(self.path('plain/mod.py')).stderr.replace('plain' + os.sep, '').splitlines()
+        told = monitor.text('err').splitlines()
+        at = next(index for index, line in enumerate(told) if 'does not parse' in line)
+        self.assertIn(self.path('mod.py'), told[at])
+        self.assertRegex(told[at], r'still running the code of \d\d:\d\d:\d\d\.$')
+        self.assertEqual(told[at + 1 : at + 1 + len(plain)], plain)
+        self.break_it(monitor, 'VALUE = )\n')
+        self.write_value(2)
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2, monitor.text())
+
+    def test_others_wait(self):
+        """Good saves wait until all of them parse."""
+        monitor = self.start_app()
+        self.break_it(monitor)
+        self.write('other.py', 'VALUE = (\n')
+        monitor.wait_for('does not parse', count=2)
+        self.write_value(2)
+        self.write('app.py', self.project.read('app.py') + '\n')
+        self.write('other.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 2')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2, monitor.text())
+
+    def test_the_old_text_comes_back(self):
+        monitor = self.start_app()
+        self.break_it(monitor)
+        self.write_value(1)
+        monitor.wait_for('app 1 1', count=2)
+        monitor.stop()
+
+    def test_deleted_after_that(self):
+        monitor = self.start_app()
+        self.break_it(monitor)
+        os.remove(self.path('mod.py'))
+        monitor.wait_for('No module named')
+        self.write_value(2)
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+
+    @needs_posix
+    def test_sighup_overrides(self):
+        monitor = self.start_app()
+        self.break_it(monitor)
+        monitor.send(signal.SIGHUP)
+        monitor.wait_for(WAITING)
+        self.write_value(2)
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+
+    def test_the_worker_overrides(self):
+        trigger = """
+            import hupper, os, threading, time
+
+            def wait():
+                while not os.path.exists('go'):
+                    time.sleep(0.02)
+                hupper.get_reloader().trigger_reload()
+
+            threading.Thread(target=wait, daemon=True).start()
+            """
+        self.write('trigger.py', trigger)
+        self.write_value(1)
+        self.write('app.py', 'import trigger, mod\nprint("app", mod.VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.break_it(monitor)
+        self.write('go', '')
+        monitor.wait_for(WAITING)
+        monitor.stop()
+
+    def test_warnings_neither_stop_nor_print(self):
+        """The monitor's look at the source prints nothing: what plain Python prints comes once, from the worker."""
+        monitor = self.start_app()
+        self.write('mod.py', r"VALUE = len('\d') is 2; assert (1, 'x')" + '\n')
+        monitor.wait_for('app ', count=2)
+        monitor.stop()
+        plain = self.project.python('-c', 'import mod').stderr
+        self.assertEqual(monitor.text('err').count('Warning'), plain.count('Warning'), monitor.text())
+
+    def test_what_counts_as_parsing(self):
+        """What compiling alone cannot tell, the new worker tells: an unknown encoding, too much for the compiler."""
+        monitor = self.start_app()
+        for text in (b'# coding: no-such-encoding\n', b'VALUE = ' + b'-' * 100_000 + b'1\n'):
+            mark = monitor.mark()
+            self.write('mod.py', text)
+            monitor.wait_for(WAITING, after=mark)
+            self.write_value(1)
+            monitor.wait_for('app 1 1', after=mark)
+        monitor.stop()
+        self.assertNotIn('does not parse', monitor.text())
+
+    def test_encodings(self):
+        monitor = self.start_app()
+        self.write('mod.py', '# coding: latin-1\nVALUE = ascii("\xe9")\n'.encode('latin-1'))
+        monitor.wait_for(r"app '\xe9' 1")
+        self.write('mod.py', b'\xef\xbb\xbfVALUE = 2\r\n')
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+
+    def test_not_at_the_first_start(self):
+        self.write_app()
+        self.write('mod.py', 'VALUE = (\n')
+        monitor = self.run_app()
+        monitor.wait_for(WAITING)
+        self.assertNotIn('does not parse', monitor.text())
+        self.write('mod.py', 'VALUE = )\n')
+        monitor.wait_for(WAITING, count=2)
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_a_template_is_no_source(self):
+        """What only ends in .py and was not imported reloads as any file."""
+        self.write('template.py', 'class {{ name }}:\n')
+        monitor = self.start_app(watch=['template.py'])
+        self.write('template.py', 'class {{ name }}: pass\n')
+        monitor.wait_for('app 1 1', count=2)
+        monitor.stop()
+        self.assertNotIn('does not parse', monitor.text())
+
+
+@on_each_backend(backends=LONG)
+class Storms(BackendCase):
+    """Many changes at once, and changes without end."""
+
+    def start_app(self, *paths, **options):
+        self.write_app()
+        monitor = self.run_app(watch=paths, **options)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def test_many_files(self):
+        """300 files over half a second: two reloads, if the machine keeps up; the last file is in the last one."""
+        for number in range(300):
+            self.write(f'tree/f{number}', '')
+        monitor = self.start_app('tree', interval=1)
+        begin = time.monotonic()
+        for number in range(300):
+            self.write(f'tree/f{number}', 'x')
+            time.sleep(max(0, begin + number / 600 - time.monotonic()))
+        allowed = 2 + int(time.monotonic() - begin)
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        self.assertLessEqual(monitor.count('app '), 1 + allowed, monitor.text())
+        monitor.stop()
+
+    def test_formatter(self):
+        """Rewrites 200 ms after the save."""
+        monitor = self.start_app()
+        for value in (20, 30):
+            self.write_value(value, save_in_place)
+            time.sleep(0.2)
+            self.write_value(value + 1, save_in_place)
+            monitor.wait_for(f'app {value + 1}')
+        self.assertLessEqual(monitor.count('app '), 5)
+        monitor.stop()
+
+    def check_endless(self, pause):
+        """A file is written again and again: reloads go on, about one per interval, and others count."""
+        self.write('tree/log', '')
+        monitor = self.start_app('tree', interval=0.5)
+        end, begin = threading.Event(), time.monotonic()
+
+        def write():
+            while not end.wait(pause):
+                put(self.path('tree/log'), 'x', 'a')
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            monitor.wait_start(3)
+            mark = monitor.mark()
+            self.write_value(22)
+            monitor.wait_for('app 22', after=mark)
+            monitor.wait_for('app 22', after=mark, count=2)
+        finally:
+            end.set()
+            writer.join()
+        self.assertLessEqual(monitor.count('app '), 3 + (time.monotonic() - begin) / 0.5, monitor.text())
+        monitor.stop()
+
+    def test_written_every_50_ms(self):
+        self.check_endless(0.05)
+
+    def test_written_every_200_ms(self):
+        self.check_endless(0.2)
+
+    def test_kept_open(self):
+        """A file that is written to and never closed."""
+        self.write('tree/log', '')
+        monitor = self.start_app('tree')
+        with open(self.path('tree/log'), 'ab', buffering=0) as file:
+            file.write(b'x')
+            monitor.wait_for('app 1', count=2)
+            file.write(b'x')
+            monitor.wait_for('app 1', count=3)
+        monitor.stop()
+
+    def check_boot_writer(self, text, name):
+        """The app writes a watched file at each boot: it is left out after a while, others count."""
+        self.write(name, '')
+        self.write_value(1)
+        self.write('app.py', text + '\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app(watch=[name])
+        line = monitor.wait_for('left out until another file changes')
+        self.assertIn(self.path(name), line)
+        self.assertIn('-x ', line)
+        self.assertLessEqual(monitor.count('app 1'), 6, monitor.text())
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.wait_for(re.compile(r'Watching \d+ files'), after=monitor.mark())  # it has come to rest
+        self.assertLessEqual(monitor.count('app 22'), 6, monitor.text())
+        monitor.stop()
+
+    def test_boot_writer(self):
+        self.check_boot_writer('import time; open("state.txt", "w").write(str(time.time()))', 'state.txt')
+
+    def test_boot_writer_that_crashes(self):
+        """It ends by itself just after that: no loop either."""
+        self.write('state.txt', '')
+        self.write('app.py', 'import time; open("state.txt", "w").write(str(time.time()))\nprint("app", flush=True)\n')
+        monitor = self.run_app(watch=['state.txt'])
+        monitor.wait_for('left out until another file changes')
+        self.write('app.py', 'print("app new", flush=True)\n')
+        monitor.wait_for('app new')
+        monitor.stop()
+
+
+@on_each_backend(backends=LONG)
+class Git(BackendCase):
+    """Real git: few reloads, and no traceback for a file that was away for a moment."""
+
+    def setUp(self):
+        if not shutil.which('git'):
+            self.skipTest('there is no git')
+        super().setUp()
+
+    def git(self, *args):
+        config = [
+            '-c',
+            'user.name=x',
+            '-c',
+            'user.email=x@example.org',
+            '-c',
+            'commit.gpgsign=false',
+            '-c',
+            'init.defaultBranch=main',
+        ]
+        result = self.project.run('git', *config, *args, env={'GIT_CONFIG_NOSYSTEM': '1', 'HOME': self.project.tmp})
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def commit(self, value, branch=None, files=300):
+        """Commit a new text of mod.py and of the package."""
+        if branch:
+            self.git('checkout', '-q', '-b', branch)
+        for number in range(files):
+            self.write(f'pkg/m{number}.py', f'VALUE = {value!r}\n')
+        self.write_value(value)
+        self.git('add', 'mod.py', 'pkg')
+        self.git('commit', '-q', '-m', f'value {value}')
+
+    def start_app(self, files=300):
+        self.git('init', '-q')
+        self.commit(1, files=files)
+        imports = '\n'.join(f'import pkg.m{number}' for number in range(files))
+        self.write(
+            'app.py',
+            f'from mod import VALUE\n{imports}\nprint("app", VALUE, pkg.m{files - 1}.VALUE, flush=True)\n' + IDLE,
+        )
+
+    def check(self, *steps):
+        """steps: git's arguments, the value that the app has after it, the number of reloads that are allowed."""
+        monitor = self.run_app(interval=1)
+        monitor.wait_for('app ')
+        for args, value, allowed in steps:
+            mark, number = monitor.mark(), monitor.count('app ')
+            begin = time.monotonic()
+            self.git(*args)
+            allowed += int(time.monotonic() - begin)  # on a slow machine
+            monitor.wait_for(f'app {value} {value}', after=mark)
+            self.assertLessEqual(monitor.count('app ') - number, allowed, monitor.text())
+        monitor.stop()
+        self.assertNotIn('Traceback', monitor.text())
+
+    def test_checkout_of_one_module(self):
+        self.start_app(1)
+        self.commit(2, files=1)
+        self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, VALUE, flush=True)\n' + IDLE)
+        self.check((['checkout', 'HEAD~', '--', 'mod.py'], 1, 1), (['checkout', 'HEAD', '--', 'mod.py'], 2, 1))
+
+    def test_branches_and_stash(self):
+        self.start_app()
+        self.commit(2, branch='other')
+        for number in range(300):
+            self.write(f'pkg/m{number}.py', 'VALUE = 3\n')
+        self.write_value(3)
+        checkouts = (['checkout', 'main'], 1, 2), (['checkout', 'other'], 2, 2)
+        self.check((['stash'], 2, 2), *checkouts, (['stash', 'pop'], 3, 2))
+
+    def test_rebase(self):
+        """Three commits onto another one."""
+        self.start_app(3)
+        self.git('checkout', '-q', '-b', 'topic')
+        for value in (2, 3, 4):
+            self.commit(value, files=3)
+        self.git('checkout', '-q', 'main')
+        self.write('README', 'x')
+        self.git('add', 'README')
+        self.git('commit', '-q', '-m', 'readme')
+        self.git('checkout', '-q', 'topic')
+        self.check((['rebase', 'main'], 4, 4))
+
 
 # --- processes and signals ---------------------------------------------------
 
@@ -2791,6 +4180,112 @@ class Requests(ModeCase):
             self.assertIn(monitor.wait(), {143, 0} if way == 'at_the_end' else {143, 137} if way == 'twice' else {143})
             monitor.check_nothing_left()
             self.assertEqual(len(monitor.workers), 1)
+
+
+@unittest.skipUnless(WINDOWS, 'Windows only')
+class Windows(Case):
+    """What processes and signals are there: jobs, a console's Ctrl-C, a byte in a pipe for the polite end."""
+
+    APP = """
+        import subprocess, sys, time
+        from mod import VALUE
+        child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+        print('app', VALUE, 'child', child.pid, flush=True)
+        try:
+            time.sleep(600)
+        finally:
+            print('ended', VALUE, flush=True)
+        """
+
+    def run_app(self, app=APP):
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', app)
+        return self.hupper('--shutdown-interval', '5', '-m', 'app')
+
+    def check_gone(self, *pids):
+        def left():
+            return [pid for pid in pids if _is_alive(pid)]
+
+        wait_until(lambda: not left(), lambda: f'left behind: {left()}')
+
+    def test_reload_is_polite_and_silent(self):
+        monitor = self.run_app()
+        child = int(monitor.wait_for(re.compile('app 1 child (.+)'))[1])
+        self.write_value(22)
+        monitor.wait_for('ended 1')
+        monitor.wait_for('app 22')
+        self.assertNotIn('KeyboardInterrupt', monitor.text())
+        self.assertIn(f'left behind: PID {child}.', monitor.text('err'))
+        self.check_gone(child, monitor.workers[0])
+
+    def test_interrupt(self):
+        monitor = self.run_app()
+        child = int(monitor.wait_for(re.compile('app 1 child (.+)'))[1])
+        self.assertEqual(monitor.stop(), 0xC000013A)  # STATUS_CONTROL_C_EXIT, as of any Python
+        monitor.wait_for('ended 1')
+        self.check_gone(child, *monitor.workers)
+
+    def test_interrupt_after_a_crash(self):
+        monitor = self.run_app('import sys\nsys.exit(3)\n')
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 3)
+
+    def test_monitor_is_killed(self):
+        """The worker goes, and what it has started."""
+        monitor = self.run_app()
+        child = int(monitor.wait_for(re.compile('app 1 child (.+)'))[1])
+        monitor.process.kill()
+        self.check_gone(child, *monitor.workers)
+
+    def test_deaf_worker_is_killed(self):
+        monitor = self.run_app('import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n' + self.DEAF)
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('--shutdown-interval')
+        monitor.wait_for('app 22')
+
+    DEAF = 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\nwhile True: time.sleep(1)\n'
+
+    def test_ended_by_the_system(self):
+        """As by a fault: such statuses are what Windows calls exceptions."""
+        monitor = self.run_app('import os, mod\nos._exit(0xC0000005 - 2**32)\n')
+        monitor.wait_for('was ended by exception 0xC0000005')
+        monitor.wait_for(WAITING)
+
+    def test_requests(self):
+        monitor = self.run_app("""
+            import os, time
+            from hupper import get_reloader
+            with open('steps', 'a+') as steps:
+                steps.write('x')
+                step = steps.tell()
+            print('step', step, flush=True)
+            getattr(get_reloader(), 'trigger_reload' if step < 3 else 'graceful_shutdown')()
+            time.sleep(600)
+            """)
+        monitor.wait_for('step 3')
+        monitor.wait()
+        self.check_gone(*monitor.workers)
+
+    def test_child_is_below_the_monitor(self):
+        """A child of the worker starts no monitor of its own; nobody else is kept from it."""
+        self.write('two.py', TWO_LINES + 'print("two", flush=True)\n')
+        monitor = self.run_app('import subprocess, sys, mod\nsubprocess.run([sys.executable, "two.py"])\n' + IDLE)
+        monitor.wait_for('no monitor inside a monitor')
+        monitor.wait_for('two')
+
+
+def _is_alive(pid):
+    import _winapi
+
+    try:
+        handle = _winapi.OpenProcess(0x100000, False, pid)  # SYNCHRONIZE
+    except OSError:
+        return False
+    try:
+        return _winapi.WaitForSingleObject(handle, 0) == _winapi.WAIT_TIMEOUT
+    finally:
+        _winapi.CloseHandle(handle)
 
 
 # --- terminal ----------------------------------------------------------------
