@@ -793,7 +793,7 @@ class Parts(unittest.TestCase):
 
     def test_mount_table(self):
         line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
-        self.assertEqual(hupper._Mounts._parse(line), ('/mnt a\\b', 'fuse.sshfs'))
+        self.assertEqual(hupper._Mounts._parse(line), ('/mnt a\\b', ('fuse.sshfs', b'36')))
 
     def test_command_line_of_python(self):
         for text, expected in {
