@@ -766,6 +766,7 @@ def main():
         parser.error('no such measurement: ' + ', '.join(sorted(unknown)))
 
     environment = Environment()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started with `&` it is ignored, by the contenders too
     projects = Projects(environment, options.keep)
     bench = Bench(environment, projects, choose(environment, OURS + OTHERS, options.rows), options.quick)
     columns = {}

@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import time
 
 import bench
@@ -132,6 +133,7 @@ def main():
     parser.add_argument('--keep', action='store_true', help='keep the projects and logs of lost changes')
     options = parser.parse_args()
     environment = bench.Environment()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in bench.py
     projects = bench.Projects(environment, options.keep)
     peers = [p for p in bench.choose(environment, PEERS, options.rows) if p is not bench.BARE]
     tests = bench.Bench(environment, projects, peers, quick=False)
