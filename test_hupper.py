@@ -2822,6 +2822,19 @@ class Mending(BackendCase):
     def test_name_missing_in_a_module(self):
         self.check(lambda: self.write_pkg('value = 1'), mend=self.write_pkg, error='ImportError')
 
+    def test_broken_and_mended_again_and_again(self):
+        """Each save soon after a start or its failure: they are the user's, not the app's own."""
+        self.write_app(0)
+        monitor = self.run_app()
+        monitor.wait_for('app 0')
+        for value in range(1, 6):
+            self.write('mod.py', f'raise RuntimeError("not {value}")\n')
+            monitor.wait_for(f'not {value}')
+            monitor.wait_for(WAITING, count=value)
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+        monitor.stop()
+
     def test_data_file_missing(self):
         """A file that the app asks to watch, and fails without."""
         self.write(
@@ -4720,6 +4733,438 @@ class HangUp(TerminalCase):
 
 
 # --- fidelity ----------------------------------------------------------------
+
+# What an app can find out about its process. Imports nothing before it has noted what was there.
+FACTS = r"""
+import sys
+MODULES = set(sys.modules)
+
+def main_facts(names):
+    main = sys.modules['__main__']
+    return {'is this one': vars(main) is names, 'builtins': type(names['__builtins__']).__name__,
+            **{name: repr(value) for name, value in names.items() if name != '__builtins__'}}
+
+def signal_facts():
+    import signal
+    lines = [line.split(':\t') for line in open('/proc/self/status')]
+    names = 'SigPnd', 'ShdPnd', 'SigBlk', 'SigIgn', 'SigCgt'
+    status = {n: hex(int(mask, 16) & ~(3 << 31)) for n, mask in lines if n in names}  # 32, 33: the C library's own
+    fd = signal.set_wakeup_fd(-1)
+    return {'handlers': {n: str(signal.getsignal(n)) for n in range(1, 64)}, 'wake-up': fd, 'system': status,
+            'blocked': sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), 'timer': signal.getitimer(0)}
+
+def process_facts():
+    import os, resource, threading
+    os.umask(os.umask(0))
+    umask = next(line for line in open('/proc/self/status') if line.startswith('Umask'))
+    return {'cwd': os.getcwd(), 'umask': umask, 'threads': len(os.listdir('/proc/self/task')),
+            'Threads': [type(thread).__name__ for thread in threading.enumerate()], 'nice': os.nice(0),
+            'limits': [(n, resource.getrlimit(getattr(resource, n))) for n in dir(resource) if n.startswith('RLIMIT_')],
+            'in the group of its parent or leading one': os.getpgrp() in (os.getpid(), os.getpgid(os.getppid())),
+            'environment': {n: v for n, v in os.environ.items() if not n.startswith(('HUPPER_', 'HOW'))}}
+
+def stream_facts():
+    names = 'name mode encoding errors line_buffering newlines closed'.split()
+    return {n: [repr(getattr(getattr(sys, n), a, None)) for a in names] for n in ('stdin', 'stdout', 'stderr')}
+
+def interpreter_facts():
+    import atexit, builtins, faulthandler, gc, locale, warnings
+    names = ('argv orig_argv path executable prefix exec_prefix base_prefix flags warnoptions _xoptions path_hooks '
+             'dont_write_bytecode pycache_prefix ps1 last_type last_value last_traceback tracebacklimit').split()
+    facts = {n: repr(getattr(sys, n, None)) for n in names}
+    hooks = 'excepthook displayhook breakpointhook unraisablehook'.split()
+    facts.update({n: getattr(sys, n, None) is getattr(sys, '__' + n + '__', None) for n in hooks})
+    return {**facts, 'atexit': atexit._ncallbacks(), 'builtins': sorted(vars(builtins)), 'trace': repr(sys.gettrace()),
+            'faulthandler': faulthandler.is_enabled(), 'profile': repr(sys.getprofile()),
+            'gc': (gc.isenabled(), gc.get_threshold(), gc.get_debug(), gc.get_freeze_count()),
+            'locale': locale.setlocale(locale.LC_ALL), 'filters': repr(warnings.filters),
+            'recursion': sys.getrecursionlimit(), 'switch': sys.getswitchinterval(), 'async': repr(sys.get_asyncgen_hooks())}
+
+def descriptor_facts():
+    import fcntl, os
+    facts = {}
+    for fd in map(int, os.listdir('/proc/self/fd')):
+        try:
+            facts[fd] = os.readlink('/proc/self/fd/%d' % fd).split(':')[0], bool(fcntl.fcntl(fd, fcntl.F_GETFD))
+        except OSError:
+            pass  # that of listdir
+    return facts
+
+def frames(frame):
+    found = []
+    while frame:
+        found.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    return found
+
+def tell():
+    import os
+    if os.environ['HOW'] == 'api':
+        import hupper
+        hupper.start_reloader(reload_interval=0.2, verbose=2)
+    descriptors, meta = descriptor_facts(), [getattr(each, '__name__', type(each).__name__) for each in sys.meta_path]
+    facts = {'main': main_facts(sys._getframe(1).f_globals), 'signals': signal_facts(), 'process': process_facts(),
+             'streams': stream_facts(), 'interpreter': interpreter_facts(), 'descriptors': descriptors,
+             'meta_path': meta, 'frames': frames(sys._getframe(1)), 'modules': sorted(MODULES)}
+    import json, re, time
+    print('FACTS', re.sub('0x[0-9a-f]+', '0x', json.dumps(facts, sort_keys=True)), flush=True)
+    time.sleep(600)
+"""
+
+
+def _flat(facts, path=''):
+    """Nested dictionaries as one, of paths and values."""
+    if not isinstance(facts, dict):
+        return {path: facts}
+    return {name: value for key, each in facts.items() for name, value in _flat(each, f'{path}/{key}').items()}
+
+
+LIBRARY = os.path.dirname(os.__file__)
+
+
+@needs_linux
+class Facts(ModeCase):
+    """The worker can't tell: what an app finds in its process is what it finds under plain Python.
+
+    Allowed differences, for each of which a check says how far it may go: an entry at the end of sys.meta_path, a
+    descriptor that children do not inherit, modules of the standard library (and the one that the program itself
+    imports, in API mode), the frames that run the app.
+    """
+
+    SURROUNDINGS = 'umask 027; trap "" USR1; exec 7</dev/null; ulimit -n 500; exec "$@"'
+
+    def facts(self, mode, *target, options=()):
+        """What the app says: once under plain Python, else in two workers one after the other."""
+        self.mode = mode
+        command, env = [sys.executable, *target], {'PYTHONPATH': os.path.join(self.project.base, 'library')}
+        if mode in ('fork', 'spawn'):
+            command, _ = self.command(*target)
+        command[1:1] = options
+        monitor = self.start('sh', '-c', self.SURROUNDINGS, 'sh', *command, env={'HOW': mode, **env})
+        pattern = re.compile('^FACTS (.*)$')
+        found = [json.loads(monitor.wait_for(pattern)[1])]
+        if mode != 'plain':
+            monitor.wait_start(1)
+            self.assertEqual(_mode(monitor), 'fork' if mode == 'fork' else 'spawn', monitor.text('err'))
+            number = 2 if mode == 'fork' else 3  # the second worker is to come from the standby
+            wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
+            monitor.send(signal.SIGHUP)
+            found.append(json.loads(monitor.wait_for(pattern, count=2)[1]))
+        monitor.kill()
+        return found
+
+    def check(self, *target, modes=('fork', 'spawn', 'api'), options=()):
+        put(os.path.join(self.library_folder(), 'facts.py'), FACTS)
+        put(os.path.join(self.library_folder(), 'hupper.py'), self.project.read('hupper.py'))
+        plain = self.facts('plain', *target, options=options)[0]
+        for mode in modes:
+            for number, ours in enumerate(self.facts(mode, *target, options=options), 1):
+                with self.subTest(mode=mode, worker=number):
+                    self.compare(plain, ours, mode)
+
+    def library_folder(self):
+        self.library()
+        return os.path.join(self.project.base, 'library')
+
+    def compare(self, plain, ours, mode):
+        plain, ours = dict(plain), dict(ours)
+        self.check_meta_path(plain.pop('meta_path'), ours.pop('meta_path'))
+        self.check_descriptors(plain.pop('descriptors'), ours.pop('descriptors'))
+        self.check_modules(set(plain.pop('modules')), set(ours.pop('modules')), mode)
+        self.check_frames(plain.pop('frames'), ours.pop('frames'))
+        plain, ours = _flat(plain), _flat(ours)
+        different = {name for name in {*plain, *ours} if plain.get(name) != ours.get(name)}
+        self.assertEqual({name: plain.get(name) for name in different}, {name: ours.get(name) for name in different})
+
+    def check_meta_path(self, plain, ours):
+        self.assertEqual(ours, [*plain, '_Observer'])
+
+    def check_descriptors(self, plain, ours):
+        self.assertEqual({fd: each for fd, each in ours.items() if fd in plain}, plain)
+        extra = {fd: each for fd, each in ours.items() if fd not in plain}
+        self.assertEqual(list(extra.values()), [['pipe', True]], extra)
+        self.assertGreater(min(map(int, extra)), 2)
+
+    def check_modules(self, plain, ours, mode):
+        self.assertEqual(plain - ours, set())
+        extra = {name.partition('.')[0] for name in ours - plain}
+        origins = {name: importlib.util.find_spec(name).origin for name in extra - {'hupper'}}
+        strange = {n for n, o in origins.items() if o not in (None, 'built-in', 'frozen') and not o.startswith(LIBRARY)}
+        self.assertEqual(strange, set())
+        self.assertEqual('hupper' in extra, mode == 'api')
+        self.assertLess(len(extra), 50)
+
+    def check_frames(self, plain, ours):
+        hupper = [name for name in ours if name in ('<string>', 'hupper.py') or name.endswith('/hupper.py')]
+        self.assertEqual([name for name in ours if name not in hupper], plain)
+        self.assertLess(len(hupper), 10)
+
+    def test_module(self):
+        self.write('pkg/__init__.py', '')
+        self.write('pkg/__main__.py', 'import facts\nfacts.tell()\n')
+        self.check('-m', 'pkg', '-v', 'a b')
+
+    def test_submodule(self):
+        self.write('pkg/__init__.py', '')
+        self.write('pkg/part.py', '"""Documented."""\nfrom facts import tell\ntell()\n')
+        self.check('-m', 'pkg.part', modes=('fork', 'spawn'))
+
+    def test_script(self):
+        self.write('scripts/script.py', 'import facts\nfacts.tell()\n')
+        self.check('scripts/script.py', '-m', '--help', '')
+
+    def test_folder(self):
+        self.write('folder/__main__.py', 'import facts\nfacts.tell()\n')
+        self.check('folder', 'x', modes=('fork', 'spawn'))
+
+    def test_zip(self):
+        self.write_zip('app.zip', __main__='import facts\nfacts.tell()\n')
+        self.check('app.zip', 'x', modes=('fork', 'spawn'))
+
+    def test_options(self):
+        self.write('script.py', 'import facts\nfacts.tell()\n')
+        options = ['-OBs', '-W', 'error::UserWarning', '-X', 'faulthandler', '-X', 'utf8', '-b']
+        self.check('script.py', options=options)
+
+
+@needs_posix
+@in_each_mode('fork', 'spawn')
+class WorksInside(ModeCase):
+    """What other programs do in their process works in the worker too, and after a reload."""
+
+    def check(self, text, *args, options=(), name='app.py', target=('-m', 'app')):
+        """An app that ends by saying `fine VALUE`, with nothing on stderr that is not ours."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write(name, textwrap.dedent(text))
+        command, env = self.command(*target, *args)
+        monitor = self.start(command[0], *options, *command[1:], env=env)
+        for number, value in enumerate((1, 22), 1):
+            monitor.wait_for(f'fine {value}')
+            if IDLE not in text:
+                monitor.wait_for('Waiting for a file', count=number)
+            if value == 1:
+                self.write_value(22)
+        monitor.stop()
+        self.assertEqual('is started by spawn' in monitor.text('err'), self.mode == 'spawn')
+        strange = [line for line in monitor.text('err').splitlines() if not self.OURS.search(line)]
+        self.assertEqual(strange, [], monitor.text())
+
+    OURS = re.compile(
+        r'^(\[DEBUG\] |Starting monitor for |Waiting for a file|Ended what the worker |.* changed; reloading)'
+    )
+    IMPORTS = 'import os, signal, subprocess, sys\nfrom mod import VALUE\n'
+
+    def test_multiprocessing(self):
+        """Functions of __main__, by every way to start."""
+        text = """
+            import multiprocessing, sys
+            from mod import VALUE
+
+            def double(x):
+                return 2 * x
+
+            if __name__ == '__main__':
+                for method in multiprocessing.get_all_start_methods():
+                    with multiprocessing.get_context(method).Pool(1) as pool:
+                        assert pool.map(double, [VALUE]) == [2 * VALUE]
+                print('fine', VALUE, flush=True)
+            """
+        self.check(text)
+
+    def test_process_pool(self):
+        text = """
+            from concurrent.futures import ProcessPoolExecutor
+            from mod import VALUE
+
+            def double(x):
+                return 2 * x
+
+            if __name__ == '__main__':
+                with ProcessPoolExecutor(2) as pool:
+                    assert list(pool.map(double, [1, 2])) == [2, 4]
+                print('fine', VALUE, flush=True)
+            """
+        self.check(text)
+
+    def test_fork_without_a_warning(self):
+        text = """
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+            print('fine', VALUE, flush=True)
+            """
+        self.check(self.IMPORTS + textwrap.dedent(text), options=['-W', 'error'])
+
+    def test_asyncio(self):
+        text = """
+            import asyncio
+
+            async def main():
+                process = await asyncio.create_subprocess_exec(sys.executable, '-c', 'print(1)', stdout=subprocess.PIPE)
+                assert (await process.communicate())[0] == b'1\\n'
+                assert process.returncode == 0
+                print('fine', VALUE, flush=True)
+
+            asyncio.run(main())
+            """
+        self.check(self.IMPORTS + textwrap.dedent(text))
+
+    def test_own_handlers(self):
+        """The app minds its children itself, and wakes its own loop."""
+        text = """
+            import socket, time
+            ended = []
+            signal.signal(signal.SIGCHLD, lambda *_: ended.append(os.waitpid(-1, os.WNOHANG)[0]))
+            read, write = socket.socketpair()
+            write.setblocking(False)
+            assert signal.set_wakeup_fd(write.fileno()) == -1
+            child = subprocess.Popen([sys.executable, '-c', ''])
+            while not ended: time.sleep(0.01)
+            assert ended == [child.pid], ended
+            assert read.recv(1) == bytes([signal.SIGCHLD])
+            print('fine', VALUE, flush=True)
+            """
+        self.check(self.IMPORTS + textwrap.dedent(text) + IDLE)
+
+    def test_pickle(self):
+        """Objects of __main__, also at the end."""
+        text = """
+            import atexit, pickle
+            from mod import VALUE
+
+            class Point:
+                x = VALUE
+
+            def check():
+                assert type(pickle.loads(pickle.dumps(Point()))) is Point
+                print('fine', VALUE, flush=True)
+
+            atexit.register(check)
+            """
+        self.check(text)
+
+    def test_relative_import(self):
+        self.write('pkg/__init__.py', '')
+        self.write('pkg/part.py', 'from mod import VALUE')
+        self.check('from .part import VALUE\nprint("fine", VALUE)', name='pkg/__main__.py', target=('-m', 'pkg'))
+
+    def test_faulthandler(self):
+        text = 'import os, signal, resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nos.kill(os.getpid(), signal.SIGSEGV)'
+        self.write('app.py', text)
+        command, env = self.command('-m', 'app')
+        monitor = self.start(command[0], '-X', 'faulthandler', *command[1:], env=env)
+        monitor.wait_for('(most recent call first)')
+        monitor.wait_for('SIGSEGV')
+        self.assertEqual(monitor.stop(), 139)
+
+    def test_importtime(self):
+        self.write_app()
+        command, env = self.command('-m', 'app')
+        monitor = self.start(command[0], '-X', 'importtime', *command[1:], env=env)
+        monitor.wait_for(re.compile(r'^import time: .*\| mod$'))
+        monitor.wait_for('app 1')
+        monitor.stop()
+
+    def test_unittest(self):
+        text = """
+            import unittest
+            from mod import VALUE
+
+            class Test(unittest.TestCase):
+                def test(self):
+                    print('fine', VALUE, flush=True)
+            """
+        self.write_value(1)
+        self.write('test_app.py', text)
+        command, env = self.command('-m', 'unittest', 'test_app')
+        monitor = self.start(*command, env=env)
+        for value in 1, 22:
+            monitor.wait_for(f'fine {value}')
+            monitor.wait_for('OK', count=1 if value == 1 else 2)
+            self.write_value(22)
+        monitor.stop()
+
+    @unittest.skipUnless(importlib.util.find_spec('pytest'), 'the package pytest is not installed')
+    def test_pytest(self):
+        self.write_value(1)
+        self.write('test_app.py', 'from mod import VALUE\ndef test(): print("fine", VALUE)\n')
+        command, env = self.command('-m', 'pytest', '-s', '-q', 'test_app.py')
+        monitor = self.start(*command, env=env)
+        monitor.wait_for('fine 1')
+        monitor.wait_for('1 passed')
+        self.write_value(22)
+        monitor.wait_for('fine 22')
+        monitor.stop()
+
+    @unittest.skipUnless(importlib.util.find_spec('coverage'), 'the package coverage is not installed')
+    def test_coverage(self):
+        self.write_value(1)
+        self.write('app.py', 'from mod import VALUE\nprint("fine", VALUE, flush=True)\n')
+        command, env = self.command('-m', 'coverage', 'run', 'app.py')
+        monitor = self.start(*command, env=env)
+        monitor.wait_for('fine 1')
+        self.write_value(22)
+        monitor.wait_for('fine 22')
+        monitor.wait_for('Waiting for a file', count=2)
+        monitor.stop()
+        self.assertRegex(self.project.python('-m', 'coverage', 'report', '-m').stdout, r'app\.py +2 +0 +100%')
+
+    def test_second_copy(self):
+        """Copies of the module share the proxy; children of all kinds are not active."""
+        os.mkdir(self.path('vendor'))
+        shutil.copy(self.path('hupper.py'), self.path('vendor'))
+        text = """
+            import multiprocessing
+            import hupper, vendor.hupper
+            assert hupper.is_active() and vendor.hupper.is_active() and hupper is not vendor.hupper
+            assert hupper.start_reloader('nonsense.main') and vendor.hupper.get_reloader()
+            vendor.hupper.get_reloader().watch_files(['mod.py'])
+            code = 'import hupper, vendor.hupper, sys; sys.exit(hupper.is_active() or vendor.hupper.is_active())'
+            assert subprocess.call([sys.executable, '-c', code], close_fds=False) == 0
+            pid = os.fork()
+            if pid == 0:
+                os._exit(hupper.is_active() or vendor.hupper.is_active())
+            assert os.waitpid(pid, 0)[1] == 0
+            with multiprocessing.get_context('fork').Pool(1) as pool:
+                assert not pool.apply(hupper.is_active)
+            print('fine', VALUE, flush=True)
+            """
+        self.check(self.IMPORTS + textwrap.dedent(text))
+
+
+@needs_posix
+@in_each_mode('fork', 'spawn')
+class Endings(ModeCase):
+    """What Python prints at the end of a program, and the status, are the same as under plain Python."""
+
+    ENDS = {
+        'exception': 'import part',
+        'cause': 'try:\n    import part\nexcept ValueError as error:\n    raise KeyError(2) from error',
+        'context': 'try:\n    import missing\nexcept ImportError as error:\n    import part',
+        'interrupt': 'raise KeyboardInterrupt',
+        'message': 'import sys\nsys.exit("goodbye")',
+        'own hook': 'import sys\nsys.excepthook = lambda *args: print("hook", args[0], args[2].tb_lineno)\nimport part',
+        'thread': 'import threading\nthread = threading.Thread(target=int, args="x")\nthread.start()\nthread.join()',
+        'atexit': 'import atexit\natexit.register(int, "x")',
+        'group': 'raise ExceptionGroup("several", [ValueError(1), KeyError(2)])',
+        'named': 'import traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()',
+    }
+
+    def test_output_and_status(self):
+        self.write('part.py', 'def f(): raise ValueError(1)\nf()\n')
+        self.write('app.py', 'import ends, sys\nexec(ends.ENDS[sys.argv[1]])\n')
+        self.write('ends.py', f'ENDS = {self.ENDS!r}\n')
+        for name in self.ENDS:
+            with self.subTest(name):
+                plain = self.project.python('app.py', name)
+                command, env = self.command('app.py', name)
+                command[2:2] = ['--exit-on-crash', '-q']
+                command.remove('-v')
+                ours = self.project.run(*command, env=env)
+                lines = [line for line in ours.stderr.splitlines(True) if not line.startswith('[ERROR] Worker ')]
+                status = plain.returncode if plain.returncode >= 0 else 128 - plain.returncode
+                self.assertEqual((ours.stdout, ''.join(lines), ours.returncode), (plain.stdout, plain.stderr, status))
+
 
 # --- compatibility with hupper 1.x -------------------------------------------
 
