@@ -4778,7 +4778,8 @@ def interpreter_facts():
             'faulthandler': faulthandler.is_enabled(), 'profile': repr(sys.getprofile()),
             'gc': (gc.isenabled(), gc.get_threshold(), gc.get_debug(), gc.get_freeze_count()),
             'locale': locale.setlocale(locale.LC_ALL), 'filters': repr(warnings.filters),
-            'recursion': sys.getrecursionlimit(), 'switch': sys.getswitchinterval(), 'async': repr(sys.get_asyncgen_hooks())}
+            'recursion': sys.getrecursionlimit(), 'switch': sys.getswitchinterval(),
+            'async': repr(sys.get_asyncgen_hooks())}
 
 def descriptor_facts():
     import fcntl, os
@@ -5049,8 +5050,8 @@ class WorksInside(ModeCase):
         self.check('from .part import VALUE\nprint("fine", VALUE)', name='pkg/__main__.py', target=('-m', 'pkg'))
 
     def test_faulthandler(self):
-        text = 'import os, signal, resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\nos.kill(os.getpid(), signal.SIGSEGV)'
-        self.write('app.py', text)
+        no_core = 'import os, signal, resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
+        self.write('app.py', no_core + 'os.kill(os.getpid(), signal.SIGSEGV)')
         command, env = self.command('-m', 'app')
         monitor = self.start(command[0], '-X', 'faulthandler', *command[1:], env=env)
         monitor.wait_for('(most recent call first)')
