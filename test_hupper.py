@@ -3395,7 +3395,7 @@ class Parsing(BackendCase):
 
     def test_warnings_neither_stop_nor_print(self):
         """The monitor's look at the source prints nothing: what plain Python prints comes once, from the worker."""
-        monitor = self.start_app()
+        monitor = self.start_app(env={'PYTHONUNBUFFERED': '1'})  # else Python 3.8 keeps what goes to a pipe
         self.write('mod.py', r"VALUE = len('\d') is 2; assert (1, 'x')" + '\n')
         monitor.wait_for('app ', count=2)
         monitor.stop()
