@@ -256,6 +256,9 @@ class Projects:
         return folder
 
     def remove(self):
+        for name in os.listdir('/proc'):  # after an interruption
+            if name.isdigit() and f'BENCH_RUN={os.getpid()}.' in proc(name, 'environ'):
+                kill(int(name))
         if not self.keep:
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -767,6 +770,7 @@ def main():
 
     environment = Environment()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started with `&` it is ignored, by the contenders too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     projects = Projects(environment, options.keep)
     bench = Bench(environment, projects, choose(environment, OURS + OTHERS, options.rows), options.quick)
     columns = {}
