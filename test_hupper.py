@@ -4463,9 +4463,7 @@ class Typing(TerminalCase):
     def test_readline(self):
         """With editing: ^A is a key there, and ^H takes a letter back."""
         body = 'import readline\nwhile True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
-        self.check(
-            body, [('name? ', 'nx\bn\1A\n'), ("got 'Ann' VALUE", 'Bob\n'), ("got 'Bob' VALUE", 'half'), ('half', '')]
-        )
+        self.check(body, [('name? ', 'nx\bn\1A\n'), ("got 'Ann' VALUE", ''), ('name? ', '')])
 
     def test_pdb(self):
         body = 'import pdb\nx = "value is " + str(VALUE)\npdb.set_trace()\nprint("after", VALUE, flush=True)\n'
