@@ -1013,7 +1013,7 @@ def _boot(options, waiter, is_standby=False):
     try:
         with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
             _set_inheritable(True, write, read)
-            process = _start_interpreter([*options, '-c', boot])
+            process = _start_interpreter(options, boot)
     finally:
         _close(write)
         _close(read)
@@ -2676,7 +2676,7 @@ if sys.platform == 'win32':
     _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
     _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
     _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
-    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _POINTER, _BOOL)  # NULL: for Ctrl-C to be ignored
+    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
     _SetConsoleMode = _api('SetConsoleMode', _HANDLE, _DWORD)
     _SetEvent = _api('SetEvent', _HANDLE)
     _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
@@ -2746,15 +2746,16 @@ if sys.platform == 'win32':
     def _fork_obstacle():
         return 'this system has no fork'
 
-    def _start_interpreter(arguments):
-        """Start Python with our inheritable handles."""
+    def _start_interpreter(options, code):
+        """Start Python with our inheritable handles; until it has an order Ctrl-C is not for it."""
         import subprocess
 
         environment, python = dict(os.environ), getattr(sys, '_base_executable', None) or sys.executable
         if python != sys.executable:
             # A virtual environment's python.exe only starts another one: start that itself, as multiprocessing does.
             environment['__PYVENV_LAUNCHER__'] = sys.executable
-        return subprocess.Popen([python, *arguments], env=environment, close_fds=False)
+        code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
+        return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
     def _become(arguments):
         """Run another program in place of this one: exec does not wait for it here."""
@@ -2767,7 +2768,7 @@ if sys.platform == 'win32':
 
     def _reset_signals(order):
         """In a worker, in which Ctrl-C was ignored: from now on it counts."""
-        _SetConsoleCtrlHandler(None, False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _stand_aside():
         """Nothing: a job tells whose child a process is."""
@@ -2835,11 +2836,10 @@ if sys.platform == 'win32':
             return ended
 
         def __enter__(self):
-            """Ignore Ctrl-C while a child is made: it inherits that."""
-            _SetConsoleCtrlHandler(None, True)
+            """Nothing can be held back while a child is made."""
 
         def __exit__(self, *_):
-            _SetConsoleCtrlHandler(None, False)
+            pass
 
         def close(self):
             _SetConsoleCtrlHandler(self._handler, False)
@@ -3050,11 +3050,11 @@ else:
             return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
         return 'there are threads' if _thread_count() != 1 else None
 
-    def _start_interpreter(arguments):
+    def _start_interpreter(options, code):
         """Start Python with our inheritable descriptors."""
         import subprocess
 
-        return subprocess.Popen([sys.executable, *arguments], close_fds=False)
+        return subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
 
     def _become(arguments):
         """Run another program in place of this one."""
