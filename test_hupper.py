@@ -1807,9 +1807,9 @@ class Surroundings(Case):
             monitor.wait_for(expected)
             self.write('app.py', head + text.replace('VALUE = 1', 'VALUE = 22'))
             monitor.wait_for(expected.replace('app 1', 'app 22'))
+            self.assertNotIn('Traceback', monitor.text())  # a Ctrl-C on Windows may hit a standby's interpreter as it boots
             monitor.stop()
             self.assertNotIn('Warning', monitor.text('err'))
-            self.assertNotIn('Traceback', monitor.text())
 
     def test_flag_isolated(self):
         self.check_flags('-I')
@@ -3700,7 +3700,7 @@ class ModeCase(Case):
         self.write('app.py', 'import os, signal, sys, time\n' + textwrap.dedent(body) + '\n' + text)
 
 
-@in_each_mode('fork', 'spawn', 'api')
+@in_each_mode()
 class MonitorKilled(ModeCase):
     """kill -9 of the monitor: the worker goes as well."""
 
@@ -4903,6 +4903,7 @@ class Facts(ModeCase):
         self.write('pkg/__main__.py', 'import facts\nfacts.tell()\n')
         self.check('-m', 'pkg', '-v', 'a b')
 
+    @only_full
     def test_submodule(self):
         self.write('pkg/__init__.py', '')
         self.write('pkg/part.py', '"""Documented."""\nfrom facts import tell\ntell()\n')
@@ -4923,7 +4924,7 @@ class Facts(ModeCase):
     def test_options(self):
         self.write('script.py', 'import facts\nfacts.tell()\n')
         options = ['-OBs', '-W', 'error::UserWarning', '-X', 'faulthandler', '-X', 'utf8', '-b']
-        self.check('script.py', options=options)
+        self.check('script.py', modes=('fork', 'spawn'), options=options)
 
 
 @needs_posix
@@ -5141,19 +5142,18 @@ class Endings(ModeCase):
         'cause': 'try:\n    import part\nexcept ValueError as error:\n    raise KeyError(2) from error',
         'context': 'try:\n    import missing\nexcept ImportError as error:\n    import part',
         'interrupt': 'raise KeyboardInterrupt',
-        'message': 'import sys\nsys.exit("goodbye")',
         'own hook': 'import sys\nsys.excepthook = lambda *args: print("hook", args[0], args[2].tb_lineno)\nimport part',
         'thread': 'import threading\nthread = threading.Thread(target=int, args="x")\nthread.start()\nthread.join()',
         'atexit': 'import atexit\natexit.register(int, "x")',
         'group': 'raise ExceptionGroup("several", [ValueError(1), KeyError(2)])',
-        'named': 'import traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()',
     }
 
     def test_output_and_status(self):
         self.write('part.py', 'def f(): raise ValueError(1)\nf()\n')
         self.write('app.py', 'import ends, sys\nexec(ends.ENDS[sys.argv[1]])\n')
         self.write('ends.py', f'ENDS = {self.ENDS!r}\n')
-        for name in self.ENDS:
+        names = ['cause', 'interrupt', 'own hook'] if self.mode == 'spawn' and not FULL else self.ENDS
+        for name in names:
             with self.subTest(name):
                 plain = self.project.python('app.py', name)
                 command, env = self.command('app.py', name)
