@@ -1807,7 +1807,7 @@ class Surroundings(Case):
             monitor.wait_for(expected)
             self.write('app.py', head + text.replace('VALUE = 1', 'VALUE = 22'))
             monitor.wait_for(expected.replace('app 1', 'app 22'))
-            self.assertNotIn('Traceback', monitor.text())  # a Ctrl-C on Windows may hit a standby's interpreter as it boots
+            self.assertNotIn('Traceback', monitor.text())  # Ctrl-C, on Windows, may hit a standby that boots
             monitor.stop()
             self.assertNotIn('Warning', monitor.text('err'))
 
