@@ -744,7 +744,10 @@ class FileMonitorProxy:
     def add_source(self, path, signature):
         self.sources_of_worker.add(path)
         self.expected_sources.add(path)
-        self.add_path(path, signature)
+        if self._asked_by.get(path) is not None and self._is_driven and self.monitor.files.get(path) == signature:
+            self._asked_by[path] = self._worker_number  # watched since it was just that: no need to look
+        else:
+            self.add_path(path, signature)
 
     def add_missing(self, path):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
@@ -1057,11 +1060,17 @@ def _environment():
 
 
 def _shadowed(path0, names):
-    """Which of these modules the app's own folder has a file or folder for."""
+    """Which of these modules the app's own folder or zip file has a file or folder for."""
     try:
-        own = {entry.partition('.')[0] for entry in os.listdir(path0 or os.curdir)}
-    except OSError:
+        if path0 and os.path.isfile(path0):
+            import zipimport
+
+            entries = getattr(zipimport, '_read_directory', lambda path: ())(path0)  # remembers nothing
+        else:
+            entries = os.listdir(path0 or os.curdir)
+    except (OSError, ImportError):
         return []
+    own = {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}
     return sorted(own.intersection(names) - {'__main__'})
 
 
@@ -2682,18 +2691,6 @@ if sys.platform == 'win32':
     _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
     _TerminateJobObject = _api('TerminateJobObject', _HANDLE, wintypes.UINT)
 
-    class _JobLimits(ctypes.Structure):  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
-        _fields_ = [
-            ('times', ctypes.c_int64 * 2),
-            ('flags', _DWORD),
-            ('working_set', ctypes.c_size_t * 2),
-            ('processes', _DWORD),
-            ('affinity', ctypes.c_size_t),
-            ('priorities', _DWORD * 2),
-            ('io', ctypes.c_uint64 * 6),
-            ('memory', ctypes.c_size_t * 4),
-        ]
-
     class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
         _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
 
@@ -2907,8 +2904,9 @@ if sys.platform == 'win32':
             self._process = process
             self.handle = int(process._handle)
             self.job = type(process._handle)(_CreateJobObject(None, f'hupper-{self.pid}'))  # it closes itself
-            limits = _JobLimits(flags=0x2000 | 0x800)  # JOB_OBJECT_LIMIT_: KILL_ON_JOB_CLOSE, BREAKAWAY_OK
-            _SetInformationJobObject(self.job, 9, byref(limits), sizeof(limits))  # 9: extended limits
+            limits = (_DWORD * (36 if sys.maxsize > 2**32 else 28))()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+            limits[4] = 0x2000 | 0x800  # its LimitFlags: KILL_ON_JOB_CLOSE, BREAKAWAY_OK
+            _SetInformationJobObject(self.job, 9, limits, sizeof(limits))
             _AssignProcessToJobObject(self.job, self.handle)
             self.running.add(self)
 
