@@ -4928,6 +4928,36 @@ class Facts(ModeCase):
 
 
 @needs_posix
+class OwnModules(Case):
+    """A module of the project's own comes before the standard library's of that name, which the monitor may use."""
+
+    def check(self, *target):
+        monitor = self.hupper(*target)
+        for number in (1, 2):
+            monitor.wait_for('app mine', count=number)
+            if number == 1:
+                monitor.send(signal.SIGHUP)
+        monitor.stop()
+
+    APP = 'import select\nprint("app", select.whose, flush=True)\n'
+    MINE = 'whose = "mine"\n'
+
+    def test_module(self):
+        self.write('app.py', self.APP)
+        self.write('select.py', self.MINE)
+        self.check('-m', 'app')
+
+    def test_folder(self):
+        self.write('folder/__main__.py', self.APP)
+        self.write('folder/select/__init__.py', self.MINE)
+        self.check('folder')
+
+    def test_zip(self):
+        self.write_zip('app.zip', __main__=self.APP, select=self.MINE)
+        self.check('app.zip')
+
+
+@needs_posix
 @in_each_mode('fork', 'spawn')
 class WorksInside(ModeCase):
     """What other programs do in their process works in the worker too, and after a reload."""
