@@ -4097,6 +4097,17 @@ class RoughApps(ModeCase):
     def test_session_of_its_own(self):
         self.check('os.setsid()')
 
+    def test_garbage_in_the_channel(self):
+        """Told and survived, as are half a message and a closed channel."""
+        body = """
+            fd = int(os.environ['HUPPER_WORKER'].split()[3])
+            for data in b'x' * 9000, bytes(range(256)) * 9, b'\\0\\0reload\\0', b'\\0\\0imp':
+                os.write(fd, data)
+            os.close(fd)
+            """
+        monitor = self.check(body)
+        self.assertIn('is no message of ours', monitor.text('err'))
+
     def test_signals_blocked(self):
         """All that can be blocked: then only SIGKILL ends it."""
         self.write_app('signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))')
