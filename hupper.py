@@ -723,7 +723,8 @@ class FileMonitorProxy:
         if new or self._asked_by[path] is not None:
             self._asked_by[path] = self._worker_number if signature is not None else None
         if signature is not None and signature < 0:
-            signature, since = None, -signature
+            since = -signature
+            signature = None if _has_magic(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif new:
