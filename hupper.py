@@ -1549,6 +1549,7 @@ class _Channel:
         self._fd = fd
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
+        self._has_told = False  # of garbage
         self.on_message = None
 
     def wait_fd(self):
@@ -1579,7 +1580,9 @@ class _Channel:
         try:
             self.on_message(kind.decode('ascii', 'replace'), os.fsdecode(path), int(value))
         except ValueError:
-            self.on_message(f'garbage: {kind!r}', '', 0)
+            if not self._has_told:
+                self._has_told = True
+                self.on_message(f'garbage: {kind!r}', '', 0)
 
     def _read(self):
         chunks = []
