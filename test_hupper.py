@@ -4844,14 +4844,14 @@ class Facts(ModeCase):
 
     SURROUNDINGS = 'umask 027; trap "" USR1; exec 7</dev/null; ulimit -n 500; exec "$@"'
 
-    def facts(self, mode, *target, options=()):
+    def facts(self, mode, *target, options=(), stdin=''):
         """What the app says: once under plain Python, else in two workers one after the other."""
         self.mode = mode
         command, env = [sys.executable, *target], {'PYTHONPATH': os.path.join(self.project.base, 'library')}
         if mode in ('fork', 'spawn'):
             command, _ = self.command(*target)
         command[1:1] = options
-        monitor = self.start('sh', '-c', self.SURROUNDINGS, 'sh', *command, env={'HOW': mode, **env})
+        monitor = self.start('sh', '-c', self.SURROUNDINGS + stdin, 'sh', *command, env={'HOW': mode, **env})
         pattern = re.compile('^FACTS (.*)$')
         found = [json.loads(monitor.wait_for(pattern)[1])]
         if mode != 'plain':
@@ -4864,12 +4864,12 @@ class Facts(ModeCase):
         monitor.kill()
         return found
 
-    def check(self, *target, modes=('fork', 'spawn', 'api'), options=()):
+    def check(self, *target, modes=('fork', 'spawn', 'api'), **options):
         put(os.path.join(self.library_folder(), 'facts.py'), FACTS)
         put(os.path.join(self.library_folder(), 'hupper.py'), self.project.read('hupper.py'))
-        plain = self.facts('plain', *target, options=options)[0]
+        plain = self.facts('plain', *target, **options)[0]
         for mode in modes:
-            for number, ours in enumerate(self.facts(mode, *target, options=options), 1):
+            for number, ours in enumerate(self.facts(mode, *target, **options), 1):
                 with self.subTest(mode=mode, worker=number):
                     self.compare(plain, ours, mode)
 
@@ -4925,9 +4925,10 @@ class Facts(ModeCase):
         self.write('scripts/script.py', 'import facts\nfacts.tell()\n')
         self.check('scripts/script.py', '-m', '--help', '')
 
-    def test_folder(self):
+    def test_folder_without_stdin(self):
+        """Also what is opened now is above the descriptors of stdin, stdout and stderr."""
         self.write('folder/__main__.py', 'import facts\nfacts.tell()\n')
-        self.check('folder', 'x', modes=('fork', 'spawn'))
+        self.check('folder', 'x', modes=('fork', 'spawn'), stdin=' <&-')
 
     def test_zip(self):
         self.write_zip('app.zip', __main__='import facts\nfacts.tell()\n')
