@@ -574,7 +574,7 @@ class Reloader:
         self._streak = {
             path: self._streak.get(path, 0) + 1
             for path, changed in self._pending.items()
-            if self._schedule.just_started(changed) and self._former and self._former.may_have_written(path)
+            if self._schedule.just_started(changed) and self._former and self._former.has_written(path) is not False
         }
         self._left_out.intersection_update(self._streak)
 
@@ -582,8 +582,9 @@ class Reloader:
         """Whether to leave out a change: the third start in a row that the app itself has caused was the last one."""
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
-        if not (self._worker or self._former).may_have_written(path):
-            return False
+        wrote = (self._worker or self._former).has_written(path)
+        if wrote is False or (wrote is None and self._streak[path] < 20 and not self._is_up_to_date(path)):
+            return False  # rather too many starts than a lost save, where it can't be known
         if path not in self._left_out:
             self._left_out.add(path)
             self.logger.error(
@@ -591,6 +592,13 @@ class Reloader:
                 f'to ignore it for good: -x {os.path.basename(path)}'
             )
         return True
+
+    def _is_up_to_date(self, path):
+        """Whether a file is no source, or one that the running worker has read as it is now, or is still to read."""
+        if path not in self.monitor.expected_sources:
+            return True
+        signature = _signature(path)
+        return bool(self._worker and self.monitor.sources_of_worker.get(path, signature) == signature)
 
 
 class _Schedule:
@@ -653,7 +661,7 @@ class FileMonitorProxy:
         self.monitor = None
         self.lock = _thread.allocate_lock()
         self.clear_changes()
-        self.sources_of_worker = set()  # what the running worker imported through Python's own loader
+        self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
         self.expected_sources = set()  # that, and until it has had its start what those before it imported
         self._is_ignored = _path_matcher(ignore_files)
         self._asked_by = {}  # path -> number of the worker that asked for it last, None for the user
@@ -743,7 +751,7 @@ class FileMonitorProxy:
                 part.files[path] = signature
 
     def add_source(self, path, signature):
-        self.sources_of_worker.add(path)
+        self.sources_of_worker[path] = signature
         self.expected_sources.add(path)
         if self._asked_by.get(path) is not None and self._is_driven and self.monitor.files.get(path) == signature:
             self._asked_by[path] = self._worker_number  # watched since it was just that: no need to look
@@ -773,7 +781,7 @@ class FileMonitorProxy:
     def new_worker(self):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
-        self.sources_of_worker = set()
+        self.sources_of_worker = {}
         old = [
             path for path, number in self._asked_by.items() if number is not None and number < self._worker_number - 2
         ]
@@ -2924,8 +2932,8 @@ if sys.platform == 'win32':
             self.running.discard(self)
             return self.poll()
 
-        def may_have_written(self, path):
-            return True
+        def has_written(self, path):
+            return None
 
         def ask_to_stop(self, signum):
             try:
@@ -3305,11 +3313,12 @@ else:
                 pass
             self._written = _written_bytes(self.pid)
 
-        def may_have_written(self, path):
-            """Whether it may have written a file: known only where the kernel counts what a process writes to disk."""
+        def has_written(self, path):
+            """Whether it may have written a file; None where the kernel does not count what a process writes."""
             if self._status is None:
                 self._look()
-            return self._written != 0 or _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
+            counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
+            return self._written != 0 if counted and self._written is not None else None
 
         def ask_to_stop(self, signum):
             self._send(signum)
