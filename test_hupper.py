@@ -2350,6 +2350,8 @@ class SavingMore(BackendCase):
 
     def test_all_ways_in_turn(self):
         """Each of SAVES, onto what the one before has left."""
+        if self.backend in LONG and not FULL:
+            self.skipTest('here each of them has a test of its own')
         monitor = self.start_app()
         for number, save in enumerate(SAVES.values(), 10):
             self.write_value(number, save)
@@ -2476,7 +2478,7 @@ class SavingMore(BackendCase):
         monitor.stop()
 
 
-@on_each_backend
+@on_each_backend(backends=LONG)
 class Booting(BackendCase):
     """Changes that come before the monitor can know of the file, and while no worker runs."""
 
@@ -2956,7 +2958,7 @@ class Converging(BackendCase):
 # --- trees, backends, storms -------------------------------------------------
 
 
-@on_each_backend
+@on_each_backend(backends=LONG)
 class Trees(BackendCase):
     """Watched folders and globs stay alive."""
 
