@@ -319,7 +319,7 @@ class Reloader:
         self.monitor = None
         self._kin.close()
         self._terminal.restore()
-        self._waiter.close()
+        self._waiter.close(leaving=not self._once)
 
     # One turn of the loop: wait, take what has come, do what is due.
 
@@ -2850,7 +2850,7 @@ if sys.platform == 'win32':
         def __exit__(self, *_):
             pass
 
-        def close(self):
+        def close(self, leaving):
             _SetConsoleCtrlHandler(self._handler, False)
 
     def _ending(status):
@@ -3168,9 +3168,11 @@ else:
                 signal.signal(signum, former)
             self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-        def close(self):
+        def close(self, leaving):
             signal.set_wakeup_fd(self._former_fd)
             for signum, former in self._former.items():
+                if leaving and signum == signal.SIGINT:
+                    former = signal.SIG_IGN  # an impatient Ctrl-C more changes nothing now
                 signal.signal(signum, former)
             _close(self._read)
             _close(self._write)
