@@ -1048,8 +1048,8 @@ class CommandLine(Case):
         self.write_app()
         monitor = self.hupper('-q', '-m', 'app')
         self.check_reload(monitor)
-        monitor.stop()
         self.assertEqual(monitor.text('err'), '')
+        monitor.stop()
 
     def test_verbose(self):
         self.write_app()
@@ -2354,6 +2354,8 @@ class SavingMore(BackendCase):
             self.skipTest('here each of them has a test of its own')
         monitor = self.start_app()
         for number, save in enumerate(SAVES.values(), 10):
+            if WINDOWS:
+                time.sleep(1)  # nobody tells there who has written: sooner than this it may be the app itself
             self.write_value(number, save)
             monitor.wait_for(f'app {number}')
         monitor.stop()
@@ -2462,6 +2464,7 @@ class SavingMore(BackendCase):
         monitor.wait_for('app 5')
         monitor.stop()
 
+    @needs_posix  # Windows renames no folder that somebody is in
     def test_project_folder_renamed_and_recreated(self):
         """A folder above all that is watched, the current folder of the monitor."""
         self.write_app()
@@ -2553,6 +2556,7 @@ class Booting(BackendCase):
             monitor.wait_for(f'app {values}', after=mark)
         monitor.stop()
 
+    @needs_posix  # the end of a worker by SIGTERM
     def test_saved_while_the_old_worker_stops(self):
         self.write_value(1)
         text = """
