@@ -63,6 +63,7 @@ if WINDOWS:  # where a stop is a Ctrl-C, of which Python tells by a traceback
     IDLE = 'import time\ntry:\n    while True: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(1)\n'
 
 needs_posix = unittest.skipIf(WINDOWS, 'POSIX only')
+needs_cpython = unittest.skipIf(sys.implementation.name != 'cpython', 'PyPy differs from CPython in this by itself')
 needs_linux = unittest.skipUnless(LINUX, 'Linux only')
 needs_root = unittest.skipUnless(hasattr(os, 'geteuid') and os.geteuid() == 0, 'root only')
 only_full = unittest.skipUnless(FULL, 'only with HUPPER_TEST_FULL=1')
@@ -3551,6 +3552,7 @@ class Storms(BackendCase):
         self.assertLessEqual(monitor.count('app 22'), 6, monitor.text())
         monitor.stop()
 
+    @needs_cpython
     def test_boot_writer(self):
         self.check_boot_writer('import time; open("state.txt", "w").write(str(time.time()))', 'state.txt')
 
@@ -3776,6 +3778,7 @@ class Children(ModeCase):
         monitor.stop()
         return monitor
 
+    @needs_cpython
     def test_server_on_a_port(self):
         """A child holds the port that the next worker needs."""
         import socket
@@ -3990,6 +3993,7 @@ class Stopping(ModeCase):
         monitor.wait_start(4)
         self.assertEqual(monitor.stop(), 143)
 
+    @needs_cpython
     def test_hang_up_under_nohup(self):
         self.write_app('if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: sys.exit("SIGHUP is not ignored")')
 
@@ -4135,6 +4139,7 @@ class ManyReloads(ModeCase):
     """Nothing grows."""
 
     @needs_linux
+    @needs_cpython
     def test_nothing_grows(self):
         self.write_app()
         monitor = self.run_app(interval=0.01)
@@ -4485,6 +4490,7 @@ class Typing(TerminalCase):
         body = 'while True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
         self.check(body, [('name? ', 'Ann\n'), ("got 'Ann' VALUE", 'Bob\n'), ("got 'Bob' VALUE", '')])
 
+    @needs_cpython
     def test_readline(self):
         """With editing: ^A is a key there, and ^H takes a letter back."""
         body = 'import readline\nwhile True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
@@ -4739,6 +4745,7 @@ class HangUp(TerminalCase):
         shell.hang_up()
         shell.check_nothing_left()
 
+    @needs_cpython
     def test_nohup(self):
         self.write_app()
 
@@ -4923,30 +4930,36 @@ class Facts(ModeCase):
         self.assertEqual([name for name in ours if name not in hupper], plain)
         self.assertLess(len(hupper), 10)
 
+    @needs_cpython
     def test_module(self):
         self.write('pkg/__init__.py', '')
         self.write('pkg/__main__.py', 'import facts\nfacts.tell()\n')
         self.check('-m', 'pkg', '-v', 'a b')
 
     @only_full
+    @needs_cpython
     def test_submodule(self):
         self.write('pkg/__init__.py', '')
         self.write('pkg/part.py', '"""Documented."""\nfrom facts import tell\ntell()\n')
         self.check('-m', 'pkg.part', modes=('fork', 'spawn'))
 
+    @needs_cpython
     def test_script(self):
         self.write('scripts/script.py', 'import facts\nfacts.tell()\n')
         self.check('scripts/script.py', '-m', '--help', '')
 
+    @needs_cpython
     def test_folder_without_stdin(self):
         """Also what is opened now is above the descriptors of stdin, stdout and stderr."""
         self.write('folder/__main__.py', 'import facts\nfacts.tell()\n')
         self.check('folder', 'x', modes=('fork', 'spawn'), stdin=' <&-')
 
+    @needs_cpython
     def test_zip(self):
         self.write_zip('app.zip', __main__='import facts\nfacts.tell()\n')
         self.check('app.zip', 'x', modes=('fork', 'spawn'))
 
+    @needs_cpython
     def test_options(self):
         self.write('script.py', 'import facts\nfacts.tell()\n')
         options = ['-OBs', '-W', 'error::UserWarning', '-X', 'faulthandler', '-X', 'utf8', '-b']
@@ -4968,16 +4981,19 @@ class OwnModules(Case):
     APP = 'import select\nprint("app", select.whose, flush=True)\n'
     MINE = 'whose = "mine"\n'
 
+    @needs_cpython
     def test_module(self):
         self.write('app.py', self.APP)
         self.write('select.py', self.MINE)
         self.check('-m', 'app')
 
+    @needs_cpython
     def test_folder(self):
         self.write('folder/__main__.py', self.APP)
         self.write('folder/select/__init__.py', self.MINE)
         self.check('folder')
 
+    @needs_cpython
     def test_zip(self):
         self.write_zip('app.zip', __main__=self.APP, select=self.MINE)
         self.check('app.zip')
@@ -5104,6 +5120,7 @@ class WorksInside(ModeCase):
         self.write('pkg/part.py', 'from mod import VALUE')
         self.check('from .part import VALUE\nprint("fine", VALUE)', name='pkg/__main__.py', target=('-m', 'pkg'))
 
+    @needs_cpython
     def test_faulthandler(self):
         no_core = 'import os, signal, resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
         self.write('app.py', no_core + 'os.kill(os.getpid(), signal.SIGSEGV)')
@@ -5113,6 +5130,7 @@ class WorksInside(ModeCase):
         monitor.wait_for('SIGSEGV')
         self.assertEqual(monitor.stop(), 139)
 
+    @needs_cpython
     def test_importtime(self):
         self.write_app()
         command, env = self.command('-m', 'app')
