@@ -50,7 +50,7 @@ import hupper
 HERE = os.path.dirname(os.path.abspath(__file__))
 FULL = os.environ.get('HUPPER_TEST_FULL', '') not in ('', '0')
 LIMIT = 30 * float(os.environ.get('HUPPER_TEST_PATIENCE', 1))  # seconds to wait for anything
-ROUNDS = int(os.environ.get('HUPPER_TEST_ROUNDS') or (50 if FULL else 6))  # of the random sequences
+ROUNDS = int(os.environ.get('HUPPER_TEST_ROUNDS') or (50 if FULL else 4))  # of the random sequences
 SEED = int(os.environ.get('HUPPER_TEST_SEED') or time.time_ns() % 1_000_000)
 LINUX = sys.platform.startswith('linux')
 WINDOWS = sys.platform == 'win32'
@@ -5000,7 +5000,7 @@ class OwnModules(Case):
 
 
 @needs_posix
-@in_each_mode('fork', 'spawn')
+@in_each_mode(*('fork', 'spawn')[: 2 if FULL else 1])
 class WorksInside(ModeCase):
     """What other programs do in their process works in the worker too, and after a reload."""
 
@@ -5208,7 +5208,7 @@ class WorksInside(ModeCase):
 
 
 @needs_posix
-@in_each_mode('fork', 'spawn')
+@in_each_mode(*('fork', 'spawn')[: 2 if FULL else 1])
 class Endings(ModeCase):
     """What Python prints at the end of a program, and the status, are the same as under plain Python."""
 
