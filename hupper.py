@@ -3563,10 +3563,20 @@ def _parse_options(args, options):
     add = parser.add_argument
     add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
     add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
-    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='tell why, too')
+    add(
+        '-v',
+        dest='verbose',
+        action='store_const',
+        const=LogLevel.DEBUG,
+        help='also tell why a change counts, or does not',
+    )
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
-    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop by itself (default: those above)')
+    add(
+        '--shutdown-interval',
+        metavar='S',
+        help='seconds a worker gets to stop by itself (default: the reload interval)',
+    )
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('--version', action='version', version='hupper ' + __version__)
