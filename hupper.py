@@ -3568,14 +3568,14 @@ def _parse_options(args, options):
         dest='verbose',
         action='store_const',
         const=LogLevel.DEBUG,
-        help='also tell why a change counts, or does not',
+        help='also tell why',
     )
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
     add(
         '--shutdown-interval',
         metavar='S',
-        help='seconds a worker gets to stop by itself (default: the reload interval)',
+        help='seconds a worker gets to stop (default: the reload interval)',
     )
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
