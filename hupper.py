@@ -583,8 +583,8 @@ class Reloader:
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
         wrote = (self._worker or self._former).has_written(path)
-        if wrote is False or (wrote is None and self._streak[path] < 20 and not self._is_up_to_date(path)):
-            return False  # rather too many starts than a lost save, where it can't be known
+        if wrote is False or (self._streak[path] < 20 and not self._is_up_to_date(path)):
+            return False  # rather too many starts than a lost save: what it wrote may have been bytecode
         if path not in self._left_out:
             self._left_out.add(path)
             self.logger.error(
