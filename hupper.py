@@ -1627,7 +1627,23 @@ def _signature(path, stat=None):
     return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE
 
 
-class _FileMonitor(IFileMonitor):
+class _Part:
+    """A source for the loop, of which a file monitor has one or more; by itself it has nothing to wait for."""
+
+    def wait_fd(self):
+        return None
+
+    def wait_until(self):
+        return None
+
+    def drain(self):
+        pass
+
+    def recheck(self, path):
+        return False
+
+
+class _FileMonitor(_Part, IFileMonitor):
     """What the monitors of this file share: the signatures, and the folders in which every entry may count.
 
     They have no thread: a loop waits for `wait_fd` and `wait_until` and then calls `step`. For programs without such a
@@ -1811,18 +1827,6 @@ class _FileMonitor(IFileMonitor):
 
     def parts(self):
         return [self]
-
-    def wait_fd(self):
-        return None
-
-    def wait_until(self):
-        return None
-
-    def drain(self):
-        pass
-
-    def recheck(self, path):
-        return False
 
     # The way of hupper 1.x: a thread.
 
@@ -2297,7 +2301,7 @@ class _Mounts:
         return path, self.table[path][0]
 
 
-class _MountWatch:
+class _MountWatch(_Part):
     """A part of a file monitor: what is mounted has changed. Of that inotify tells only if it was mounted just once."""
 
     files = ()
@@ -2315,15 +2319,6 @@ class _MountWatch:
 
     def wait_fd(self):
         return self._fd
-
-    def wait_until(self):
-        return None
-
-    def drain(self):
-        pass
-
-    def recheck(self, path):
-        return False
 
     def close(self):
         for fd in (self._file, self._fd):
@@ -3563,20 +3558,10 @@ def _parse_options(args, options):
     add = parser.add_argument
     add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
     add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
-    add(
-        '-v',
-        dest='verbose',
-        action='store_const',
-        const=LogLevel.DEBUG,
-        help='also tell why',
-    )
+    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
-    add(
-        '--shutdown-interval',
-        metavar='S',
-        help='seconds a worker gets to stop (default: the reload interval)',
-    )
+    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: the reload interval)')
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('--version', action='version', version='hupper ' + __version__)
