@@ -412,6 +412,8 @@ class Reloader:
             if ask:
                 self._worker.ask_to_stop(ask)
             self._kill_at = time.monotonic() + self.shutdown_interval
+            if then is Reloader._start:
+                self._launcher.prepare_fork()
         elif not self._worker and not self._leftovers:
             then(self)
 
@@ -896,7 +898,8 @@ class _Launcher:
         self._interval = interval
         self._waiter = waiter
         self._logger = logger
-        self._standby = None
+        self._standby = None  # the next worker, if it waits already
+        self._standby_is_fork = False
         self._folder = _current_folder()
         self._sys_path = list(sys.path)
         self._environment = None  # signature of the installation that this interpreter was born into
@@ -927,10 +930,15 @@ class _Launcher:
         }
         obstacle = self._obstacle(order)
         self._next_is_fork = obstacle is None
-        if obstacle is None:
-            return self._fork(order)
-        self._logger.debug(f'The worker is started by spawn: {obstacle}.')
-        return self._spawn(order, environment)
+        if obstacle:
+            self._logger.debug(f'The worker is started by spawn: {obstacle}.')
+        self._check_standby(environment)
+        worker, self._standby = self._standby, None
+        order['is_standby'] = bool(worker)
+        try:
+            return self._begin(worker, order)
+        except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
+            return self._begin(None, {**order, 'is_standby': False})
 
     def _obstacle(self, order):
         """Why the worker can't be a fork of this process, if so."""
@@ -952,36 +960,70 @@ class _Launcher:
     def _is_traced():
         return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
-    def _fork(self, order):
-        read, write = _pipe()
+    def _begin(self, worker, order):
+        worker = worker or self._make()
+        if worker:
+            worker.begin(order)
+        return worker
+
+    def _make(self, is_standby=False):
+        """Make a worker that waits for its order; in a fork that has got it, return None."""
+        self._standby_is_fork = self._next_is_fork
+        return (self._fork if self._next_is_fork else self._boot)(is_standby)
+
+    def _fork(self, is_standby):
+        channel, write = _pipe()
+        read, order = _pipe()
+        monitor = os.getpid()
         _flush()
         with self._waiter:
             pid = os.fork()
             if pid == 0:
-                self.order = order
-                _die_with(order['monitor'])
+                _die_with(monitor)
                 self._waiter.reset()
-                _descriptors.discard(write)
+                _descriptors.difference_update((write, read))
                 for fd in list(_descriptors):
                     _close(fd)
-                _begin_worker(order, write)
+                self.order = _receive_order(read, monitor)
+                _begin_worker(self.order, write)
                 return None
         _close(write)
-        return _Worker(pid, read)
+        _close(read)
+        if is_standby:
+            _stand_aside(pid)
+        return _Worker(pid, channel, order)
 
-    def _spawn(self, order, environment):
-        if self._standby and self._standby_environment != environment:
+    def _boot(self, is_standby):
+        """Return a worker in an interpreter of its own, with nothing of the app imported."""
+        import subprocess
+
+        channel, write = _pipe()
+        read, order = _pipe()
+        name = __name__ if __name__ == 'hupper' else ''
+        boot = _BOOT % (name, _FILE, write, read, os.getpid(), is_standby)
+        options = self.target.options
+        if options is None:
+            options = subprocess._args_from_interpreter_flags()
+        try:
+            with self._waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+                _set_inheritable(True, write, read)
+                process = _start_interpreter(options, boot)
+        finally:
+            _close(write)
+            _close(read)
+        return _Worker(process, channel, order)
+
+    def prepare_fork(self):
+        """While the old worker ends, fork the next one; like any standby it waits for its order."""
+        if self._next_is_fork and _fork_obstacle() is None and self._standby is None:
+            self._standby_environment = _environment()
+            self._standby = self._make(True)
+
+    def _check_standby(self, environment):
+        """Throw the standby away if it is not what the next worker would be."""
+        if self._standby and (self._standby_environment, self._standby_is_fork) != (environment, self._next_is_fork):
             self._logger.debug('The standby is thrown away: what is installed has changed.')
             self.drop_standby()
-        worker, self._standby = self._standby, None
-        order['is_standby'] = bool(worker)
-        try:
-            worker = worker or _boot(self.target.options, self._waiter)
-            worker.begin(order)
-        except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
-            worker = _boot(self.target.options, self._waiter)
-            worker.begin({**order, 'is_standby': False})
-        return worker
 
     def prepare(self):
         """Get ready for the next start."""
@@ -994,7 +1036,7 @@ class _Launcher:
                     _is_installed(module.__file__)
         elif self._standby is None and not self._is_traced():
             self._standby_environment = _environment()
-            self._standby = _boot(self.target.options, self._waiter, True)
+            self._standby = self._make(True)
 
     def drop_standby(self):
         standby, self._standby = self._standby, None
@@ -1010,26 +1052,6 @@ class _Launcher:
     def pids(self):
         """Our own children: no worker has left them behind."""
         return {self._standby.pid} if self._standby else set()
-
-
-def _boot(options, waiter, is_standby=False):
-    """Return a worker in an interpreter of its own: booted, nothing of the app imported, waiting for its order."""
-    import subprocess
-
-    channel, write = _pipe()
-    read, order = _pipe()
-    name = __name__ if __name__ == 'hupper' else ''
-    boot = _BOOT % (name, _FILE, write, read, os.getpid(), is_standby)
-    if options is None:
-        options = subprocess._args_from_interpreter_flags()
-    try:
-        with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
-            _set_inheritable(True, write, read)
-            process = _start_interpreter(options, boot)
-    finally:
-        _close(write)
-        _close(read)
-    return _Worker(process, channel, order)
 
 
 # What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
@@ -1091,15 +1113,12 @@ def _worker_main(channel, start, monitor, known, is_standby):
     _set_inheritable(False, channel, start)
     _die_with(monitor)
     if is_standby:
-        _stand_aside()
+        _stand_aside(0)
         _is_installed(os.__file__)
         import runpy  # noqa: F401  now, while nobody waits for it
     if 'linecache' in sys.modules:
         sys.modules['linecache'].cache.clear()  # Python 3.13 takes what is above for the lines of any '<string>'
-    order = _read_order(start)
-    _follow(start)
-    if is_standby:
-        _step_in(monitor)
+    order = _receive_order(start, monitor)
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(_FILE)  # the app's own import of it will find it there
@@ -1109,7 +1128,8 @@ def _worker_main(channel, start, monitor, known, is_standby):
     _run_app(order)
 
 
-def _read_order(fd):
+def _receive_order(fd, monitor):
+    """Wait for the order, which says what to run."""
     import marshal
 
     data = b''
@@ -1118,7 +1138,11 @@ def _read_order(fd):
         if not chunk:
             os._exit(0)  # the monitor has no use for us any more
         data += chunk
-    return marshal.loads(data[8:])
+    _follow(fd)
+    order = marshal.loads(data[8:])
+    if order['is_standby']:
+        _step_in(monitor)
+    return order
 
 
 def _begin_worker(order, channel):
@@ -2625,13 +2649,14 @@ class _AnyWorker:
         self.pid = pid
         self._order = order  # where a new interpreter reads what it is to do
         self.channel = _Channel(channel)
-        self.clock = time.strftime('%H:%M:%S')
+        self.clock = None  # the time of its start, as people read it
         self.absent = None  # what it could not find to run
 
     def begin(self, order):
         """Send a new interpreter its order."""
         import marshal
 
+        self.clock = time.strftime('%H:%M:%S')
         data = marshal.dumps(order)
         data = len(data).to_bytes(8, 'little') + data
         while data:
@@ -2774,7 +2799,7 @@ if sys.platform == 'win32':
         """In a worker, in which Ctrl-C was ignored: from now on it counts."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _stand_aside():
+    def _stand_aside(pid):
         """Nothing: a job tells whose child a process is."""
 
     def _step_in(monitor):
@@ -3083,9 +3108,9 @@ else:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _stand_aside():
-        """In a standby: be in a group of its own, so that the monitor need not ask whose child this is."""
-        os.setpgid(0, 0)
+    def _stand_aside(pid):
+        """Have a standby in a group of its own, so that the monitor need not ask whose child this is."""
+        os.setpgid(pid, pid)
 
     def _step_in(monitor):
         """In a standby that becomes the worker: be in the monitor's group, which the terminal speaks to."""
