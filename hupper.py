@@ -2726,21 +2726,38 @@ if sys.platform == 'win32':
     class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
         _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
 
+    _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
+
     def _pipe():
-        """Return the two ends of a pipe."""
-        return _winapi.CreatePipe(None, 1 << 16)
+        """Return the two ends of a pipe. It has a name, as reads from no other kind can be waited for with the rest."""
+        name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
+        access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
+        read = _winapi.CreateNamedPipe(name, access, 8, 1, 0, 1 << 16, 0, 0)  # 8: PIPE_REJECT_REMOTE_CLIENTS
+        write = _winapi.CreateFile(name, _winapi.GENERIC_WRITE, 0, 0, _winapi.OPEN_EXISTING, 0, 0)
+        _winapi.ConnectNamedPipe(read, overlapped=True).GetOverlappedResult(True)
+        return read, write
+
+    def _reading(handle):
+        """Return the read that is under way: its event is set once something has come, or all writers are gone."""
+        if handle not in _reads:
+            _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
+        return _reads[handle]
 
     def _read(handle):
         """Wait for something to come and return it; b'' once all writers are gone."""
         try:
-            return _winapi.ReadFile(handle, 1 << 16)[0]
+            reading = _reading(handle)
+            reading.GetOverlappedResult(True)
         except BrokenPipeError:
             return b''
+        finally:
+            _reads.pop(handle, None)
+        return reading.getbuffer()
 
     def _read_now(handle):
         """The same without waiting: raises BlockingIOError if nothing has come."""
         try:
-            if _winapi.PeekNamedPipe(handle, 0)[0] == 0:
+            if _winapi.WaitForSingleObject(_reading(handle).event, 0) == _winapi.WAIT_TIMEOUT:
                 raise BlockingIOError
         except BrokenPipeError:
             return b''
@@ -2750,6 +2767,13 @@ if sys.platform == 'win32':
         return _winapi.WriteFile(handle, data)[0]
 
     def _close(handle):
+        reading = _reads.pop(handle, None)
+        if reading:
+            reading.cancel()
+            try:
+                reading.GetOverlappedResult(True)
+            except OSError:
+                pass  # its writers were gone
         _winapi.CloseHandle(handle)
 
     def _set_inheritable(inheritable, *handles):
@@ -2816,10 +2840,7 @@ if sys.platform == 'win32':
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
 
     class _Waiter:
-        """What the loop waits with: processes and timers, events of the console, and a wake-up from any thread.
-
-        Neither pipes nor keys can be waited for along with these: while there are any, it looks at them every 50 ms.
-        """
+        """What the loop waits with: processes, pipes, timers, events of the console, and a wake-up from any thread."""
 
         mask = ignored = ()
 
@@ -2842,10 +2863,15 @@ if sys.platform == 'win32':
             """Return the sources that may be read or whose time has come; maybe none, after an event or `wake`."""
             sources, now = list(sources), time.monotonic()
             times = [*times, *(source.wait_until() for source in sources)]
-            times += [now + 0.05 for source in sources if source.wait_fd() is not None]
             until = min((at for at in times if at is not None), default=_FOREVER)
+            events = [self._event, *(worker.handle for worker in _Worker.running)]
+            for pipe in (source.wait_fd() for source in sources):
+                try:
+                    events += [] if pipe is None else [_reading(pipe).event]
+                except BrokenPipeError:
+                    until = now  # all writers are gone: `step` shall see that
             timeout = _winapi.INFINITE if until == _FOREVER else max(0, int((until - now) * 1000 + 0.999))
-            _winapi.WaitForMultipleObjects([self._event, *(each.handle for each in _Worker.running)], False, timeout)
+            _winapi.WaitForMultipleObjects(events, False, timeout)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
             _Worker.running -= ended
             self._child_ended = self._child_ended or bool(ended)
@@ -2878,7 +2904,10 @@ if sys.platform == 'win32':
         return None if status >= 0 else 'exception 0x%X' % (status + 2**32)
 
     class _Terminal:
-        """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs."""
+        """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
+
+        It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
+        """
 
         def __init__(self):
             self._modes = {}
@@ -2908,15 +2937,17 @@ if sys.platform == 'win32':
             """Begin to wait for ENTER, if there is somebody to press it."""
             self._on_enter = on_enter
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
+            self._look_at = time.monotonic()
             return self.listening
 
         def wait_fd(self):
-            return 0
-
-        def wait_until(self):
             return None
 
+        def wait_until(self):
+            return self._look_at
+
         def step(self):
+            self._look_at = time.monotonic() + 0.05
             typed = ''
             while msvcrt.kbhit():
                 typed += msvcrt.getwch()

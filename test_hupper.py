@@ -108,7 +108,15 @@ def patient(function):
     return wrapper
 
 
-replace, rename, remove = map(patient, (os.replace, os.rename, os.remove))
+replace, rename, remove, rmtree = map(patient, (os.replace, os.rename, os.remove, shutil.rmtree))
+
+
+def copy_tree(folder, new):
+    def copy(path, to):  # shutil.copy2 calls on Windows what Wine 8 does not have
+        shutil.copyfile(path, to)
+        shutil.copystat(path, to)
+
+    shutil.copytree(folder, new, symlinks=True, copy_function=copy)
 
 
 def symlink(target, link, **options):
@@ -578,9 +586,9 @@ def save_symlink(path, text):
     put(new, text)
     old = os.path.realpath(path) if os.path.islink(path) else None
     os.symlink(os.path.basename(new), path + '.link')
-    os.replace(path + '.link', path)
+    replace(path + '.link', path)
     if old and os.path.exists(old):
-        os.remove(old)
+        remove(old)
 
 
 @saving
@@ -594,19 +602,19 @@ def save_config_map(path, text):
         shutil.copy(os.path.join(old, other), new)
     put(os.path.join(new, name), text)
     os.symlink(os.path.basename(new), data + '_tmp')
-    os.replace(data + '_tmp', data)
+    replace(data + '_tmp', data)
     target = os.path.join('..data', name)
     if not os.path.islink(path) or os.readlink(path) != target:
         os.symlink(target, path + '.link')
-        os.replace(path + '.link', path)
+        replace(path + '.link', path)
     if old:
-        shutil.rmtree(old)
+        rmtree(old)
 
 
 @saving
 def save_delete_pause_create(path, text):
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        remove(path)
     time.sleep(0.3)
     put(path, text)
 
@@ -617,11 +625,11 @@ def save_away_and_back(path, text):
     folder, name = os.path.split(path)
     away = os.path.join(os.path.dirname(folder), f'away-{name}')
     if os.path.exists(path):
-        os.replace(path, away)
+        replace(path, away)
     if os.path.islink(away):
-        os.remove(away)
+        remove(away)
     put(away, text)
-    os.replace(away, path)
+    replace(away, path)
 
 
 @saving
@@ -630,7 +638,7 @@ def save_older(path, text):
     put(path + '.tmp', text)
     when = 1_000_000_000 + time.monotonic_ns() // 1_000_000 % 100_000_000  # never twice the same
     os.utime(path + '.tmp', (when, when))
-    os.replace(path + '.tmp', path)
+    replace(path + '.tmp', path)
 
 
 @saving
@@ -639,7 +647,7 @@ def save_same_time(path, text):
     put(path + '.tmp', text)
     if os.path.exists(path):
         os.utime(path + '.tmp', ns=(0, os.stat(path).st_mtime_ns))
-    os.replace(path + '.tmp', path)
+    replace(path + '.tmp', path)
 
 
 if WINDOWS:  # links are not for everybody there
@@ -781,7 +789,7 @@ class Parts(unittest.TestCase):
         project.write('file', 'textmore')  # another inode
         os.utime(path, (1, 1))
         look()
-        os.remove(path)
+        remove(path)
         look()
         self.assertEqual(len(set(seen)), 5, seen)
 
@@ -1034,7 +1042,7 @@ class CommandLine(Case):
     def test_from_another_folder(self):
         self.write_app()
         hupper = os.path.join(self.project.base, 'hupper.py')
-        os.replace(self.path('hupper.py'), hupper)
+        replace(self.path('hupper.py'), hupper)
         monitor = self.start(sys.executable, hupper, '-m', 'app')
         self.check_reload(monitor)
         monitor.stop()
@@ -1223,7 +1231,7 @@ class Failing(Case):
 
     def test_missing_module(self):
         self.write_app()
-        os.remove(self.path('mod.py'))
+        remove(self.path('mod.py'))
         self.check_created(mod='VALUE = 1')
 
     def test_missing_submodule(self):
@@ -1249,7 +1257,7 @@ class Failing(Case):
         for target in (['app.py'], ['-m', 'app']):
             monitor = self.hupper(*target)
             monitor.wait_for('app 1')
-            os.remove(self.path('app.py'))
+            remove(self.path('app.py'))
             monitor.wait_for('Waiting for a file to change')
             mark = monitor.mark()
             self.write_app()
@@ -1347,7 +1355,7 @@ class Watching(BackendCase):
         self.write('notes.txt', 'old')
         monitor = self.watch('notes.txt')
         self.check_counts(monitor, self.change('notes.txt'))
-        self.check_counts(monitor, lambda: os.remove(self.path('notes.txt')), self.change('notes.txt'))
+        self.check_counts(monitor, lambda: remove(self.path('notes.txt')), self.change('notes.txt'))
         monitor.stop()
 
     def test_file_that_is_not_there_yet(self):
@@ -1831,7 +1839,9 @@ class Surroundings(Case):
 
     def test_flag_others(self):
         self.check_flags('-E', '-s', '-B', '-q', '-u')
-        self.check_flags('-X', 'utf8', '-X', 'nonsense=1')
+        # before 3.10 Python itself does not tell what it does not know, nor does Windows
+        unknown = [] if WINDOWS and sys.version_info < (3, 10) else ['-X', 'nonsense=1']
+        self.check_flags('-X', 'utf8', *unknown)
 
     @needs_posix
     def test_started_in_a_deleted_folder(self):
@@ -1856,7 +1866,7 @@ class Surroundings(Case):
                 monitor = self.start(sys.executable, self.path('hupper.py'), '-m', 'app', cwd=work)
             monitor.wait_for(f'app {number} {work}')
             if number == 1:
-                shutil.rmtree(work)
+                rmtree(work)
                 monitor.wait_for('Waiting for a file to change')
         monitor.stop()
 
@@ -1950,8 +1960,11 @@ class TwoLines(Case):
         )
         monitor = self.start(sys.executable, 'app.py')
         self.check_reload(monitor)
+        if WINDOWS:  # a standby that boots just now may tell of the Ctrl-C
+            self.assertEqual(monitor.text('err'), '')
         monitor.stop()
-        self.assertEqual(monitor.text('err'), '')
+        if not WINDOWS:
+            self.assertEqual(monitor.text('err'), '')
 
 
 class API(Case):
@@ -2366,7 +2379,7 @@ class SavingMore(BackendCase):
     def test_created_again_after_a_while(self):
         monitor = self.start_app()
         for value, pause in enumerate((0.05, 1, 2), 10):
-            os.remove(self.path('mod.py'))
+            remove(self.path('mod.py'))
             time.sleep(pause)
             self.write_value(value, save_in_place)
             monitor.wait_for(f'app {value}')
@@ -2389,7 +2402,7 @@ class SavingMore(BackendCase):
     def test_through_another_hard_link(self):
         self.write('elsewhere/other.py', 'VALUE = 1\n')
         self.write_app()
-        os.remove(self.path('mod.py'))
+        remove(self.path('mod.py'))
         os.link(self.path('elsewhere/other.py'), self.path('mod.py'))
         monitor = self.run_app()
         monitor.wait_for('app 1')
@@ -2404,7 +2417,7 @@ class SavingMore(BackendCase):
         self.write('elsewhere/one/mod.py', 'VALUE = 1\n')
         self.write('elsewhere/two/mod.py', 'VALUE = 3\n')
         self.write_app()
-        os.remove(self.path('mod.py'))
+        remove(self.path('mod.py'))
         os.symlink('one', self.path('elsewhere/now'))
         os.symlink(os.path.join('elsewhere', 'now', 'mod.py'), self.path('mod.py'))
         monitor = self.run_app()
@@ -2412,7 +2425,7 @@ class SavingMore(BackendCase):
         self.write('elsewhere/one/mod.py', 'VALUE = 2\n')
         monitor.wait_for('app 2')
         os.symlink('two', self.path('elsewhere/new'))
-        os.replace(self.path('elsewhere/new'), self.path('elsewhere/now'))
+        replace(self.path('elsewhere/new'), self.path('elsewhere/now'))
         monitor.wait_for('app 3')
         monitor.stop()
 
@@ -2457,12 +2470,12 @@ class SavingMore(BackendCase):
             os.makedirs(os.path.join(new, 'sub'))
             put(os.path.join(new, '__init__.py'), '')
             put(os.path.join(new, 'sub', 'part.py'), f'VALUE = {value}\n')
-            os.rename(self.path('pkg'), new + '-old')
-            os.rename(new, self.path('pkg'))
+            rename(self.path('pkg'), new + '-old')
+            rename(new, self.path('pkg'))
             monitor.wait_for(f'app {value}')
         self.write('pkg/sub/part.py', 'VALUE = 4\n')  # the new folder is watched
         monitor.wait_for('app 4')
-        shutil.rmtree(self.path('pkg'))
+        rmtree(self.path('pkg'))
         self.write('pkg/sub/part.py', 'VALUE = 5\n')
         monitor.wait_for('app 5')
         monitor.stop()
@@ -2474,10 +2487,10 @@ class SavingMore(BackendCase):
         monitor = self.run_app()
         monitor.wait_for('app 1')
         new, folder = self.project.folder + '-new', self.project.folder
-        shutil.copytree(folder, new)
+        copy_tree(folder, new)
         put(os.path.join(new, 'mod.py'), 'VALUE = 2\n')
-        os.rename(folder, folder + '-old')
-        os.rename(new, folder)
+        rename(folder, folder + '-old')
+        rename(new, folder)
         monitor.wait_for('app 2')
         self.write_value(3)
         monitor.wait_for('app 3')
@@ -2536,7 +2549,7 @@ class Booting(BackendCase):
 
     def test_the_app_itself_is_saved_at_its_start(self):
         self.write('new', 'print("app new", flush=True)\n' + IDLE)
-        monitor = self.run_text('VALUE = 1\nos.replace("new", "app.py")\n')
+        monitor = self.run_text('VALUE = 1\nsave("app.py", open("new").read())\n')
         monitor.wait_for('app new')
         monitor.stop()
 
@@ -2612,7 +2625,7 @@ class Booting(BackendCase):
         monitor.stop()
 
 
-@on_each_backend(backends=('inotify',))
+@on_each_backend(backends=('inotify',) if LINUX else ('polling',))
 class Bytecode(BackendCase):
     """Never stale, always used. (The cache is the worker's own affair: one backend tells all.)"""
 
@@ -2692,7 +2705,7 @@ class Bytecode(BackendCase):
         self.write('mod.new', 'VALUE = 2\n')
         os.utime(self.path('mod.new'), ns=(0, stat.st_mtime_ns))
         self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
-        os.replace(self.path('mod.new'), self.path('mod.py'))
+        replace(self.path('mod.new'), self.path('mod.py'))
         monitor.wait_for('app 2')
         monitor.stop()
 
@@ -2791,18 +2804,18 @@ class Mending(BackendCase):
 
     def test_missing_module(self):
         self.write('pkg/__init__.py', '')
-        self.check(lambda: os.remove(self.path('pkg/part.py')), mend=self.write_pkg, error='No module named')
+        self.check(lambda: remove(self.path('pkg/part.py')), mend=self.write_pkg, error='No module named')
 
     def test_missing_package(self):
-        self.check(lambda: shutil.rmtree(self.path('pkg')), mend=self.write_pkg, error='No module named')
+        self.check(lambda: rmtree(self.path('pkg')), mend=self.write_pkg, error='No module named')
 
     def test_package_moved_away_and_back(self):
         def away():
-            os.rename(self.path('pkg'), self.path('away'))
+            rename(self.path('pkg'), self.path('away'))
 
         def back():
             if os.path.exists(self.path('away')):
-                os.rename(self.path('away'), self.path('pkg'))
+                rename(self.path('away'), self.path('pkg'))
             else:
                 self.write_pkg()
 
@@ -2943,26 +2956,26 @@ class Converging(BackendCase):
     def replace_package(self, chance):
         """A copy of the folder, with two new files, takes the name."""
         new, old = self.path('pkg-new'), self.path('pkg-old')
-        shutil.copytree(self.path('pkg'), new, symlinks=True)
+        copy_tree(self.path('pkg'), new)
         for name in self.FILES[1:]:
             path = os.path.join(new, *name.split('/')[1:])
-            os.remove(path)
+            remove(path)
             put(path, self.next_text(name))
-        os.rename(self.path('pkg'), old)
+        rename(self.path('pkg'), old)
         time.sleep(chance.choice([0, 0.01, 0.15]))
-        os.rename(new, self.path('pkg'))
-        shutil.rmtree(old)
+        rename(new, self.path('pkg'))
+        rmtree(old)
         return f'replace pkg {self.values}'
 
     def move_package(self, chance):
         """Away, changed there, and back."""
         away = os.path.join(self.project.base, 'away')
-        os.rename(self.path('pkg'), away)
+        rename(self.path('pkg'), away)
         time.sleep(chance.choice([0, 0.01, 0.15]))
         path = os.path.join(away, 'part.py')
-        os.remove(path)
+        remove(path)
         put(path, self.next_text('pkg/part.py'))
-        os.rename(away, self.path('pkg'))
+        rename(away, self.path('pkg'))
         return f'move pkg {self.values}'
 
 
@@ -2976,9 +2989,13 @@ class Trees(BackendCase):
     def start_app(self, *paths, **options):
         self.write_app()
         monitor = self.run_app(watch=paths, **options)
+        number, watching = 1, re.compile(r'Watching (\d+) files')
         monitor.wait_for('app 1')
-        monitor.wait_for(re.compile(r'Watching \d+ files'))  # that a folder was moved before can't be told
-        return monitor
+        while monitor.wait_for(watching, count=number)[1] == '0':  # said while a slow interpreter was still booting
+            mark, number = monitor.mark(), number + 1
+            self.write_value(1)
+            monitor.wait_for('app 1', after=mark)
+        return monitor  # that a folder was moved before could not be told
 
     def check(self, monitor, change, path):
         """A change leads to a reload, by a path."""
@@ -2992,7 +3009,7 @@ class Trees(BackendCase):
         for root in ('tree', 'glob'):
             self.write('outside/a.ini', '')
             os.makedirs(self.path(root), exist_ok=True)
-            self.check(monitor, lambda root=root: os.rename(self.path('outside'), self.path(root + '/in')), root)
+            self.check(monitor, lambda root=root: rename(self.path('outside'), self.path(root + '/in')), root)
             self.check(monitor, lambda root=root: self.write(root + '/in/a.ini', 'changed'), root + '/in/a.ini')
         monitor.stop()
 
@@ -3013,7 +3030,7 @@ class Trees(BackendCase):
     def test_deleted_and_created_again(self):
         self.write('tree/sub/a.ini', '')
         monitor = self.start_app('tree')
-        self.check(monitor, lambda: shutil.rmtree(self.path('tree')), 'tree')
+        self.check(monitor, lambda: rmtree(self.path('tree')), 'tree')
         self.check(monitor, lambda: self.write('tree/sub/a.ini', 'new'), 'tree')
         self.check(monitor, lambda: self.write('tree/sub/a.ini', 'changed'), 'tree/sub/a.ini')
         self.check(monitor, lambda: self.write('tree/sub2/a.ini', 'changed'), 'tree/sub2/a.ini')
@@ -3022,7 +3039,7 @@ class Trees(BackendCase):
     def test_subfolder_renamed(self):
         self.write('tree/one/sub/a.ini', '')
         monitor = self.start_app('tree')
-        self.check(monitor, lambda: os.rename(self.path('tree/one'), self.path('tree/two')), 'tree')
+        self.check(monitor, lambda: rename(self.path('tree/one'), self.path('tree/two')), 'tree')
         self.check(monitor, lambda: self.write('tree/two/sub/a.ini', 'changed'), 'tree/two/sub/a.ini')
         self.check(monitor, lambda: self.write('tree/one/sub/a.ini', 'changed'), 'tree/one')
         self.check(monitor, lambda: self.write('tree/one/sub/a.ini', 'again'), 'tree/one/sub/a.ini')
@@ -3032,6 +3049,7 @@ class Trees(BackendCase):
         """Patterns, and what a watched folder leaves out, hold for what comes later as well."""
         self.write('tree/a.ini', '')
         monitor = self.start_app('tree', 'glob/**/*.ini', ignore=['*.log', 'build', '*/private/*.ini'])
+        starts = monitor.count('app 1')
         for root in ('tree', 'glob'):
             for name in (
                 'x.log',
@@ -3044,7 +3062,7 @@ class Trees(BackendCase):
                 self.write(f'{root}/{name}', 'x')
         time.sleep(0.5)
         self.check(monitor, lambda: self.write('tree/sub/b.ini', ''), 'tree/sub/b.ini')
-        self.assertEqual(monitor.count('app 1'), 2, monitor.text())
+        self.assertEqual(monitor.count('app 1'), starts + 1, monitor.text())
         monitor.stop()
 
 
@@ -3371,7 +3389,7 @@ class Parsing(BackendCase):
     def test_deleted_after_that(self):
         monitor = self.start_app()
         self.break_it(monitor)
-        os.remove(self.path('mod.py'))
+        remove(self.path('mod.py'))
         monitor.wait_for('No module named')
         self.write_value(2)
         monitor.wait_for('app 2 1')
