@@ -738,6 +738,8 @@ class FileMonitorProxy:
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif new:
+            if not (os.path.lexists(path) or _has_magic(path)):
+                self.logger.debug(f'{path} does not exist yet: it is waited for.')
             self._watch(path, since)
         if signature is not None and not self._is_ignored(path):
             self._compare(path, signature)
@@ -1932,8 +1934,10 @@ class WatchdogFileMonitor(PollingFileMonitor):
     """Hears of changes through the package `watchdog` (>= 2), which works on many systems; polls what that misses."""
 
     def __init__(self, callback, interval=1, logger=None, **kw):
-        from watchdog.observers import Observer
-
+        try:
+            from watchdog.observers import Observer
+        except ImportError as error:
+            raise ImportError(f'{error}; try: pip install watchdog') from None
         super().__init__(callback, interval, logger, **kw)
         self._observer = Observer()
         self._scheduled = {}  # folder -> watch
@@ -3622,10 +3626,10 @@ def _parse_options(args, options):
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('--version', action='version', version='hupper ' + __version__)
     at = 0
-    while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m'):
+    while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in _OPTIONS_WITH_VALUE else 1
     parser.parse_args(args[:at], options)
-    return args[at:]
+    return args[at + (args[at : at + 1] == ['--']) :]
 
 
 _OPTIONS_WITH_VALUE = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
@@ -3639,7 +3643,8 @@ def _target_for(args):
     if args and args[0].startswith('-m'):
         kind, args = 'module', [args[0][2:]] * (args[0] != '-m') + args[1:]
     if not args:
-        raise ValueError('nothing to run: give -m MODULE or SCRIPT (see --help)')
+        missing = 'which module? -m wants its name' if kind == 'module' else 'nothing to run: give -m MODULE or SCRIPT'
+        raise ValueError(missing + ' (see --help)')
     if kind == 'script':
         args[0] = _find_script(args[0])
     as_given = ['-m', *args] if kind == 'module' else args
