@@ -1127,7 +1127,11 @@ class Refused(Case):
         self.refused('-v', says='')
 
     def test_no_module_name(self):
-        self.refused('-m', says='-m')
+        self.refused('-m', says='which module')
+
+    def test_end_of_options(self):
+        self.refused('--', says='nothing to run')
+        self.refused('-v', '--', 'nosuch.py', says='nosuch.py')
 
     def test_unknown_option(self):
         self.refused('--nonsense', '-m', 'app', says='--nonsense')
