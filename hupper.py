@@ -63,15 +63,7 @@ if TYPE_CHECKING:
 __version__ = '1.12.1+onefile.1'
 __all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_supported', 'main', 'start_reloader']
 
-
-class _Default:
-    """The value of an argument that was not given."""
-
-    def __repr__(self):
-        return '<the reload interval>'
-
-
-_DEFAULT: Any = _Default()
+_DEFAULT = '<the reload interval>'  # for an argument that was not given
 _FILE = os.path.abspath(__file__)  # as long as the current folder is what it was
 _FOREVER = float('inf')
 
@@ -110,14 +102,12 @@ def start_reloader(
     """
     if logger is None:
         logger = DefaultLogger(verbose)
-    if isinstance(monitor_factory, str):
-        monitor_factory = _monitor_factory(monitor_factory, logger)
     proxy = _find_proxy(logger)
     if proxy is not None:
         return proxy
     reloader = Reloader(
         worker_path=worker_path,
-        monitor_factory=monitor_factory or find_default_monitor_factory(logger),
+        monitor_factory=monitor_factory,
         logger=logger,
         reload_interval=reload_interval,
         shutdown_interval=reload_interval if shutdown_interval is _DEFAULT else shutdown_interval,
@@ -241,8 +231,12 @@ class Reloader:
         ignore_files=None,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
-        self.shutdown_interval = shutdown_interval and _seconds('shutdown_interval', shutdown_interval)
-        self.monitor_factory = monitor_factory
+        self.shutdown_interval = shutdown_interval
+        if shutdown_interval is not None:
+            self.shutdown_interval = _seconds('shutdown_interval', shutdown_interval)
+        if isinstance(monitor_factory, str):
+            monitor_factory = _monitor_factory(monitor_factory, logger)
+        self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
         self.logger = logger
         self.ignore_files = ignore_files
         self.monitor = None  # the FileMonitorProxy, while running
@@ -253,8 +247,7 @@ class Reloader:
         else:
             self._target = _Target.call(worker_path, worker_args, worker_kwargs)
         self._watch = ()  # more to watch, which the command line asks for; and two more of its wishes
-        self._may_fork = False
-        self._exit_on_crash = False
+        self._may_fork = self._exit_on_crash = False
 
     def run(self) -> NoReturn:
         """Run the monitor until it is told to stop; leave by `sys.exit` with the worker's status."""
@@ -282,10 +275,8 @@ class Reloader:
         self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
         self._kill_at = None  # when a worker that was asked to end is killed
         self._settled_at = None  # when we look whether a new worker has had its start
-        self._stop_signals = 0
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
-        self._has_run = False  # a worker has found what it is to run
         self._forced = False  # somebody wants a reload whatever the files say
         self._leftovers = None  # what a worker has left behind, while we end it
         self._changes = []  # paths from file monitors, of any thread
@@ -297,13 +288,12 @@ class Reloader:
         self._schedule = _Schedule(self.reload_interval)
         self._waiter = _Waiter()
         self._terminal = _Terminal()
-        self._kin = _Kin()
         self._launcher = _Launcher(self._target, self._may_fork, self.reload_interval, self._waiter, self.logger)
         self.monitor = FileMonitorProxy(self._on_files, self.logger, self.ignore_files)
-        if not _is_builtin(self.monitor_factory):
+        if self.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # threads and processes that it starts must be known as the monitor's own
             self._launcher.may_fork = False
-            self._kin = _Kin()
+        self._kin = _Kin()
 
     def _open_monitor(self):
         self.monitor.open(self.monitor_factory, self.reload_interval, self._waiter.wake)
@@ -326,12 +316,10 @@ class Reloader:
     def _step(self):
         for source in self._waiter.wait(self._sources(), self._next_time()):
             source.step()
-        for name in self._waiter.signals():
-            self._on_signal[name](self)
         while self._changes:  # other threads may add to it meanwhile
             self._on_change(self._changes.pop(0), time.monotonic())
-        if self._waiter.child_ended():
-            self._on_sigchld()
+        for name in self._waiter.signals():
+            getattr(self, '_on_' + name.lower())()
         self._on_time(time.monotonic())
 
     def _sources(self):
@@ -367,16 +355,16 @@ class Reloader:
 
     def _on_settled(self, now):
         """The worker has had its start, if it imports no more: time for what it should not wait for."""
-        self._settled_at = now + 0.5 if self._worker and self._worker.channel.is_busy() else None
+        self._settled_at = now + 0.5 if self._worker and self._worker.channel.wait_until() else None
         if self._worker and self._settled_at is None:
             self.monitor.settled()
-            self.logger.debug(f'Watching {self.monitor.count()} files and folders.')
             self._launcher.prepare()
 
     # Starting and ending workers.
 
     def _start(self):
-        self.monitor.drain()  # what has changed until here, the new worker reads itself
+        for part in self.monitor.sources():
+            part.drain()  # what has changed until here, the new worker reads itself
         self._note_causes()
         saved_at = min(self._pending.values(), default=None)
         self._changes.clear()
@@ -388,21 +376,23 @@ class Reloader:
         now = time.monotonic()
         self._schedule.started(now)
         try:
-            self._worker = self._launcher.start(first=not self._has_run, sources=self.monitor.expected_sources)
+            self._worker = self._launcher.start(first=not self._former, sources=self.monitor.expected_sources)
         except OSError as error:
             self.logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
-        if self._worker is None:
-            return  # there is none; or we are it, forked
-        self._settled_at = now + 0.5
-        self._worker.channel.on_message = self._on_message
-        self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
-        if saved_at is not None:
-            self.logger.debug(f'The new worker began {(now - saved_at) * 1e3:.1f} ms after the change.')
-        self.monitor.new_worker()
+            self._terminal.listen(self._on_enter)
+        if self._launcher.order:
+            return  # we are it, forked
+        if self._worker:
+            self._settled_at = now + 0.5
+            self._worker.channel.on_message = self._on_message
+            self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
+            if saved_at is not None:
+                self.logger.debug(f'The new worker began {(now - saved_at) * 1e3:.1f} ms after the change.')
+            self.monitor.new_worker()
         if self.monitor.monitor is None:
             self._open_monitor()
 
-    def _stop(self, then, ask=True):
+    def _stop(self, then, ask):
         """End the worker, politely if it has been given time for that; go on with `then`."""
         self._then = then
         if self._worker and self._kill_at is None:
@@ -431,8 +421,7 @@ class Reloader:
         self._worker = self._kill_at = None
         self._terminal.restore()
         self._last_status = status
-        absent, self._has_run = worker.absent and not self._has_run, True
-        if absent:
+        if worker.absent:  # as only the first one tells
             self.logger.error(worker.absent)
             self._last_status, self._then = 2, Reloader._leave
         elif self._then is None:
@@ -442,7 +431,7 @@ class Reloader:
 
     def _known_pids(self):
         """Those of our children that no worker has left behind."""
-        return self._launcher.pids() | ({self._worker.pid} if self._worker else set())
+        return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
         if self._once or self._exit_on_crash:
@@ -478,9 +467,8 @@ class Reloader:
         self._on_stop_signal(signal.SIGTERM)
 
     def _on_stop_signal(self, ask):
-        self._stop_signals += 1
-        if self._stop_signals > 1 and self._worker:
-            self._worker.kill()
+        if self._then is Reloader._leave and self._worker:
+            self._worker.kill()  # it is not the first
         self._stop(Reloader._leave, ask)
 
     def _on_sighup(self):
@@ -500,12 +488,10 @@ class Reloader:
         self._forced = True
         self._schedule.change(time.monotonic())
 
-    _on_signal = {'SIGINT': _on_sigint, 'SIGTERM': _on_sigterm, 'SIGHUP': _on_sighup, 'SIGCONT': _on_sigcont}
-
     def _on_message(self, kind, path, value):
         if kind == 'import':
             self.monitor.add_source(path, value)
-        elif kind in ('file', 'late'):
+        elif kind == 'file':
             self.monitor.add_path(path, value)
         elif kind == 'missing':
             self.monitor.add_missing(path)
@@ -513,9 +499,10 @@ class Reloader:
             self._force('The worker asks for it')
         elif kind == 'stop':
             self._on_stop_signal(signal.SIGTERM)
-        elif kind == 'absent' and self._worker:
+        elif kind == 'absent':
             self._worker.absent = path
-        else:
+        elif not self._worker.sent_garbage:
+            self._worker.sent_garbage = True
             self.logger.error(f'The worker sent what is no message of ours ({kind[:40]!r}); ignored.')
 
     # Changes.
@@ -537,7 +524,7 @@ class Reloader:
 
     def _due(self):
         """When the pending changes lead to a start; None where there are none, or an end is under way."""
-        if self._then is None and self._leftovers is None and self._status is None:
+        if self._then is None and self._leftovers is None:
             return self._schedule.due()
 
     def _on_due(self, now):
@@ -614,10 +601,9 @@ class _Schedule:
         self.interval = interval
         self.quiet = min(0.1, interval)
         self._started = self._changed = -_FOREVER
-        self._first = None  # the oldest pending change
+        self._first = None  # the oldest pending change that is not held back
         self._unsettled = {}  # path -> until when it may still be on its way
         self._calm = True  # one start before its time is left
-        self._held = False
 
     def change(self, now, path=None, settle=0):
         """Note a change; `settle`: how long to wait for more of it, 0 for a complete one."""
@@ -625,29 +611,26 @@ class _Schedule:
             self._calm = True
         self._changed = now
         self._first = now if self._first is None else self._first
-        self._held = False
         self._unsettled[path] = now + settle
 
     def hold(self):
         """Wait for the next change."""
-        self._held = True
+        self._first = None
 
     def started(self, now):
         self._calm = self._calm and now >= self._started + self.interval
         self._started = now
-        self._first, self._held = None, False
+        self._first = None
         self._unsettled.clear()
 
     def just_started(self, now):
         return now - self._started < 1.0
 
     def due(self):
-        if self._first is None or self._held:
+        if self._first is None:
             return None
         free = self._started + self.interval
-        due = self._changed if self._changed >= free else free
-        if self._calm and self._changed < free:
-            due = min(self._changed + self.quiet, free)
+        due = max(self._changed, min(self._changed + self.quiet, free) if self._calm else free)
         return min(max(due, *self._unsettled.values()), self._first + self.interval)
 
 
@@ -666,7 +649,7 @@ class FileMonitorProxy:
         self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
         self.expected_sources = set()  # that, and until it has had its start what those before it imported
         self._is_ignored = _path_matcher(ignore_files)
-        self._asked_by = {}  # path -> number of the worker that asked for it last, None for the user
+        self._asked_by = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
 
     def file_changed(self, path):
@@ -684,27 +667,24 @@ class FileMonitorProxy:
         """Make the file monitor and start it; if it does not start, say why and take one of ours."""
         self._interval, self._wake = interval, wake
         try:
-            self.monitor = factory(self._on_event, interval=interval, logger=self.logger)
-            self._is_driven = _is_driven(self.monitor)
+            self.monitor = factory(self.file_changed, interval=interval, logger=self.logger)
+            # The loop is to drive it if it is one of ours, and nobody has given it a thread.
+            self._is_driven = isinstance(self.monitor, _FileMonitor) and type(self.monitor).start is _FileMonitor.start
             if self._is_driven:
                 self.monitor.wake, self.monitor.ignored = wake, self._is_ignored
             else:
-                self.start()
+                self.monitor.start()
         except Exception as error:
-            self._replace(_name_of(factory), error)
+            self._replace(factory, error)
 
     def _replace(self, failed, error):
         """Go on with the built-in choice: a monitor from elsewhere has raised."""
-        self.logger.error(f'File monitor {failed} failed: {_one_line(error)}; using a built-in one.')
+        name = getattr(failed, '__qualname__', None) or repr(failed)
+        error = ' '.join(f'{type(error).__name__}: {error}'.split())
+        self.logger.error(f'File monitor {name} failed: {error}; using a built-in one.')
         self.open(_best_monitor, self._interval, self._wake)
         for path in list(self._asked_by):
             self._watch(path)
-
-    def _on_event(self, path):
-        self.file_changed(path)
-
-    def start(self):
-        self.monitor.start()
 
     def stop(self):
         if self.monitor:
@@ -716,13 +696,6 @@ class FileMonitorProxy:
         """The parts of our own monitors that the loop is to drive."""
         return self.monitor.parts() if self.monitor and self._is_driven else ()
 
-    def drain(self):
-        for part in self.sources():
-            part.drain()
-
-    def count(self):
-        return len(self._asked_by)
-
     def add_path(self, path, signature=None, since=None):
         """Watch a file, folder or glob. It has changed already if it is not what `signature` says, or since then (ns).
 
@@ -730,8 +703,7 @@ class FileMonitorProxy:
         """
         path = os.path.abspath(path)
         new = path not in self._asked_by
-        if new or self._asked_by[path] is not None:
-            self._asked_by[path] = self._worker_number if signature is not None else None
+        self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
         if signature is not None and signature < 0:
             since = -signature
             signature = None if _has_magic(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
@@ -757,8 +729,8 @@ class FileMonitorProxy:
     def add_source(self, path, signature):
         self.sources_of_worker[path] = signature
         self.expected_sources.add(path)
-        if self._asked_by.get(path) is not None and self._is_driven and self.monitor.files.get(path) == signature:
-            self._asked_by[path] = self._worker_number  # watched since it was just that: no need to look
+        if path in self._asked_by and self._is_driven and self.monitor.files.get(path) == signature:
+            self._asked_by[path] = max(self._asked_by[path], self._worker_number)  # watched since: no need to look
         else:
             self.add_path(path, signature)
 
@@ -771,24 +743,20 @@ class FileMonitorProxy:
                 self.add_path(name, 0)
 
     def _watch(self, path, since=None):
+        if self._is_driven:
+            self.monitor.add_path(path, since)
+            return
         try:
-            if self._is_driven:
-                self.monitor.add_path(path, since)
-            else:
-                for each in _expand(path):
-                    self.monitor.add_path(each)
+            for each in _expand(path):
+                self.monitor.add_path(each)
         except Exception as error:
-            if self._is_driven:
-                raise
-            self._replace(_name_of(type(self.monitor)), error)
+            self._replace(type(self.monitor), error)
 
     def new_worker(self):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
         self.sources_of_worker = {}
-        old = [
-            path for path, number in self._asked_by.items() if number is not None and number < self._worker_number - 2
-        ]
+        old = [path for path, number in self._asked_by.items() if number < self._worker_number - 2]
         for path in old:
             del self._asked_by[path]
         if old and self._is_driven:
@@ -797,6 +765,7 @@ class FileMonitorProxy:
     def settled(self):
         """The worker has had its start: the next one will look for what this one has imported."""
         self.expected_sources = set(self.sources_of_worker)
+        self.logger.debug(f'Watching {len(self._asked_by)} files and folders.')
 
     def settle_time(self, path, schedule):
         """Seconds to wait for the rest of a change: a file is being written, or is away for a moment."""
@@ -900,24 +869,20 @@ class _Launcher:
         self._interval = interval
         self._waiter = waiter
         self._logger = logger
-        self._standby = None  # the next worker, if it waits already
-        self._standby_is_fork = False
+        self.standby = None  # the next worker, if it waits already
         self._folder = _current_folder()
-        self._sys_path = list(sys.path)
+        self._sys_path = [path for path in sys.path if isinstance(path, str)]  # as Python does
         self._environment = None  # signature of the installation that this interpreter was born into
         self._standby_environment = None
 
     def start(self, first, sources):
         """Start a worker and return it; None in the forked worker itself."""
-        target, environment = self.target, _environment()
+        environment = _environment()
         self._environment = self._environment or environment
         self.started_ns = _file_clock()
         order = {
-            'kind': target.kind,
-            'name': target.name,
-            'args': target.args,
-            'orig_argv': target.orig_argv,
-            'argv': sys.argv,
+            **vars(self.target),
+            'argv': list(map(str, sys.argv)),
             'sys_path': self._sys_path,
             'folder': self._folder,
             'monitor': os.getpid(),
@@ -927,34 +892,32 @@ class _Launcher:
             'interval': self._interval,
             'mask': self._waiter.mask,
             'ignored': self._waiter.ignored,
-            'is_standby': False,
             'new_environment': environment != self._environment,
         }
         obstacle = self._obstacle(order)
-        self._next_is_fork = obstacle is None
+        was_fork, self._next_is_fork = self._next_is_fork, obstacle is None
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
-        self._check_standby(environment)
-        worker, self._standby = self._standby, None
-        order['is_standby'] = bool(worker)
+        if self.standby and (self._standby_environment != environment or was_fork != self._next_is_fork):
+            self._logger.debug('The standby is thrown away: it is not what a new start would be.')
+            self.drop_standby()
         try:
-            return self._begin(worker, order)
+            return self._begin(order)
         except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
-            return self._begin(None, {**order, 'is_standby': False})
+            self.drop_standby()
+            return self._begin(order)
 
     def _obstacle(self, order):
         """Why the worker can't be a fork of this process, if so."""
         if not self.may_fork:
             return 'this is not our own command line'
-        obstacle = _fork_obstacle()
-        if obstacle:
+        if obstacle := _fork_obstacle():
             return obstacle
         if self._is_traced():
             return 'the interpreter is traced from its start'
         if order['new_environment']:
             return 'what is installed has changed'
-        shadowed = _shadowed(_path0(order), sys.modules)
-        if shadowed:
+        if shadowed := _shadowed(_path0(order), sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
         return None
 
@@ -962,20 +925,29 @@ class _Launcher:
     def _is_traced():
         return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
-    def _begin(self, worker, order):
-        worker = worker or self._make()
-        if worker:
-            worker.begin(order)
+    def _begin(self, order):
+        self.standby = self.standby or self._make()
+        if self.standby:
+            self.standby.begin(order)
+        worker, self.standby = self.standby, None
         return worker
 
     def _make(self, is_standby=False):
         """Make a worker that waits for its order; in a fork that has got it, return None."""
-        self._standby_is_fork = self._next_is_fork
-        return (self._fork if self._next_is_fork else self._boot)(is_standby)
+        (channel, write), (read, order) = _pipe(), _pipe()
+        try:
+            process = (self._fork if self._next_is_fork else self._boot)(write, read, is_standby)
+        except OSError:
+            _close(channel)
+            _close(order)
+            raise
+        finally:
+            _close(write)
+            _close(read)
+        return _Worker(process, channel, order) if process else None
 
-    def _fork(self, is_standby):
-        channel, write = _pipe()
-        read, order = _pipe()
+    def _fork(self, write, read, is_standby):
+        """Return the pid of a fork; in the fork, None once it has its order."""
         monitor = os.getpid()
         _flush()
         with self._waiter:
@@ -986,46 +958,30 @@ class _Launcher:
                 _descriptors.difference_update((write, read))
                 for fd in list(_descriptors):
                     _close(fd)
-                self.order = _receive_order(read, monitor)
+                self.order = _receive_order(read, monitor, is_standby)
                 _begin_worker(self.order, write)
                 return None
-        _close(write)
-        _close(read)
         if is_standby:
             _stand_aside(pid)
-        return _Worker(pid, channel, order)
+        return pid
 
-    def _boot(self, is_standby):
-        """Return a worker in an interpreter of its own, with nothing of the app imported."""
+    def _boot(self, write, read, is_standby):
+        """Return the process of an interpreter of its own, with nothing of the app imported."""
         import subprocess
 
-        channel, write = _pipe()
-        read, order = _pipe()
         name = __name__ if __name__ == 'hupper' else ''
         boot = _BOOT % (name, _FILE, write, read, os.getpid(), is_standby)
         options = self.target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
-        try:
-            with self._waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
-                _set_inheritable(True, write, read)
-                process = _start_interpreter(options, boot)
-        finally:
-            _close(write)
-            _close(read)
-        return _Worker(process, channel, order)
+        with self._waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+            _set_inheritable(True, write, read)
+            return _start_interpreter(options, boot)
 
     def prepare_fork(self):
         """While the old worker ends, fork the next one; like any standby it waits for its order."""
-        if self._next_is_fork and _fork_obstacle() is None and self._standby is None:
-            self._standby_environment = _environment()
-            self._standby = self._make(True)
-
-    def _check_standby(self, environment):
-        """Throw the standby away if it is not what the next worker would be."""
-        if self._standby and (self._standby_environment, self._standby_is_fork) != (environment, self._next_is_fork):
-            self._logger.debug('The standby is thrown away: what is installed has changed.')
-            self.drop_standby()
+        if self._next_is_fork and _fork_obstacle() is None:
+            self._make_standby()
 
     def prepare(self):
         """Get ready for the next start."""
@@ -1033,27 +989,29 @@ class _Launcher:
             import runpy  # noqa: F401  what every fork would have to import, and to find out
             import warnings  # noqa: F401
 
-            for module in list(sys.modules.values()):
-                if getattr(module, '__file__', None):
-                    _is_installed(module.__file__)
-        elif self._standby is None and not self._is_traced():
-            self._standby_environment = _environment()
-            self._standby = self._make(True)
+            _is_installed(os.__file__)
+        elif not self._is_traced():
+            self._make_standby()
+
+    def _make_standby(self):
+        if self.standby:
+            return
+        self._standby_environment = _environment()
+        try:
+            self.standby = self._make(True)
+        except OSError as error:
+            self._logger.debug(f'There is no standby: {error}')
 
     def drop_standby(self):
-        standby, self._standby = self._standby, None
+        standby, self.standby = self.standby, None
         if standby:
             standby.kill()
             standby.wait()
             standby.close()
 
     def reap_standby(self):
-        if self._standby and self._standby.poll() is not None:
+        if self.standby and self.standby.poll() is not None:
             self.drop_standby()  # it has died by itself: the next start is a plain one
-
-    def pids(self):
-        """Our own children: no worker has left them behind."""
-        return {self._standby.pid} if self._standby else set()
 
 
 # What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
@@ -1078,17 +1036,9 @@ module._worker_main(%d, %d, %d, known, %d)
 
 def _environment():
     """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
-    site = sys.modules.get('site')
-    folders = []
-    if site:
-        folders = getattr(site, 'getsitepackages', list)() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
     paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
-    for folder in folders:
-        paths.append(folder)
-        try:
-            paths += sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith('.pth'))
-        except OSError:
-            pass  # there is no such folder: its signature says so
+    for folder in _site_folders():
+        paths += [folder, *sorted(entry.path for entry in _entries(folder) if entry.name.endswith('.pth'))]
     return [_signature(path) for path in paths]
 
 
@@ -1120,17 +1070,16 @@ def _worker_main(channel, start, monitor, known, is_standby):
         import runpy  # noqa: F401  now, while nobody waits for it
     if 'linecache' in sys.modules:
         sys.modules['linecache'].cache.clear()  # Python 3.13 takes what is above for the lines of any '<string>'
-    order = _receive_order(start, monitor)
+    order = _receive_order(start, monitor, is_standby)
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(_FILE)  # the app's own import of it will find it there
-    for name in _shadowed(_path0(order), set(sys.modules) - known):
-        if name != __name__:
-            del sys.modules[name]
+    for name in _shadowed(_path0(order), set(sys.modules) - known - {__name__}):
+        del sys.modules[name]
     _run_app(order)
 
 
-def _receive_order(fd, monitor):
+def _receive_order(fd, monitor, is_standby):
     """Wait for the order, which says what to run."""
     import marshal
 
@@ -1141,24 +1090,20 @@ def _receive_order(fd, monitor):
             os._exit(0)  # the monitor has no use for us any more
         data += chunk
     _follow(fd)
-    order = marshal.loads(data[8:])
-    if order['is_standby']:
+    if is_standby:
         _step_in(monitor)
-    return order
+    return marshal.loads(data[8:])
 
 
 def _begin_worker(order, channel):
     """Make of this process what `python` would have made: folder, paths. Then observe what it imports."""
-    folder, is_away = order['folder'], False
-    try:
-        os.chdir(folder or os.curdir)
-    except OSError:
-        is_away = True
-    _set_paths(order)
     handshake = _Handshake(order['monitor'], os.getpid(), channel, _identity(channel))
     os.environ[_Handshake.NAME] = str(handshake)
-    if is_away:
-        handshake.send('missing', folder)  # when it is back, so are we, in it
+    try:
+        os.chdir(order['folder'] or os.curdir)
+    except OSError:
+        handshake.send('missing', order['folder'])  # when it is back, so are we, in it
+    _set_paths(order)
     global _observer
     _observer = _Observer(handshake, order)
 
@@ -1171,7 +1116,7 @@ def _path0(order):
     if kind == 'call' or sys.flags.isolated or getattr(sys.flags, 'safe_path', False):
         return None
     if kind == 'script':
-        return os.path.dirname(os.path.realpath(name))
+        return os.path.dirname(os.path.realpath(_absolute(name)))
     return order['folder'] if kind == 'module' else ''
 
 
@@ -1179,9 +1124,12 @@ def _has_main(path):
     """Whether a script is a folder or zip file, to be run by its __main__."""
     if os.path.isdir(path):
         return True
-    with open(path, 'rb') as file:
-        file.seek(max(0, os.path.getsize(path) - (1 << 16)))
-        return b'PK\5\6' in file.read()  # where a zip file's directory ends
+    try:
+        with open(path, 'rb') as file:
+            file.seek(max(0, os.path.getsize(path) - (1 << 16)))
+            return b'PK\5\6' in file.read()  # where a zip file's directory ends
+    except OSError:
+        return False  # it is away: the app fails
 
 
 def _main_path(name):
@@ -1207,6 +1155,8 @@ def _run_app(order):
     _former_main, main = sys.modules['__main__'], type(sys)('__main__')
     sys.modules['__main__'] = main
     main.__builtins__ = sys.modules['builtins']
+    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+    main.__annotations__ = {}
     try:
         _reset_signals(order)  # a Ctrl-C hits the app, if only from here
         _RUN[order['kind']](order, main)
@@ -1222,8 +1172,6 @@ def _run_module(order, main, name=None):
     """Run a module as __main__, or with `name` the __main__ that a folder or zip file in sys.path[0] has."""
     import runpy
 
-    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-    main.__annotations__ = {}
     try:
         runpy._run_module_as_main(name or order['name'], name is None)
     except SystemExit as error:
@@ -1244,7 +1192,7 @@ def _run_script(order, main):
 
     _observer.see(path)
     loader = (SourcelessFileLoader if path.endswith('.pyc') else SourceFileLoader)('__main__', path)
-    vars(main).update(__loader__=loader, __file__=path, __cached__=None, __annotations__={})
+    vars(main).update(__loader__=loader, __file__=path, __cached__=None)
     if path.endswith('.pyc'):
         code = loader.get_code('__main__')
     else:
@@ -1253,8 +1201,6 @@ def _run_script(order, main):
 
 
 def _run_command(order, main):
-    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-    main.__annotations__ = {}
     exec(compile(order['name'], '<string>', 'exec', dont_inherit=True), vars(main))
 
 
@@ -1311,6 +1257,7 @@ class _Observer:
         self._started = order['started_ns']
         self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
         self._patience = order['interval']
+        self._deadline = None  # of that patience
         self._modules_seen = len(sys.modules)
         self._reported = set()
         self._observe()
@@ -1329,7 +1276,7 @@ class _Observer:
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
-            return observer.read_bytecode(loader, path) if path.endswith('.pyc') else read(loader, path)
+            return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
 
         def create_module(loader, spec):
             observer.see(spec.origin, 'file')
@@ -1366,17 +1313,14 @@ class _Observer:
             if not self._returns(path):
                 raise
             stat = os.stat(path)
-        self._report('import', path, stat)
+        self.see(path, stat=stat)
         if len(sys.modules) > self._modules_seen + 1:
             self.look_at_modules()
         self._modules_seen = len(sys.modules)
         return stat
 
-    def see(self, path, kind='import'):
+    def see(self, path, kind='import', stat=None):
         """Report a file that is about to be read."""
-        self._report(kind, path)
-
-    def _report(self, kind, path, stat=None):
         path = _absolute(path)
         if not _is_installed(path):
             self._reported.add(path)
@@ -1402,7 +1346,7 @@ class _Observer:
             return
         self._reported.add(path)
         changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
-        self.handshake.send('late', path, 1 if changed else _signature(path, stat))
+        self.handshake.send('file', path, 1 if changed else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1419,7 +1363,8 @@ class _Observer:
     def find_spec(self, name, path=None, target=None):
         """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
         tail = name.rpartition('.')[2]
-        places = [os.path.join(_absolute(folder), tail) for folder in (sys.path if path is None else path)]
+        folders = [folder for folder in (sys.path if path is None else path) if isinstance(folder, str)]
+        places = [os.path.join(_absolute(folder), tail) for folder in folders]
         if any(self._returns(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
             from importlib import invalidate_caches
             from importlib.machinery import PathFinder
@@ -1436,9 +1381,9 @@ class _Observer:
         """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
         if path not in self._sources:
             return False
-        until = time.monotonic() + self._patience
+        self._deadline = self._deadline or time.monotonic() + self._patience
         while not os.path.exists(path):
-            if time.monotonic() > until:
+            if time.monotonic() > self._deadline:
                 return False
             time.sleep(0.005)
         return True
@@ -1462,7 +1407,8 @@ def _is_installed(path):
     installed = _installed_folders.get(folder)
     if installed is None:
         if not _library:
-            _library.extend(os.path.realpath(each) + os.sep for each in _library_folders())
+            folders = (os.path.dirname(os.__file__), os.path.join(sys.base_prefix, 'lib_pypy'), *_site_folders())
+            _library.extend(os.path.realpath(each) + os.sep for each in folders)
         installed = (os.path.realpath(folder or os.sep) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
     return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
@@ -1472,14 +1418,12 @@ _library: list[str] = []  # real paths; kept, as are the folders that were asked
 _installed_folders: dict[str, bool] = {}
 
 
-def _library_folders():
+def _site_folders():
+    """Where packages are installed."""
     site = sys.modules.get('site')
-    yield os.path.dirname(os.__file__)
-    yield os.path.join(sys.base_prefix, 'lib_pypy')
-    if site:
-        yield from getattr(site, 'getsitepackages', list)()
-        if site.ENABLE_USER_SITE:
-            yield site.getusersitepackages()
+    if site is None:
+        return []
+    return getattr(site, 'getsitepackages', list)() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
@@ -1583,7 +1527,6 @@ class _Channel:
         self._fd = fd
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
-        self._has_told = False  # of garbage
         self.on_message = None
 
     def wait_fd(self):
@@ -1591,9 +1534,6 @@ class _Channel:
 
     def wait_until(self):
         return self._paused_until
-
-    def is_busy(self):
-        return self._paused_until is not None
 
     def step(self):
         self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
@@ -1612,11 +1552,10 @@ class _Channel:
     def _hand_on(self, fields):
         kind, path, value = fields if len(fields) == 3 else (fields[0], b'', b'?')
         try:
-            self.on_message(kind.decode('ascii', 'replace'), os.fsdecode(path), int(value))
+            message = kind.decode('ascii', 'replace'), os.fsdecode(path), int(value)
         except ValueError:
-            if not self._has_told:
-                self._has_told = True
-                self.on_message(f'garbage: {kind!r}', '', 0)
+            message = f'garbage: {kind!r}', '', 0
+        self.on_message(*message)
 
     def _read(self):
         chunks = []
@@ -2531,15 +2470,6 @@ def _best_monitor(callback, **kw):
         return monitor
 
 
-def _is_builtin(factory):
-    return factory in (_best_monitor, InotifyFileMonitor, PollingFileMonitor)
-
-
-def _is_driven(monitor):
-    """Whether the loop is to drive this monitor: it is one of ours, and nobody has given it a thread."""
-    return isinstance(monitor, _FileMonitor) and type(monitor).start is _FileMonitor.start
-
-
 # ------------------------------------------------------------------------------------------------------------- logging
 
 
@@ -2574,25 +2504,11 @@ class DefaultLogger(ILogger):
         self._write(LogLevel.DEBUG, '[DEBUG] ' + msg)
 
 
-class SilentLogger(ILogger):
+class SilentLogger(DefaultLogger):
     """Writes nothing."""
 
-    def error(self, msg):
-        pass
-
-    def info(self, msg):
-        pass
-
-    def debug(self, msg):
-        pass
-
-
-def _name_of(factory):
-    return getattr(factory, '__qualname__', None) or repr(factory)
-
-
-def _one_line(error):
-    return ' '.join((f'{type(error).__name__}: {error}').split())
+    def __init__(self):
+        super().__init__(-1)
 
 
 def _seconds(name, value):
@@ -2655,6 +2571,7 @@ class _AnyWorker:
         self.channel = _Channel(channel)
         self.clock = None  # the time of its start, as people read it
         self.absent = None  # what it could not find to run
+        self.sent_garbage = False
 
     def begin(self, order):
         """Send a new interpreter its order."""
@@ -2851,7 +2768,6 @@ if sys.platform == 'win32':
         def __init__(self):
             self._event = _CreateEvent(None, False, False, None)
             self._arrived = []
-            self._child_ended = False
             self._handler = _CtrlHandler(self._on_event)
             _SetConsoleCtrlHandler(self._handler, True)
 
@@ -2878,7 +2794,7 @@ if sys.platform == 'win32':
             _winapi.WaitForMultipleObjects(events, False, timeout)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
             _Worker.running -= ended
-            self._child_ended = self._child_ended or bool(ended)
+            self._arrived += ['SIGCHLD'] * bool(ended)
             now = time.monotonic()
             return [s for s in sources if s.wait_fd() is not None or now >= (s.wait_until() or _FOREVER)]
 
@@ -2889,10 +2805,6 @@ if sys.platform == 'win32':
             """Return the names of the signals that came, or of those that console events stand for."""
             arrived, self._arrived = self._arrived, []
             return arrived
-
-        def child_ended(self):
-            ended, self._child_ended = self._child_ended, False
-            return ended
 
         def __enter__(self):
             """Nothing can be held back while a child is made."""
@@ -3150,6 +3062,7 @@ else:
     def _step_in(monitor):
         """In a standby that becomes the worker: be in the monitor's group, which the terminal speaks to."""
         os.setpgid(0, os.getpgid(monitor))
+        signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))  # forget one that was for all of us
 
     class _Waiter:
         """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
@@ -3161,7 +3074,6 @@ else:
             os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
             self._arrived = b''
-            self._child_ended = False
             self._former = {}
             self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             for name in self._HANDLED:
@@ -3198,16 +3110,9 @@ else:
                 pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
 
         def signals(self):
-            """Return the names of the signals that came, but for SIGCHLD: see `child_ended`."""
+            """Return the names of the signals that came, of each two at most."""
             arrived, self._arrived = self._arrived, b''
-            self._child_ended = self._child_ended or signal.SIGCHLD in arrived
-            return [
-                name for name in self._HANDLED for byte in arrived if byte == getattr(signal, name) != signal.SIGCHLD
-            ]
-
-        def child_ended(self):
-            ended, self._child_ended = self._child_ended, False
-            return ended
+            return [name for name in self._HANDLED for _ in range(min(2, arrived.count(getattr(signal, name))))]
 
         def __enter__(self):
             """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
@@ -3234,8 +3139,6 @@ else:
 
     def _reset_signals(order):
         """In a worker, in which they were held back: have them as the monitor's program found them."""
-        if order['is_standby']:  # forget one that was for all of us
-            signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
         for signum in order['ignored']:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
@@ -3585,9 +3488,7 @@ def _reloader_for(args):
     interval = _seconds('--reload-interval', options.reload_interval)
     reloader = Reloader(
         worker_path=_target_for(args),
-        monitor_factory=_monitor_factory(options.monitor, logger)
-        if options.monitor
-        else find_default_monitor_factory(logger),
+        monitor_factory=options.monitor,
         logger=logger,
         reload_interval=interval,
         shutdown_interval=_seconds('--shutdown-interval', options.shutdown_interval or interval),
