@@ -693,6 +693,15 @@ class Schedule(unittest.TestCase):
         self.assertLessEqual(len(starts), 2)
         self.assertGreaterEqual(starts[-1], files[-1])
 
+    def test_held_back(self):
+        """After a save that does not parse the next one is judged anew, and from its own beginning."""
+        schedule = hupper._Schedule(1)
+        schedule.change(5)
+        schedule.hold()
+        self.assertIsNone(schedule.due())
+        schedule.change(100, 'still being written', settle=1)
+        self.assertEqual(schedule.due(), 101)
+
     def test_a_formatter_after_the_save(self):
         self.assertLessEqual(len(self.run_through([5, 5.2])), 2)
 
@@ -1862,17 +1871,18 @@ class Surroundings(Case):
     @needs_posix
     def test_folder_deleted_while_it_runs(self):
         """The current folder goes away and comes back, with the app in it."""
-        self.write_app()
-        work = self.path('work')
-        for number in (1, 22):
-            self.write('work/app.py', f'import os\nprint("app", {number}, os.getcwd(), flush=True)\n' + IDLE)
-            if number == 1:
-                monitor = self.start(sys.executable, self.path('hupper.py'), '-m', 'app', cwd=work)
-            monitor.wait_for(f'app {number} {work}')
-            if number == 1:
-                rmtree(work)
-                monitor.wait_for('Waiting for a file to change')
-        monitor.stop()
+        for target in (['-m', 'app'], ['app.py']):
+            name = 'run by ' + target[0]
+            work = self.path(name)
+            for number in (1, 22):
+                self.write(name + '/app.py', f'import os\nprint("app", {number}, os.getcwd(), flush=True)\n' + IDLE)
+                if number == 1:
+                    monitor = self.start(sys.executable, self.path('hupper.py'), *target, cwd=work)
+                monitor.wait_for(f'app {number} {work}')
+                if number == 1:
+                    rmtree(work)
+                    monitor.wait_for('Waiting for a file to change')
+            monitor.stop()
 
     def test_two_monitors_on_one_project(self):
         self.write_app()
@@ -2006,6 +2016,51 @@ class API(Case):
         monitor.wait_for("(1, {'a'}) {'b': (2, None)}")
         monitor.wait_for(WAITING)
         self.assertEqual(monitor.stop(), 0)
+
+    def test_paths_and_arguments_of_odd_types(self):
+        """Python itself passes over what is no text in sys.path; so do we, and in what the observer looks at."""
+        body = """
+            import importlib.machinery, pathlib
+            sys.path += [pathlib.Path('lib'), b'lib', None]
+            try:
+                import nosuch
+            except ImportError:
+                loader = importlib.machinery.SourceFileLoader('x', 'hupper.py')
+                print(sys.argv, len(loader.get_data(pathlib.Path('hupper.py'))) > 1000, flush=True)
+            """
+        start = """
+            import pathlib
+            class Text(str):
+                pass
+            sys.path[:0], sys.argv = [pathlib.Path('lib')], [Text('a'), 'b']
+            hupper.start_reloader('start.main')
+            """
+        monitor = self.start_script(textwrap.dedent(body), textwrap.indent(textwrap.dedent(start), '    ').strip())
+        monitor.wait_for("['a', 'b'] True")
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 0)
+
+    @needs_posix
+    def test_no_standby_can_be_made(self):
+        """The interpreter is away for a while, as when an environment is made anew."""
+        start = """
+            class Logger(hupper.DefaultLogger):
+                def _write(self, level, msg):
+                    super()._write(level, msg)
+                    if 'Starting monitor' in msg:
+                        sys.executable = '/nonexistent'
+                    elif 'no standby' in msg:
+                        sys.executable = python
+            python = sys.executable
+            hupper.start_reloader('start.main', logger=Logger(2))
+            """
+        start = textwrap.indent(textwrap.dedent(start), '    ').strip()
+        monitor = self.start_script('print("app one", flush=True)\n' + self.STAY, start)
+        monitor.wait_for('app one')
+        monitor.wait_for('There is no standby: ')
+        self.write('start.py', self.project.read('start.py').replace('app one', 'app two'))
+        monitor.wait_for('app two')
+        monitor.stop()
 
     def test_main_of_the_worker_is_empty(self):
         body = (
@@ -3782,8 +3837,9 @@ class MonitorKilled(ModeCase):
 
     def test_before_the_worker_is_armed(self):
         """A process whose parent has died already does not begin."""
-        code = 'import hupper, os; hupper._die_with(os.getppid() + 1, None); print("alive")'
-        self.assertEqual(self.project.python('-c', code).stdout, '')
+        code = 'import hupper, os; hupper._die_with(os.getppid() + 1); print("alive")'
+        result = self.project.python('-c', code)
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (1, '', ''))
 
 
 @in_each_mode()
