@@ -2648,12 +2648,17 @@ if sys.platform == 'win32':
         _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
 
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
+    _heard: set[int] = set()  # handles from which something has been read
 
     def _pipe():
-        """Return the two ends of a pipe. It has a name, as reads from no other kind can be waited for with the rest."""
+        """Return the two ends of a pipe. It has a name, as reads from no other kind can be waited for with the rest.
+
+        One read returns what one write wrote: the request to stop may follow the order before that is read.
+        """
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
-        read = _winapi.CreateNamedPipe(name, access, 8, 1, 0, 1 << 16, 0, 0)  # 8: PIPE_REJECT_REMOTE_CLIENTS
+        mode = _winapi.PIPE_TYPE_MESSAGE | _winapi.PIPE_READMODE_MESSAGE | 8  # PIPE_REJECT_REMOTE_CLIENTS
+        read = _winapi.CreateNamedPipe(name, access, mode, 1, 0, 1 << 16, 0, 0)
         write = _winapi.CreateFile(name, _winapi.GENERIC_WRITE, 0, 0, _winapi.OPEN_EXISTING, 0, 0)
         _winapi.ConnectNamedPipe(read, overlapped=True).GetOverlappedResult(True)
         return read, write
@@ -2673,6 +2678,7 @@ if sys.platform == 'win32':
             return b''
         finally:
             _reads.pop(handle, None)
+        _heard.add(handle)
         return reading.getbuffer()
 
     def _read_now(handle):
@@ -2695,6 +2701,7 @@ if sys.platform == 'win32':
                 reading.GetOverlappedResult(True)
             except OSError:
                 pass  # its writers were gone
+        _heard.discard(handle)
         _winapi.CloseHandle(handle)
 
     def _set_inheritable(inheritable, *handles):
@@ -2741,8 +2748,13 @@ if sys.platform == 'win32':
         """Nothing: the monitor has put this process into a job, which ends with it."""
 
     def _reset_signals(order):
-        """In a worker, in which Ctrl-C was ignored: from now on it counts."""
+        """In a worker, in which Ctrl-C was ignored: from now on it counts. The monitor hears so by an empty message."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        _thread.start_new_thread(_obey, (_start,))
+        try:
+            _write(_Handshake.read().fd, b'\0\0')
+        except OSError:
+            pass  # it is gone
 
     def _stand_aside(pid):
         """Nothing: a job tells whose child a process is."""
@@ -2750,11 +2762,15 @@ if sys.platform == 'win32':
     def _step_in(monitor):
         """Nothing either."""
 
+    _start = 0  # the pipe through which the order came
+
     def _follow(start):
-        """Obey the monitor: a byte in the pipe of the order is its polite way to stop us."""
-        _thread.start_new_thread(_obey, (start,))
+        """Obey the monitor, as soon as an interrupt counts."""
+        global _start
+        _start = start
 
     def _obey(start):
+        """A byte in the pipe of the order is the monitor's polite way to stop us."""
         while _read(start):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
@@ -2830,8 +2846,8 @@ if sys.platform == 'win32':
             self.listening = False
 
         def is_ours(self):
-            """Whether Ctrl-C comes to the worker as well: it does to all processes of a console."""
-            return True
+            """Whether Ctrl-C comes to the worker as well: to all processes of a console, but it may be too early."""
+            return _Worker.latest is None or _Worker.latest.channel._fd in _heard
 
         def save(self):
             for stream in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE):
@@ -2877,6 +2893,7 @@ if sys.platform == 'win32':
         """
 
         running: set[_Worker] = set()
+        latest: _Worker | None = None  # to have its order
 
         def __init__(self, process, channel, order):
             super().__init__(process.pid, channel, order)
@@ -2888,6 +2905,10 @@ if sys.platform == 'win32':
             _SetInformationJobObject(self.job, 9, limits, sizeof(limits))
             _AssignProcessToJobObject(self.job, self.handle)
             self.running.add(self)
+
+        def begin(self, order):
+            _Worker.latest = self
+            super().begin(order)
 
         def poll(self):
             """Return its status if it has ended, below 0 where the system did that; else None."""

@@ -21,6 +21,7 @@ processes and signals; terminal; fidelity; compatibility with hupper 1.x; perfor
 import atexit
 import collections
 import contextlib
+import errno
 import faulthandler
 import importlib.machinery
 import importlib.util
@@ -59,11 +60,16 @@ WINDOWS = sys.platform == 'win32'
 
 RAN = collections.Counter()  # (backend, mode) as seen in real monitors -> how many
 IDLE = 'import time\nwhile True: time.sleep(60)\n'  # the end of an app that goes on running
+POLITE, STOPPED, KILLED = 'SIGTERM', {143}, {137}  # the signal of a polite stop, and the statuses of a worker's end
 if WINDOWS:  # where a stop is a Ctrl-C, of which Python tells by a traceback
     IDLE = 'import time\ntry:\n    while True: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(1)\n'
+    POLITE, STOPPED, KILLED = 'SIGINT', {1, 0xC000013A}, {1}
 
 needs_posix = unittest.skipIf(WINDOWS, 'POSIX only')
 needs_cpython = unittest.skipIf(sys.implementation.name != 'cpython', 'PyPy differs from CPython in this by itself')
+needs_time_of_change = unittest.skipIf(
+    WINDOWS and not hasattr(hupper, '_changed_ns'), 'hupper.py does not ask Windows yet when a file was renamed'
+)
 needs_linux = unittest.skipUnless(LINUX, 'Linux only')
 needs_root = unittest.skipUnless(hasattr(os, 'geteuid') and os.geteuid() == 0, 'root only')
 only_full = unittest.skipUnless(FULL, 'only with HUPPER_TEST_FULL=1')
@@ -100,8 +106,9 @@ def patient(function):
         while True:
             try:
                 return function(*args)
-            except PermissionError:
-                if not WINDOWS or time.monotonic() > deadline:
+            except OSError as error:
+                in_use = error.errno in (errno.EACCES, errno.ENOTEMPTY)
+                if not WINDOWS or not in_use or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
 
@@ -2409,6 +2416,7 @@ class Saving(BackendCase):
 
     for _name, _save in SAVES.items():
         locals()['test_' + _name] = lambda self, save=_save: self.saves(save)
+    test_same_time = needs_time_of_change(locals()['test_same_time'])
 
 
 @on_each_backend
@@ -2539,11 +2547,16 @@ class SavingMore(BackendCase):
         monitor.wait_for('app 5')
         monitor.stop()
 
-    @needs_posix  # Windows renames no folder that somebody is in
     def test_project_folder_renamed_and_recreated(self):
         """A folder above all that is watched, the current folder of the monitor."""
         self.write_app()
-        monitor = self.run_app()
+        if WINDOWS:  # where nobody can rename a folder that somebody is in
+            options = ['--reload-interval=0.2', f'--monitor={self.backend}']
+            monitor = self.start(
+                sys.executable, self.path('hupper.py'), *options, self.path('app.py'), cwd=self.project.base
+            )
+        else:
+            monitor = self.run_app()
         monitor.wait_for('app 1')
         new, folder = self.project.folder + '-new', self.project.folder
         copy_tree(folder, new)
@@ -2635,7 +2648,6 @@ class Booting(BackendCase):
             monitor.wait_for(f'app {values}', after=mark)
         monitor.stop()
 
-    @needs_posix  # the end of a worker by SIGTERM
     def test_saved_while_the_old_worker_stops(self):
         self.write_value(1)
         text = """
@@ -2645,9 +2657,9 @@ class Booting(BackendCase):
                     time.sleep(0.1)
                     save('mod.py', 'VALUE = 33\\n')
                 os._exit(0)
-            signal.signal(signal.SIGTERM, stop)
+            signal.signal(signal.POLITE, stop)
             """
-        monitor = self.run_text(text, shutdown=30)
+        monitor = self.run_text(text.replace('POLITE', POLITE), shutdown=30)
         monitor.wait_for('app 1')
         self.write_value(22)
         monitor.wait_for('app 33')
@@ -2755,6 +2767,7 @@ class Bytecode(BackendCase):
         monitor.wait_for('app 2')
         monitor.stop()
 
+    @needs_time_of_change
     def test_stale_from_another_process(self):
         """Another process compiles the old source while the new one is being saved."""
         self.write_value(1)
@@ -3469,8 +3482,12 @@ class Parsing(BackendCase):
             import hupper, os, threading, time
 
             def wait():
-                while not os.path.exists('go'):
-                    time.sleep(0.02)
+                while True:
+                    try:
+                        os.remove('go')
+                        break
+                    except OSError:
+                        time.sleep(0.02)
                 hupper.get_reloader().trigger_reload()
 
             threading.Thread(target=wait, daemon=True).start()
@@ -3622,11 +3639,12 @@ class Storms(BackendCase):
         line = monitor.wait_for('left out until another file changes')
         self.assertIn(self.path(name), line)
         self.assertIn('-x ', line)
-        self.assertLessEqual(monitor.count('app 1'), 6, monitor.text())
+        limit = 60 if WINDOWS else 6  # in Wine a boot may take longer than the second in which it has to write
+        self.assertLessEqual(monitor.count('app 1'), limit, monitor.text())
         self.write_value(22)
         monitor.wait_for('app 22')
         monitor.wait_for(re.compile(r'Watching \d+ files'), after=monitor.mark())  # it has come to rest
-        self.assertLessEqual(monitor.count('app 22'), 6, monitor.text())
+        self.assertLessEqual(monitor.count('app 22'), limit, monitor.text())
         monitor.stop()
 
     @needs_cpython
@@ -3752,6 +3770,7 @@ class ModeCase(Case):
     """
 
     mode = None
+    windows = False  # whether it makes sense there, by spawn in both modes
     FACTORY = """
         import sys
 
@@ -3760,8 +3779,8 @@ class ModeCase(Case):
         """
 
     def setUp(self):
-        if WINDOWS:
-            self.skipTest('POSIX only')
+        if WINDOWS and not self.windows:
+            self.skipTest('signals, process groups, forks or terminals of POSIX')
         super().setUp()
 
     def command(self, *target, interval=0.2, shutdown=5):
@@ -3979,26 +3998,28 @@ class Children(ModeCase):
 class Stopping(ModeCase):
     """How long a worker gets to end, and signals to the monitor in each of its states."""
 
-    POLITE = """
+    windows = True
+    CLEAN = """
         import mod
         def end(*_):
             os.write(1, b'cleaning up\\n')
             while not os.path.exists('go'): time.sleep(0.01)
             os.write(1, b'clean\\n')
             sys.exit(5)
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.POLITE, end)
         """
-    DEAF = 'signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"deaf\\n"))\n'
+    CLEAN = CLEAN.replace('POLITE', POLITE)
+    DEAF = f'signal.signal(signal.{POLITE}, lambda *_: os.write(1, b"deaf\\n"))\n'
 
     def test_deaf_worker_is_killed(self):
         self.write_app(self.DEAF)
         monitor = self.run_app(shutdown=0.3)
         self.check_reload(monitor)
         monitor.wait_for('--shutdown-interval')
-        self.assertEqual(monitor.stop(), 128 + 9)
+        self.assertIn(monitor.stop(), KILLED)
 
     def test_time_to_clean_up(self):
-        self.write_app(self.POLITE)
+        self.write_app(self.CLEAN)
         monitor = self.run_app(shutdown=600)
         monitor.wait_for('app 1')
         self.write_value(22)
@@ -4013,18 +4034,19 @@ class Stopping(ModeCase):
         self.write_app()
         monitor = self.run_app(shutdown=600)
         self.check_reload(monitor)
-        self.assertEqual(monitor.stop(), 128 + 15)
+        self.assertIn(monitor.stop(), STOPPED)
 
     def check_signals(self, prepare, statuses, **options):
         for signum, status in zip((signal.SIGTERM, signal.SIGINT), statuses):
             monitor = self.run_app(**options)
             prepare(monitor)
-            self.assertEqual(monitor.stop(signum), status, monitor.text())
+            self.assertIn(monitor.stop(signum), status, monitor.text())
             self.assertNotIn('hupper.py"', monitor.text(), 'a traceback shows frames of ours')
 
+    @needs_posix  # there Python itself tells of a Ctrl-C while it boots
     def test_while_booting(self):
         self.write_app()
-        self.check_signals(lambda monitor: monitor.wait_start(1), (143, 130))
+        self.check_signals(lambda monitor: monitor.wait_start(1), (STOPPED, {130}))
 
     def test_while_an_old_worker_stops(self):
         self.write_app(self.DEAF)
@@ -4034,12 +4056,13 @@ class Stopping(ModeCase):
             self.write_value(22)
             monitor.wait_for('deaf')
 
-        self.check_signals(prepare, (137, 137), shutdown=0.5)
+        self.check_signals(prepare, (KILLED, KILLED), shutdown=3 if WINDOWS else 0.5)  # a Ctrl-C takes its time there
 
     def test_while_waiting_after_a_crash(self):
         self.write_app('sys.exit(7)')
-        self.check_signals(lambda monitor: monitor.wait_for('Waiting for a file'), (7, 7))
+        self.check_signals(lambda monitor: monitor.wait_for('Waiting for a file'), ({7}, {7}))
 
+    @unittest.skipIf(WINDOWS, 'the polling monitor looks at files every 600 s here')
     def test_while_a_reload_is_pending(self):
         self.write_app()
 
@@ -4051,7 +4074,7 @@ class Stopping(ModeCase):
                 if number == 0:
                     monitor.wait_for('app', after=mark)
 
-        self.check_signals(prepare, (143, 130), interval=600)
+        self.check_signals(prepare, (STOPPED, {130}), interval=600)
 
     def test_two_interrupts(self):
         """The second one kills."""
@@ -4060,8 +4083,9 @@ class Stopping(ModeCase):
         monitor.wait_for('app 1')
         monitor.send(signal.SIGINT)
         monitor.wait_for('deaf')
-        self.assertEqual(monitor.stop(signal.SIGINT), 137)
+        self.assertIn(monitor.stop(signal.SIGINT), KILLED)
 
+    @needs_posix
     def test_hang_up_without_a_terminal(self):
         self.write_app()
         monitor = self.run_app()
@@ -4071,6 +4095,7 @@ class Stopping(ModeCase):
         monitor.wait_start(4)
         self.assertEqual(monitor.stop(), 143)
 
+    @needs_posix
     @needs_cpython
     def test_hang_up_under_nohup(self):
         self.write_app('if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN: sys.exit("SIGHUP is not ignored")')
@@ -4123,6 +4148,8 @@ class Stopping(ModeCase):
 class Ending(ModeCase):
     """A worker that ends by itself: said in one line, then waiting for a change, never a loop."""
 
+    windows = True
+
     def check(self, body, status, line):
         self.write_app(body)
         monitor = self.run_app()
@@ -4133,9 +4160,11 @@ class Ending(ModeCase):
         monitor.stop()
         self.assertEqual(len(monitor.workers), 2)
 
+    @needs_posix
     def test_killed(self):
         self.check('import mod\nos.kill(os.getpid(), signal.SIGKILL)', 137, r'SIGKILL')
 
+    @needs_posix
     def test_segmentation_fault(self):
         no_core = 'import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
         self.check(no_core + 'os.kill(os.getpid(), signal.SIGSEGV)', 139, r'SIGSEGV')
@@ -4147,6 +4176,8 @@ class Ending(ModeCase):
 @in_each_mode()
 class RoughApps(ModeCase):
     """Whatever the app does to its process, reload and stop work."""
+
+    windows = True
 
     def check(self, body):
         """The body runs with mod imported already; it may do anything to stdout: what tells is a file."""
@@ -4160,8 +4191,9 @@ class RoughApps(ModeCase):
         monitor = self.run_app(shutdown=600)
         for line in ('app 1\n', 'app 22\n'):
             wait_until(lambda line=line: line in self.project.read('report'), lambda: monitor.fail('no report'))
-            self.write_value(22)
-        self.assertEqual(monitor.stop(), 143)
+            if not WINDOWS or line == 'app 1\n':  # there a Ctrl-C is not for an interpreter that boots
+                self.write_value(22)
+        self.assertIn(monitor.stop(), STOPPED)
         return monitor
 
     def test_all_descriptors_closed(self):
@@ -4183,6 +4215,7 @@ class RoughApps(ModeCase):
         self.check(body)
         self.assertEqual({os.path.getsize(self.path(f'files/{number}')) for number in range(20)}, {0})
 
+    @needs_posix
     def test_another_folder_that_is_deleted(self):
         self.check('import tempfile\nos.chdir(tempfile.mkdtemp())\nos.rmdir(os.getcwd())')
 
@@ -4190,6 +4223,7 @@ class RoughApps(ModeCase):
     def test_another_user(self):
         self.check('os.setgid(65534)\nos.setuid(65534)')
 
+    @needs_posix
     def test_session_of_its_own(self):
         self.check('os.setsid()')
 
@@ -4197,6 +4231,9 @@ class RoughApps(ModeCase):
         """Told and survived, as are half a message and a closed channel."""
         body = """
             fd = int(os.environ['HUPPER_WORKER'].split()[3])
+            if os.name == 'nt':
+                import msvcrt
+                fd = msvcrt.open_osfhandle(fd, os.O_BINARY)
             for data in b'x' * 9000, bytes(range(256)) * 9, b'\\0\\0reload\\0', b'\\0\\0imp':
                 os.write(fd, data)
             os.close(fd)
@@ -4204,6 +4241,7 @@ class RoughApps(ModeCase):
         monitor = self.check(body)
         self.assertIn('is no message of ours', monitor.text('err'))
 
+    @needs_posix
     def test_signals_blocked(self):
         """All that can be blocked: then only SIGKILL ends it."""
         self.write_app('signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))')
@@ -4250,6 +4288,7 @@ class ManyReloads(ModeCase):
 class Requests(ModeCase):
     """trigger_reload() and graceful_shutdown() from wherever an app may call them."""
 
+    windows = True
     CALLS = """
         import atexit, threading
         from hupper import get_reloader
@@ -4258,8 +4297,10 @@ class Requests(ModeCase):
             threading.Thread(target=call).start()
 
         def by_signal(call):
-            signal.signal(signal.SIGUSR1, lambda *_: call())
-            os.kill(os.getpid(), signal.SIGUSR1)
+            number = getattr(signal, 'SIGUSR1', signal.SIGINT)
+            former = signal.signal(number, lambda *_: call())
+            signal.raise_signal(number)
+            signal.signal(number, former)
 
         def twice(call):
             call(), call()
@@ -4291,14 +4332,14 @@ class Requests(ModeCase):
         monitor = self.run_app()
         monitor.wait_for('step 6')
         monitor.wait_for('app 1')
-        self.assertEqual(monitor.stop(), 143)
+        self.assertIn(monitor.stop(), STOPPED)
         self.assertEqual(len(monitor.workers), 6)
 
     def test_shutdown(self):
         self.write_app(textwrap.dedent(self.CALLS) + 'globals()[sys.argv[1]](get_reloader().graceful_shutdown)')
         for way in ('now', 'by_thread', 'by_signal', 'twice', 'at_the_end'):
             monitor = self.run_app(way)
-            self.assertIn(monitor.wait(), {143, 0} if way == 'at_the_end' else {143, 137} if way == 'twice' else {143})
+            self.assertIn(monitor.wait(), STOPPED | {'at_the_end': {0}, 'twice': KILLED}.get(way, set()))
             monitor.check_nothing_left()
             self.assertEqual(len(monitor.workers), 1)
 
@@ -5080,10 +5121,11 @@ class OwnModules(Case):
         self.check('app.zip')
 
 
-@needs_posix
 @in_each_mode(*('fork', 'spawn')[: 2 if FULL else 1])
 class WorksInside(ModeCase):
     """What other programs do in their process works in the worker too, and after a reload."""
+
+    windows = True
 
     def check(self, text, *args, options=(), name='app.py', target=('-m', 'app')):
         """An app that ends by saying `fine VALUE`, with nothing on stderr that is not ours."""
@@ -5097,9 +5139,11 @@ class WorksInside(ModeCase):
                 monitor.wait_for('Waiting for a file', count=number)
             if value == 1:
                 self.write_value(22)
+        text = monitor.text('err')
         monitor.stop()
-        self.assertEqual('is started by spawn' in monitor.text('err'), self.mode == 'spawn')
-        strange = [line for line in monitor.text('err').splitlines() if not self.OURS.search(line)]
+        text = text if WINDOWS else monitor.text('err')  # a standby that boots just now may tell of the Ctrl-C
+        self.assertEqual('is started by spawn' in text, WINDOWS or self.mode == 'spawn')
+        strange = [line for line in text.splitlines() if not self.OURS.search(line)]
         self.assertEqual(strange, [], monitor.text())
 
     OURS = re.compile(
@@ -5139,6 +5183,7 @@ class WorksInside(ModeCase):
             """
         self.check(text)
 
+    @needs_posix
     def test_fork_without_a_warning(self):
         text = """
             if os.fork() == 0:
@@ -5154,7 +5199,7 @@ class WorksInside(ModeCase):
 
             async def main():
                 process = await asyncio.create_subprocess_exec(sys.executable, '-c', 'print(1)', stdout=subprocess.PIPE)
-                assert (await process.communicate())[0] == b'1\\n'
+                assert (await process.communicate())[0].split() == [b'1']
                 assert process.returncode == 0
                 print('fine', VALUE, flush=True)
 
@@ -5162,6 +5207,7 @@ class WorksInside(ModeCase):
             """
         self.check(self.IMPORTS + textwrap.dedent(text))
 
+    @needs_posix
     def test_own_handlers(self):
         """The app minds its children itself, and wakes its own loop."""
         text = """
@@ -5201,6 +5247,7 @@ class WorksInside(ModeCase):
         self.write('pkg/part.py', 'from mod import VALUE')
         self.check('from .part import VALUE\nprint("fine", VALUE)', name='pkg/__main__.py', target=('-m', 'pkg'))
 
+    @needs_posix
     @needs_cpython
     def test_faulthandler(self):
         no_core = 'import os, signal, resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
@@ -5212,6 +5259,7 @@ class WorksInside(ModeCase):
         self.assertEqual(monitor.stop(), 139)
 
     @needs_cpython
+    @unittest.skipIf(WINDOWS, 'what C code writes to a pipe comes at the end there')
     def test_importtime(self):
         self.write_app()
         command, env = self.command('-m', 'app')
@@ -5265,6 +5313,7 @@ class WorksInside(ModeCase):
         monitor.stop()
         self.assertRegex(self.project.python('-m', 'coverage', 'report', '-m').stdout, r'app\.py +2 +0 +100%')
 
+    @needs_posix
     def test_second_copy(self):
         """Copies of the module share the proxy; children of all kinds are not active."""
         os.mkdir(self.path('vendor'))
