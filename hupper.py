@@ -318,8 +318,8 @@ class Reloader:
             source.step()
         while self._changes:  # other threads may add to it meanwhile
             self._on_change(self._changes.pop(0), time.monotonic())
-        for name in self._waiter.signals():
-            getattr(self, '_on_' + name.lower())()
+        while self._waiter.arrived:  # so may handlers of signals
+            getattr(self, '_on_' + self._waiter.arrived.pop(0).lower())()
         self._on_time(time.monotonic())
 
     def _sources(self):
@@ -828,16 +828,11 @@ class _Target:
 
 
 def _command_line():
-    """Return the command line of this process, as far as Python (3.10+) or Linux tell; None elsewhere."""
+    """Return the command line of this process, as far as Python (3.10+) or Linux tell; empty elsewhere."""
     if hasattr(sys, 'orig_argv'):
         return sys.orig_argv
-    if not _LINUX:
-        return None  # what Wine shows there is not Windows' doing
-    try:
-        with open('/proc/self/cmdline', 'rb') as file:
-            return [os.fsdecode(arg) for arg in file.read().split(b'\0')[:-1]]
-    except OSError:
-        return None
+    told = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
+    return [os.fsdecode(arg) for arg in told.split(b'\0')[:-1]]
 
 
 def _split_command_line(argv):
@@ -919,7 +914,6 @@ class _Launcher:
             return 'what is installed has changed'
         if shadowed := _shadowed(_path0(order), sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
-        return None
 
     @staticmethod
     def _is_traced():
@@ -974,9 +968,9 @@ class _Launcher:
         options = self.target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
-        with self._waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
-            _set_inheritable(True, write, read)
-            return _start_interpreter(options, boot)
+        _set_inheritable(write, True)
+        _set_inheritable(read, True)
+        return _start_interpreter(options, boot, self._waiter)
 
     def prepare_fork(self):
         """While the old worker ends, fork the next one; like any standby it waits for its order."""
@@ -1062,7 +1056,8 @@ def _shadowed(path0, names):
 
 def _worker_main(channel, start, monitor, known, is_standby):
     """Where a spawned worker begins: wait for the order, then run the app."""
-    _set_inheritable(False, channel, start)
+    _set_inheritable(channel, False)
+    _set_inheritable(start, False)
     _die_with(monitor)
     if is_standby:
         _stand_aside(0)
@@ -1430,6 +1425,7 @@ def _site_folders():
 
 
 _ENCODING, _ENCODE_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+_PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
 
 
 class _Handshake:
@@ -2288,9 +2284,8 @@ class _MountWatch(_Part):
         return self._fd
 
     def close(self):
-        for fd in (self._file, self._fd):
-            if fd is not None:
-                _close(fd)
+        _close(self._file)
+        _close(self._fd)
 
 
 # Paths, globs and names.
@@ -2537,7 +2532,6 @@ def _syntax_error(path):
             return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
     except (OSError, ValueError, MemoryError, RecursionError):
         pass  # the new worker will tell
-    return None
 
 
 def _flush():
@@ -2569,7 +2563,6 @@ class _AnyWorker:
         self.pid = pid
         self._order = order  # where a new interpreter reads what it is to do
         self.channel = _Channel(channel)
-        self.clock = None  # the time of its start, as people read it
         self.absent = None  # what it could not find to run
         self.sent_garbage = False
 
@@ -2586,22 +2579,34 @@ class _AnyWorker:
     def close(self):
         self.channel.drain()
         self.channel.close()
-        if self._order is not None:
-            _close(self._order)
+        _close(self._order)
+
+
+def _file_clock():
+    """Return the time in ns as the system writes it to files: by the tick, on Linux."""
+    return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
+
+
+def _fork_obstacle():
+    """Return why this process can't be forked, None if it can."""
+    if not hasattr(os, 'fork') or sys.platform == 'darwin':
+        return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+    try:
+        threads = len(os.listdir('/proc/self/task'))
+    except OSError:
+        import threading
+
+        threads = threading.active_count()
+    return 'there are threads' if threads != 1 else None
 
 
 def _read_proc(*names):
-    """Return the contents of a small file below /proc; empty if there is none, or it is not for us."""
+    """Return the contents of a file below /proc; empty if there is none, or it is not for us."""
     try:
-        fd = os.open(os.path.join('/proc', *names), os.O_RDONLY)
+        with open(os.path.join('/proc', *names), 'rb', 0) as file:
+            return file.read()
     except OSError:
         return b''
-    try:
-        return os.read(fd, 1 << 16)
-    except OSError:
-        return b''  # the process has ended
-    finally:
-        os.close(fd)
 
 
 if sys.platform == 'win32':
@@ -2612,7 +2617,7 @@ if sys.platform == 'win32':
     import msvcrt
     from ctypes import byref, sizeof, wintypes
 
-    _PIPE_BUF = 4096
+    _set_inheritable = os.set_handle_inheritable
 
     def _api(name, *argtypes, restype=wintypes.BOOL):
         """Return a function of kernel32, typed; a result of 0 raises OSError."""
@@ -2704,10 +2709,6 @@ if sys.platform == 'win32':
         _heard.discard(handle)
         _winapi.CloseHandle(handle)
 
-    def _set_inheritable(inheritable, *handles):
-        for handle in handles:
-            os.set_handle_inheritable(handle, inheritable)
-
     def _identity(handle):
         """Return the pid of who has made the pipe behind a handle; empty if there is none."""
         pid = _DWORD()
@@ -2717,17 +2718,10 @@ if sys.platform == 'win32':
             return ''
         return str(pid.value)
 
-    def _file_clock():
-        """Return the time in ns as the system writes it to files."""
-        return time.time_ns()
-
     def _libc():
         raise OSError(errno.ENOSYS, 'this system has no inotify')
 
-    def _fork_obstacle():
-        return 'this system has no fork'
-
-    def _start_interpreter(options, code):
+    def _start_interpreter(options, code, waiter):
         """Start Python with our inheritable handles; until it has an order Ctrl-C is not for it."""
         import subprocess
 
@@ -2759,8 +2753,7 @@ if sys.platform == 'win32':
     def _stand_aside(pid):
         """Nothing: a job tells whose child a process is."""
 
-    def _step_in(monitor):
-        """Nothing either."""
+    _step_in = _stand_aside
 
     _start = 0  # the pipe through which the order came
 
@@ -2783,13 +2776,13 @@ if sys.platform == 'win32':
 
         def __init__(self):
             self._event = _CreateEvent(None, False, False, None)
-            self._arrived = []
+            self.arrived = []  # the names of the signals that came, or of those that console events stand for
             self._handler = _CtrlHandler(self._on_event)
             _SetConsoleCtrlHandler(self._handler, True)
 
         def _on_event(self, event):
             """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
-            self._arrived.append('SIGTERM' if event else 'SIGINT')
+            self.arrived.append('SIGTERM' if event else 'SIGINT')
             self.wake()
             if event > 1:
                 time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
@@ -2810,23 +2803,12 @@ if sys.platform == 'win32':
             _winapi.WaitForMultipleObjects(events, False, timeout)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
             _Worker.running -= ended
-            self._arrived += ['SIGCHLD'] * bool(ended)
+            self.arrived += ['SIGCHLD'] * bool(ended)
             now = time.monotonic()
             return [s for s in sources if s.wait_fd() is not None or now >= (s.wait_until() or _FOREVER)]
 
         def wake(self):
             _SetEvent(self._event)
-
-        def signals(self):
-            """Return the names of the signals that came, or of those that console events stand for."""
-            arrived, self._arrived = self._arrived, []
-            return arrived
-
-        def __enter__(self):
-            """Nothing can be held back while a child is made."""
-
-        def __exit__(self, *_):
-            pass
 
         def close(self, leaving):
             _SetConsoleCtrlHandler(self._handler, False)
@@ -2835,7 +2817,7 @@ if sys.platform == 'win32':
         """Return what ended a process with this status, if it was the system."""
         return None if status >= 0 else 'exception 0x%X' % (status + 2**32)
 
-    class _Terminal:
+    class _Terminal(_Part):
         """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
@@ -2871,9 +2853,6 @@ if sys.platform == 'win32':
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
             self._look_at = time.monotonic()
             return self.listening
-
-        def wait_fd(self):
-            return None
 
         def wait_until(self):
             return self._look_at
@@ -2918,7 +2897,6 @@ if sys.platform == 'win32':
         def wait(self):
             self._process.wait()
             self.running.discard(self)
-            return self.poll()
 
         def has_written(self, path):
             return None
@@ -2970,7 +2948,7 @@ if sys.platform == 'win32':
         return bool(inside)
 
 else:
-    _PIPE_BUF = select.PIPE_BUF
+    _write, _set_inheritable = os.write, os.set_inheritable
 
     # Descriptors of this process that are its own business: a forked worker closes them.
     _descriptors: set[int] = set()
@@ -2992,24 +2970,14 @@ else:
             os.close(fd)
 
     def _pipe():
-        """Return the two ends of a pipe."""
         return tuple(map(_keep, os.pipe()))
 
     def _read(fd):
-        """Wait for something to come and return it; b'' once all writers are gone."""
         return os.read(fd, 1 << 16)
 
     def _read_now(fd):
-        """The same without waiting: raises BlockingIOError if nothing has come."""
         os.set_blocking(fd, False)
         return os.read(fd, 1 << 16)
-
-    def _write(fd, data):
-        return os.write(fd, data)
-
-    def _set_inheritable(inheritable, *descriptors):
-        for fd in descriptors:
-            os.set_inheritable(fd, inheritable)
 
     def _identity(fd):
         """Return what tells an open descriptor's file from every other; empty if it is not open."""
@@ -3019,40 +2987,28 @@ else:
             return ''
         return f'{stat.st_dev}:{stat.st_ino}'
 
-    def _file_clock():
-        """Return the time in ns as the kernel writes it to files: by the tick, on Linux."""
-        return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
-
-    _the_libc = None
-
     def _libc():
         """Return the C library."""
-        global _the_libc
-        if _the_libc is None:
-            import ctypes
+        import ctypes
 
-            _the_libc = ctypes.CDLL(None, use_errno=True)
-            if _LINUX:
-                _the_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-        return _the_libc
+        return ctypes.CDLL(None, use_errno=True)
 
     _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
 
     def _prctl(option, value):
         if _LINUX:
-            _libc().prctl(option, value, 0, 0, 0)
+            from ctypes import c_ulong
 
-    def _fork_obstacle():
-        """Return why this process can't be forked, None if it can."""
-        if not hasattr(os, 'fork') or sys.platform == 'darwin':
-            return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
-        return 'there are threads' if _thread_count() != 1 else None
+            _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
-    def _start_interpreter(options, code):
-        """Start Python with our inheritable descriptors."""
+    def _start_interpreter(options, code, waiter):
+        """Start Python with our inheritable descriptors; return its pid."""
         import subprocess
 
-        return subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
+        with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+            process = subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
+        process.returncode = 0  # it is for us to wait for it
+        return process.pid
 
     def _become(arguments):
         """Run another program in place of this one."""
@@ -3088,20 +3044,17 @@ else:
     class _Waiter:
         """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
 
-        _HANDLED = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT')
-
         def __init__(self):
             self._read, self._write = _pipe()
-            os.set_blocking(self._read, False)
             os.set_blocking(self._write, False)
-            self._arrived = b''
+            self.arrived = []  # the names of the signals that came
             self._former = {}
             self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            for name in self._HANDLED:
+            for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT'):
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
                 if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                    signal.signal(signum, lambda *_: None)  # the byte in the pipe is what we wait for
+                    signal.signal(signum, lambda *_, name=name: self.arrived.append(name))
                     self._former[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
             self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
@@ -3118,7 +3071,7 @@ else:
             until = min((at for at in times if at is not None), default=None)
             ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
             if self._read in ready:
-                self._arrived += os.read(self._read, 1 << 16)
+                os.read(self._read, 1 << 16)
             now = time.monotonic()
             return [
                 s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
@@ -3130,11 +3083,6 @@ else:
             except OSError:
                 pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
 
-        def signals(self):
-            """Return the names of the signals that came, of each two at most."""
-            arrived, self._arrived = self._arrived, b''
-            return [name for name in self._HANDLED for _ in range(min(2, arrived.count(getattr(signal, name))))]
-
         def __enter__(self):
             """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
             self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._former)
@@ -3145,6 +3093,7 @@ else:
         def reset(self):
             """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
             signal.set_wakeup_fd(-1)
+            self.arrived.clear()
             for signum, former in self._former.items():
                 signal.signal(signum, former)
             self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -3175,7 +3124,7 @@ else:
         except ValueError:
             return f'signal {status - 128}'
 
-    class _Terminal:
+    class _Terminal(_Part):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
 
         def __init__(self):
@@ -3204,7 +3153,7 @@ else:
                 return False
 
         def save(self):
-            if self._is_tty and self.is_ours():
+            if self.is_ours():
                 import termios
 
                 self._state = termios.tcgetattr(0)
@@ -3217,7 +3166,9 @@ else:
 
             held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
             try:
-                if not self.is_ours() and self._is_orphaned():
+                try:
+                    os.killpg(os.tcgetpgrp(0), 0)
+                except ProcessLookupError:  # the foreground is a group that has ended: a worker's child's
                     os.tcsetpgrp(0, os.getpgrp())
                 if self.is_ours() and termios.tcgetattr(0) != self._state:
                     termios.tcsetattr(0, termios.TCSANOW, self._state)
@@ -3226,28 +3177,13 @@ else:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
-        @staticmethod
-        def _is_orphaned():
-            """Whether the foreground belongs to a group that has ended: of a child of the worker, not the shell's."""
-            try:
-                os.killpg(os.tcgetpgrp(0), 0)
-            except ProcessLookupError:
-                return True
-            except OSError:
-                pass
-            return False
-
         def listen(self, on_enter):
-            """Begin to wait for ENTER, if there is somebody to press it."""
             self._on_enter = on_enter
             self.listening = self._is_tty
             return self.is_ours()
 
         def wait_fd(self):
             return 0 if self.is_ours() else None
-
-        def wait_until(self):
-            return None
 
         def step(self):
             try:
@@ -3261,21 +3197,10 @@ else:
     class _Worker(_AnyWorker):
         """A process that runs the app."""
 
-        def __init__(self, process, channel, order=None):
-            super().__init__(process if isinstance(process, int) else process.pid, channel, order)
-            if process is not self.pid:
-                process.returncode = 0  # it is for us to wait for it
-            self.group = None
-            self._status = None
+        group = _status = None
 
-        def poll(self):
+        def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
-            return self._wait(os.WNOHANG)
-
-        def wait(self):
-            return self._wait(0)
-
-        def _wait(self, options):
             if self._status is None:
                 self._look()
                 try:
@@ -3286,40 +3211,34 @@ else:
                     self._status = 128 + (status & 127) if status & 127 else status >> 8
             return self._status
 
+        def wait(self):
+            self.poll(0)
+
         def _look(self):
             """Note what can't be asked any more once it is waited for."""
             try:
                 self.group = os.getpgid(self.pid)
             except OSError:
                 pass
-            self._written = _written_bytes(self.pid)
+            # How many bytes it has caused to be written to disks (`man 5 proc`); empty if that is not told.
+            self._written = _read_proc(str(self.pid), 'io').partition(b'\nwrite_bytes: ')[2].partition(b'\n')[0]
 
         def has_written(self, path):
             """Whether it may have written a file; None where the kernel does not count what a process writes."""
             if self._status is None:
                 self._look()
             counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
-            return self._written != 0 if counted and self._written is not None else None
+            return self._written != b'0' if counted and self._written else None
 
         def ask_to_stop(self, signum):
-            self._send(signum)
-
-        def kill(self):
-            self._send(signal.SIGKILL)
-
-        def _send(self, signum):
             if self._status is None:
                 try:
                     os.kill(self.pid, signum)
                 except OSError:
                     pass  # it has just ended, or is another user's now
 
-    def _written_bytes(pid):
-        """Return how many bytes a process has caused to be written to disks (`man 5 proc`), None if not told."""
-        for line in _read_proc(str(pid), 'io').splitlines():
-            if line.startswith(b'write_bytes'):
-                return int(line.split()[1])
-        return None
+        def kill(self):
+            self.ask_to_stop(signal.SIGKILL)
 
     class _Process:
         """A line of the system's table of processes."""
@@ -3333,21 +3252,12 @@ else:
             return b'multiprocessing.resource_tracker' in command or b'multiprocessing.forkserver' in command
 
     def _processes():
-        """Return all processes, from /proc where there is one, else from `ps`."""
-        if not _LINUX:
-            import subprocess
-
-            lines = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
-            return [_Process(*map(os.fsdecode, line.split(None, 4))) for line in lines.splitlines()]
-        return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
-
-    def _process(pid):
-        """Return a process from /proc/PID/stat, None if it has ended: `PID (NAME) STATE PPID PGRP ...`."""
-        head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-        if not head:
-            return None
-        state, parent, group = tail.split(None, 3)[:3]
-        return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+        """Yield all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`."""
+        for pid in filter(str.isdigit, os.listdir('/proc')):
+            head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+            if head:  # else it has just ended
+                state, parent, group = tail.split(None, 3)[:3]
+                yield _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
 
     class _Kin:
         """The children of this process: what its program had before, and what its workers leave behind.
@@ -3362,6 +3272,8 @@ else:
 
         def children(self, ended=False):
             """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
+            if not _LINUX:
+                return []
             if hasattr(os, 'waitid'):
                 try:
                     found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -3402,10 +3314,7 @@ else:
             self.names = []
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
-            self._kin = kin
-            self._known = known
-            self._interval = interval
-            self._asked = set()
+            self._kin, self._known, self._interval = kin, known, interval
             self._killed = False
 
         def gone(self, now):
@@ -3422,48 +3331,39 @@ else:
             return not left
 
         def _end(self, process):
+            name = f'{process.name} (PID {process.pid})'
             try:
                 if self._killed:
                     os.kill(process.pid, signal.SIGKILL)
-                elif process.pid not in self._asked:
-                    self._asked.add(process.pid)
-                    if not process.is_tracker():
-                        self.names.append(f'{process.name} (PID {process.pid})')
-                        os.kill(process.pid, signal.SIGTERM)
-                        os.kill(process.pid, signal.SIGCONT)
+                elif name not in self.names and not process.is_tracker():
+                    self.names.append(name)
+                    os.kill(process.pid, signal.SIGTERM)
+                    os.kill(process.pid, signal.SIGCONT)
             except OSError:
                 pass  # it has just ended, or is another user's
 
     def _is_below(handshake):
         """Whether its monitor is among our ancestors."""
-        parents = {process.pid: process.parent for process in _processes()}
+        if _LINUX:
+            parents = {process.pid: process.parent for process in _processes()}
+        else:
+            import subprocess
+
+            told = subprocess.run(['ps', '-A', '-o', 'pid=,ppid='], stdout=subprocess.PIPE).stdout
+            parents = dict(map(int, line.split()) for line in told.splitlines())
         at = os.getpid()
         while at in parents and at != handshake.monitor:
             at = parents.pop(at)  # somewhere there may be a circle
         return at == handshake.monitor
 
-    def _thread_count():
-        try:
-            return len(os.listdir('/proc/self/task'))
-        except OSError:
-            import threading
-
-            return threading.active_count()
-
 
 # -------------------------------------------------------------------------------------------------- names of hupper 1.x
 
 
-def _claim_names():
-    """Let `hupper.reloader` and the like be this module too: there programs for hupper 1.x look for the names."""
-    module = sys.modules.get('hupper')
-    if module is not None and vars(module) is globals():
-        for name in ('cli', 'interfaces', 'logger', 'polling', 'reloader', 'utils', 'watchdog', 'worker'):
-            sys.modules['hupper.' + name] = module
-            setattr(module, name, module)
-
-
-_claim_names()
+# `hupper.reloader` and the like are this module too: there programs for hupper 1.x look for the names.
+if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
+    for _name in ('cli', 'interfaces', 'logger', 'polling', 'reloader', 'utils', 'watchdog', 'worker'):
+        sys.modules['hupper.' + _name] = globals()[_name] = sys.modules['hupper']
 
 # -------------------------------------------------------------------------------------------------------- command line
 
@@ -3471,14 +3371,11 @@ _claim_names()
 class _Options:
     """The command line's options, as they are where none is given."""
 
-    def __init__(self):
-        self.watch = []
-        self.ignore = []
-
+    watch: list[str] = []  # argparse copies it before it adds to it
+    ignore: list[str] = []
     verbose = LogLevel.INFO
     reload_interval = 1
-    shutdown_interval = None
-    monitor = None
+    shutdown_interval = monitor = None
     exit_on_crash = False
 
 
@@ -3492,8 +3389,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write('hupper: error: {}\n'.format(' '.join(str(error).split())))
         return 2
-    if _find_proxy(reloader.logger):
-        _run_plainly(reloader._target)
+    if _find_proxy(reloader.logger):  # be the program, without a monitor
+        target = reloader._target
+        module = ['-m'] if target.kind == 'module' else []
+        _become([sys.executable, *(target.options or ()), *module, target.name, *target.args])
     status = reloader._supervise()
     if reloader._launcher.order:
         _run_app(reloader._launcher.order)
@@ -3547,14 +3446,12 @@ def _parse_options(args, options):
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('--version', action='version', version='hupper ' + __version__)
+    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
-        at += 2 if args[at].lstrip('-vq') in _OPTIONS_WITH_VALUE else 1
+        at += 2 if args[at].lstrip('-vq') in with_value else 1
     parser.parse_args(args[:at], options)
     return args[at + (args[at : at + 1] == ['--']) :]
-
-
-_OPTIONS_WITH_VALUE = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
 
 
 def _target_for(args):
@@ -3580,25 +3477,15 @@ def _find_script(name):
     if not os.path.dirname(name):
         from sysconfig import get_path
 
-        for folder in (os.path.dirname(sys.executable), get_path('scripts')):
-            for path in (os.path.join(folder, name), os.path.join(folder, name + '.exe')):
-                if os.path.isfile(path) and _is_python_script(path):
+        folders = os.path.dirname(sys.executable), get_path('scripts')
+        for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
+            if os.path.isfile(path):
+                with open(path, 'rb') as file:
+                    head = file.readline(256)
+                shells = b'python', b'pypy', b'/bin/sh'
+                if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
                     return path
     raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
-
-
-def _is_python_script(path):
-    with open(path, 'rb') as file:
-        head = file.readline(256)
-    return head.startswith(b'MZ') or (
-        head.startswith(b'#!') and (b'python' in head or b'/bin/sh' in head or b'pypy' in head)
-    )
-
-
-def _run_plainly(target):
-    """Become the program, without a monitor."""
-    name = {'module': ['-m', target.name]}.get(target.kind, [target.name])
-    _become([sys.executable, *(target.options or ()), *name, *target.args])
 
 
 if __name__ == '__main__':
