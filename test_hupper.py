@@ -305,7 +305,7 @@ class Monitor:
 
     def send(self, signum):
         if WINDOWS:
-            subprocess.run([sys.executable, '-c', CTRL_C, str(self.pid)], stdin=subprocess.DEVNULL)
+            subprocess.run([sys.executable, '-c', CTRL_C, str(self.pid)], stdin=subprocess.DEVNULL, timeout=LIMIT)
         else:
             self.process.send_signal(signum)
 
@@ -5468,7 +5468,7 @@ def _help():
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     for name in sys.stdin:
-        faulthandler.dump_traceback_later(10 * LIMIT, exit=True)
+        faulthandler.dump_traceback_later((5 if WINDOWS else 10) * LIMIT, exit=True)  # a process may hang in Wine
         RAN.clear()
         result = unittest.TestResult()
         try:
