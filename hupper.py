@@ -510,7 +510,7 @@ class Reloader:
     def _on_files(self, paths):
         """The callback of the FileMonitorProxy, from any thread."""
         self._changes.extend(paths)
-        self.monitor.clear_changes()
+        paths.clear()
         self._waiter.wake()
 
     def _on_change(self, path, now):
@@ -645,7 +645,7 @@ class FileMonitorProxy:
         self.logger = logger
         self.monitor = None
         self.lock = _thread.allocate_lock()
-        self.clear_changes()
+        self.changed_paths = set()
         self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
         self.expected_sources = set()  # that, and until it has had its start what those before it imported
         self._is_ignored = _path_matcher(ignore_files)
@@ -656,12 +656,7 @@ class FileMonitorProxy:
         """Take note that `path` has changed; programs for hupper 1.x put their own function in this place."""
         with self.lock:
             self.changed_paths.add(path)
-            self.is_changed = True
             self.callback(self.changed_paths)
-
-    def clear_changes(self):
-        self.changed_paths = set()
-        self.is_changed = False
 
     def open(self, factory, interval, wake):
         """Make the file monitor and start it; if it does not start, say why and take one of ours."""
@@ -669,7 +664,7 @@ class FileMonitorProxy:
         try:
             self.monitor = factory(self.file_changed, interval=interval, logger=self.logger)
             # The loop is to drive it if it is one of ours, and nobody has given it a thread.
-            self._is_driven = isinstance(self.monitor, _FileMonitor) and type(self.monitor).start is _FileMonitor.start
+            self._is_driven = getattr(type(self.monitor), 'start', None) is PollingFileMonitor.start
             if self._is_driven:
                 self.monitor.wake, self.monitor.ignored = wake, self._is_ignored
             else:
@@ -701,7 +696,7 @@ class FileMonitorProxy:
 
         A worker sends a signature, or for a folder or glob the negative time of its call.
         """
-        path = os.path.abspath(path)
+        path = os.path.normpath(os.path.join(_current_folder() or os.sep, path))
         new = path not in self._asked_by
         self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
         if signature is not None and signature < 0:
@@ -721,10 +716,8 @@ class FileMonitorProxy:
         if signature != _signature(path):
             self.logger.debug(f'{path} has changed since the worker read it.')
             self.file_changed(path)
-            return
-        for part in self.sources():
-            if path in part.files:
-                part.files[path] = signature
+        elif self._is_driven and path in self.monitor.files:
+            self.monitor.files[path] = signature
 
     def add_source(self, path, signature):
         self.sources_of_worker[path] = signature
@@ -748,7 +741,8 @@ class FileMonitorProxy:
             return
         try:
             for each in _expand(path):
-                self.monitor.add_path(each)
+                if not self._is_ignored(each):
+                    self.monitor.add_path(each)
         except Exception as error:
             self._replace(type(self.monitor), error)
 
@@ -776,7 +770,7 @@ class FileMonitorProxy:
 
     def recheck(self, paths):
         """Whether one of these changes again just now, as polling finds out only by looking."""
-        return self._is_driven and any([part.recheck(path) for part in self.sources() for path in paths])
+        return self._is_driven and any([self.monitor.recheck(path) for path in paths])
 
 
 # -------------------------------------------------------------------------------------------------------- worker start
@@ -1032,7 +1026,7 @@ def _environment():
     """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
     paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
     for folder in _site_folders():
-        paths += [folder, *sorted(entry.path for entry in _entries(folder) if entry.name.endswith('.pth'))]
+        paths += [folder, *sorted(path for path, _ in _entries(folder) if path.endswith('.pth'))]
     return [_signature(path) for path in paths]
 
 
@@ -1333,11 +1327,8 @@ class _Observer:
     def _see_late(self, path):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
         path = _absolute(path) if isinstance(path, str) else ''
-        if not path or path in self._reported or _is_installed(path):
-            return
-        try:
-            stat = os.stat(path)
-        except (OSError, ValueError):
+        stat = None if not path or path in self._reported or _is_installed(path) else _stat(path)
+        if stat is None:
             return
         self._reported.add(path)
         changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
@@ -1388,12 +1379,7 @@ _observer = _former_main = None
 
 
 def _absolute(path):
-    if os.path.isabs(path):
-        return path
-    try:
-        return os.path.abspath(path)
-    except OSError:
-        return os.path.join(os.sep, path)  # the current folder has gone: nothing is there
+    return path if os.path.isabs(path) else os.path.normpath(os.path.join(_current_folder() or os.sep, path))
 
 
 def _is_installed(path):
@@ -1449,7 +1435,7 @@ class _Handshake:
     @classmethod
     def read(cls):
         """Return what the environment says, whoever it was said to; None if it says nothing."""
-        version, *fields = os.environ.get(cls.NAME, '').split(' ') or ['']
+        version, *fields = os.environ.get(cls.NAME, '').split(' ')
         if version != '1' or len(fields) != 4 or not all(field.isdigit() for field in fields[:3]):
             return None
         return cls(*map(int, fields[:3]), fields[3])
@@ -1499,7 +1485,7 @@ class ReloaderProxy(IReloaderProxy):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
         for path in paths:
-            path = os.path.abspath(os.fsdecode(path))
+            path = os.path.normpath(os.path.join(_current_folder() or os.sep, os.fsdecode(path)))
             self._handshake.send(
                 'file', path, -_file_clock() if os.path.isdir(path) or _has_magic(path) else _signature(path)
             )
@@ -1526,7 +1512,7 @@ class _Channel:
         self.on_message = None
 
     def wait_fd(self):
-        return None if self._paused_until or self._fd is None else self._fd
+        return None if self._paused_until else self._fd
 
     def wait_until(self):
         return self._paused_until
@@ -1581,11 +1567,15 @@ _POSITIVE = (1 << 60) - 1  # bits of a signature
 
 def _signature(path, stat=None):
     """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
+    stat = stat or _stat(path)
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE if stat else 0
+
+
+def _stat(path):
     try:
-        stat = stat or os.stat(path)
+        return os.stat(path)
     except (OSError, ValueError):
-        return 0
-    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE
+        return None
 
 
 class _Part:
@@ -1600,15 +1590,12 @@ class _Part:
     def drain(self):
         pass
 
-    def recheck(self, path):
-        return False
 
+class PollingFileMonitor(_Part, IFileMonitor):
+    """Looks at every file at an interval (seconds): works everywhere, and costs a little all the time.
 
-class _FileMonitor(_Part, IFileMonitor):
-    """What the monitors of this file share: the signatures, and the folders in which every entry may count.
-
-    They have no thread: a loop waits for `wait_fd` and `wait_until` and then calls `step`. For programs without such a
-    loop `start` makes a thread of their own.
+    The other monitors are made from it, and look only at what they can't hear of. None has a thread: a loop waits for
+    `wait_fd` and `wait_until` and then calls `step`. For programs without such a loop `start` makes a thread.
     """
 
     def __init__(self, callback, interval=1, logger=None, **kw):
@@ -1620,77 +1607,77 @@ class _FileMonitor(_Part, IFileMonitor):
         self.files = {}  # path -> signature
         self.named = set()  # the paths that were added themselves
         self.rules = []  # (folder, components of a glob below it or None for everything)
-        self.folders = {}  # folder -> signature, of those folders that a rule leads to
+        self.folders = {}  # folder -> its time when it was looked into, of those folders that a rule leads to
         self.missing = {}  # folder -> names of modules that would be welcome there
-        self.states = {}  # changed path -> _SEEN, _OPEN or _DONE
-        self.fallback = None  # the monitor for what this one can't watch
+        self.polled = set()  # files and folders that no event tells of
+        self.states = {}  # changed path -> _SEEN, _TOLD, _OPEN or _DONE
+        self._next = time.monotonic() + interval
         self._thread = None
+        self._stopped = False
 
     def add_path(self, path, since=None):
         """Watch a file, a folder with all below it, or a glob; `since` (ns): what is younger counts as changed."""
-        self.named.add(path)
         if os.path.isdir(path):
             self._add_rule((path, None), since)
         elif _has_magic(path) and not os.path.lexists(path):
             self._add_rule(_split_glob(path), since)
         else:
-            self._add_file(path, since)
+            self._add_named(path, since)
 
     def add_missing(self, path):
         """Watch for a module that was not found at `path`, without its suffix."""
+        from importlib.machinery import all_suffixes
+
         folder, name = os.path.split(path)
-        if not self._watch_folder(folder):
-            self.fallback.add_missing(path)
-        else:
-            self.missing.setdefault(folder, set()).add(name)
-            for suffix in ('', *_module_suffixes()):
-                self._look_at_entry(path + suffix, _SEEN)  # it may have come meanwhile
+        self._watch_folder(folder)
+        self.missing.setdefault(folder, set()).add(name)
+        for suffix in ('', *all_suffixes()):
+            self._look_at_entry(path + suffix, _SEEN)  # it may have come meanwhile
 
     def discard(self, paths):
-        for path in paths:
+        """Forget files that were added; folders stay, as other files may be found through them."""
+        for path in set(paths).difference(root for root, _ in self.rules):
             self.named.discard(path)
             if os.path.dirname(path) not in self.folders:
                 self.files.pop(path, None)
+                self.polled.discard(path)
 
     def _add_rule(self, rule, since):
         if rule not in self.rules:
             self.rules.append(rule)
-            self._add_file(rule[0], None)
-            self._add_folder(rule[0], since=since)
+            self._add_named(rule[0])
+            self._add_folder(rule[0], since)
 
-    def _add_file(self, path, since):
-        if path not in self.files and not self._watch_file(path):
-            self.fallback._add_file(path, since)
-            return
+    def _add_named(self, path, since=None):
+        self.named.add(path)
+        self._add_file(path, since)
+
+    def _add_file(self, path, since=None):
+        self._watch_file(path)
         self.files[path] = _signature(path)
-        if since and _is_younger(path, since):
+        if since is not None and _is_younger(path, since):
             self._changed(path, _SEEN)
 
-    def _add_folder(self, path, since=None, report=False):
-        """Take in a folder that a rule leads to, and those below it; `report`: what is in them counts as a change."""
+    def _add_folder(self, path, since):
+        """Take in a folder that a rule leads to, and those below it; `since` 0: all that is in them has changed."""
         todo = [path]
         while todo:
             folder = todo.pop()
-            if folder in self.folders:
-                continue
-            if not self._watch_folder(folder):
-                self.fallback._add_folder(folder, since, report)
-                continue
-            self.folders[folder] = 0
-            for entry in _entries(folder):
-                if entry.is_dir():
-                    if self._leads_to(entry.path):
-                        todo.append(entry.path)
-                elif entry.path not in self.files and self._counts(entry.path):
-                    self.files[entry.path] = _signature(entry.path)
-                    if report or (since and _is_younger(entry.path, since)):
-                        self._changed(entry.path, _SEEN)
+            self.folders.setdefault(folder, 0)
+            self._watch_folder(folder)
+            for entry, is_folder in _entries(folder):
+                if is_folder:
+                    if self._leads_to(entry):
+                        todo.append(entry)
+                elif entry not in self.files and self._counts(entry):
+                    self._add_file(entry, since)
 
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
         below = path + os.sep
         for folder in [each for each in self.folders if each == path or each.startswith(below)]:
             del self.folders[folder]
+            self.polled.difference_update({folder}.difference(self.files))
             self._forget_folder(folder)
         for file in [each for each in self.files if each.startswith(below)]:
             self.look_at(file)
@@ -1704,19 +1691,16 @@ class _FileMonitor(_Part, IFileMonitor):
             self.files[path] = new
         else:
             del self.files[path]
+            self.polled.discard(path)
         if os.path.isdir(path):
-            self._look_at_root(path)
+            if path not in self.folders:  # a rule begins here, or a file was to be here
+                if not any(root == path for root, _ in self.rules):
+                    self.rules.append((path, None))
+                self._add_folder(path, since=0)
         elif new != old or (new and state in (_OPEN, _DONE)):
             self._changed(path, state)
         else:
             self.logger.debug(f'{path} has not changed.')
-
-    def _look_at_root(self, path):
-        """A folder is where a rule begins, or where a file was to be."""
-        if path not in self.folders:
-            if not any(root == path for root, _ in self.rules):
-                self.rules.append((path, None))
-            self._add_folder(path, report=True)
 
     def _look_at_entry(self, path, state):
         """An entry of a watched folder, which was not known yet or is a folder."""
@@ -1731,16 +1715,16 @@ class _FileMonitor(_Part, IFileMonitor):
             self._drop_folder(path)
         if os.path.isdir(path):
             if path not in self.folders and self._leads_to(path):
-                self._add_folder(path, report=True)
+                self._add_folder(path, since=0)
         elif os.path.isfile(path) and self._counts(path):
-            self.files[path] = 0
-            self.look_at(path, _SEEN if state is _DONE else state)  # it may be somebody's temporary file
+            self._add_file(path)
+            self._changed(path, _SEEN if state is _DONE else state)  # it may be somebody's temporary file
 
     def look_into(self, folder):
         """Compare the entries of a folder with what is known of them."""
-        for entry in _entries(folder):
-            if entry.path not in self.files and entry.path not in self.folders:
-                self._look_at_entry(entry.path, _SEEN)
+        for entry, _ in _entries(folder):
+            if entry not in self.files and entry not in self.folders:
+                self._look_at_entry(entry, _SEEN)
 
     def _changed(self, path, state):
         if not self.ignored(path):
@@ -1752,13 +1736,13 @@ class _FileMonitor(_Part, IFileMonitor):
     def _counts(self, path):
         if self.ignored(path) or _is_temporary(os.path.basename(path)):
             return False
-        return any(self._fits(rule, path) for rule in self.rules)
+        return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
 
-    def _fits(self, rule, path):
-        root, pattern = rule
-        if not path.startswith(root if root.endswith(os.sep) else root + os.sep):
-            return False
-        return pattern is None or _glob_match(pattern, path[len(root) :].strip(os.sep).split(os.sep))
+    def _rules_of(self, path):
+        """The patterns of the rules whose folder this is below, each with the names that lead from there to it."""
+        for root, pattern in self.rules:
+            if path.startswith(os.path.join(root, '')):
+                yield pattern, path[len(root) :].strip(os.sep).split(os.sep)
 
     def _leads_to(self, path):
         """Whether to look into a folder: not into hidden ones, environments, caches; nor deeper than a glob goes."""
@@ -1767,19 +1751,16 @@ class _FileMonitor(_Part, IFileMonitor):
             return False
         if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
             return False
-        return any(
-            self._fits((root, None), path)
-            and (pattern is None or '**' in pattern or path[len(root) :].strip(os.sep).count(os.sep) + 1 < len(pattern))
-            for root, pattern in self.rules
-        )
+        rules = self._rules_of(path)
+        return any(pattern is None or '**' in pattern or len(names) < len(pattern) for pattern, names in rules)
 
-    # The primitives of a backend. Both `_watch_` return whether that has worked.
+    # The primitives of a backend; what it can't hear of it leaves to these.
 
     def _watch_file(self, path):
-        return True
+        self.polled.add(path)
 
     def _watch_folder(self, path):
-        return True
+        self.polled.add(path)
 
     def _forget_folder(self, path):
         pass
@@ -1788,6 +1769,37 @@ class _FileMonitor(_Part, IFileMonitor):
 
     def parts(self):
         return [self]
+
+    def wait_until(self):
+        return self._next if self.polled else None
+
+    def step(self):
+        for path, old in list(self.files.items()):
+            if self._is_polled(path) and _signature(path) != old:
+                self.look_at(path)
+        for folder in self.polled.intersection({*self.folders, *self.missing}):
+            self._look_for_news(folder)
+        self._next = time.monotonic() + self.interval
+
+    def recheck(self, path):
+        """Look at a file that has changed once more, if that is the only way to find out; return whether it has."""
+        changed = path in self.files and self._is_polled(path) and self.files[path] != _signature(path)
+        if changed:
+            self.look_at(path)
+        return changed
+
+    def _is_polled(self, path):
+        return path in self.polled or os.path.dirname(path) in self.polled
+
+    def _look_for_news(self, folder):
+        stat = _stat(folder)
+        if stat is None and folder in self.folders:
+            self._drop_folder(folder)
+        elif stat is not None and self.folders.get(folder) != stat.st_mtime_ns:
+            # A folder that changed just now may do so again within the same tick of its clock: look again then.
+            if folder in self.folders and time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
+                self.folders[folder] = stat.st_mtime_ns
+            self.look_into(folder)
 
     # The way of hupper 1.x: a thread.
 
@@ -1798,71 +1810,18 @@ class _FileMonitor(_Part, IFileMonitor):
         self._thread.start()
 
     def _run(self):
-        thread = self._thread
-        while self._thread is thread:
-            time.sleep(min(self.interval, 0.1))
+        while not self._stopped:
             for part in self.parts():
                 if part.wait_fd() is not None or time.monotonic() >= (part.wait_until() or 0):
                     part.step()
+            time.sleep(min(self.interval, 0.1))
 
     def stop(self):
-        thread, self._thread = self._thread, None
-        self._stopped = thread
+        self._stopped = True
 
     def join(self):
-        if getattr(self, '_stopped', None):
-            self._stopped.join()
-
-
-class PollingFileMonitor(_FileMonitor):
-    """Looks at every file at an interval (seconds): works everywhere, and costs a little all the time."""
-
-    def __init__(self, callback, interval=1, logger=None, **kw):
-        super().__init__(callback, interval, logger, **kw)
-        self._next = time.monotonic() + interval
-
-    def wait_until(self):
-        return self._next if self.files or self.folders or self.missing else None
-
-    def step(self):
-        self._sweep_files()
-        self._sweep_folders()
-        self._next = time.monotonic() + self.interval
-
-    def _sweep_files(self):
-        stat, changed = os.stat, []
-        for path, old in list(self.files.items()):
-            try:
-                now = stat(path)
-            except (OSError, ValueError):
-                new = 0
-            else:
-                new = hash((now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev)) & _POSITIVE
-            if new != old:
-                changed.append(path)
-        for path in changed:
-            self.look_at(path)
-
-    def _sweep_folders(self):
-        for folder in {*self.folders, *self.missing}:
-            try:
-                now = os.stat(folder)
-            except OSError:
-                if folder in self.folders:
-                    self._drop_folder(folder)
-                continue
-            # A folder that changed just now may do so again within the same tick of its clock: look again then.
-            recent = time.time_ns() - now.st_mtime_ns < 2_000_000_000
-            if recent or self.folders.get(folder) != now.st_mtime_ns:
-                if folder in self.folders:
-                    self.folders[folder] = 0 if recent else now.st_mtime_ns
-                self.look_into(folder)
-
-    def recheck(self, path):
-        if path not in self.files or self.files[path] == _signature(path):
-            return False
-        self.look_at(path)
-        return True
+        if self._thread:
+            self._thread.join()
 
 
 class WatchdogFileMonitor(PollingFileMonitor):
@@ -1892,28 +1851,24 @@ class WatchdogFileMonitor(PollingFileMonitor):
         return 0 if self._heard else super().wait_until()
 
     def step(self):
-        heard, self._heard = self._heard, []
-        for kind, path in dict.fromkeys(heard):
-            if kind == 'modified':
-                self._writing.add(path)
-            elif kind == 'closed' and path in self._writing:
-                self._writing.discard(path)
-                self.look_at(path, _DONE)
-                continue
-            self.look_at(path)
+        for kind, path in dict.fromkeys(self._heard.pop(0) for _ in range(len(self._heard))):
+            done = kind == 'closed' and path in self._writing
+            (self._writing.add if kind == 'modified' else self._writing.discard)(path)
+            self.look_at(path, _DONE if done else _SEEN)
         if time.monotonic() >= (super().wait_until() or 0):
             super().step()
 
     def _watch_file(self, path):
-        return self._watch_folder(os.path.dirname(path))
+        super()._watch_file(path)
+        self._watch_folder(os.path.dirname(path))
 
     def _watch_folder(self, path):
+        super()._watch_folder(path)
         if path not in self._scheduled:
             try:
                 self._scheduled[path] = self._observer.schedule(self, path)
             except OSError as error:
                 self.logger.debug(f'watchdog does not watch {path} ({error}): it is polled.')
-        return True
 
     def _forget_folder(self, path):
         watch = self._scheduled.pop(path, None)
@@ -1929,7 +1884,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
         self._observer.join()
 
 
-class InotifyFileMonitor(_FileMonitor):
+class InotifyFileMonitor(PollingFileMonitor):
     """Hears of changes from the Linux kernel (`man 7 inotify`), with nothing running in between.
 
     Watches folders, as files are replaced by others under their name; the files that were named as well, for what is
@@ -1940,8 +1895,6 @@ class InotifyFileMonitor(_FileMonitor):
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
-        self.fallback = PollingFileMonitor(callback, interval, logger)
-        self.fallback.rules, self.fallback.named, self.fallback.states = self.rules, self.named, self.states
         self._mounts = _Mounts()
         self._mount_watch = _MountWatch(self._on_mounts)
         self._told = set()
@@ -1953,8 +1906,7 @@ class InotifyFileMonitor(_FileMonitor):
         self._writing = set()  # files that were written to and not closed yet
 
     def parts(self):
-        self.fallback.ignored = self.ignored
-        return [self, self._mount_watch, self.fallback]
+        return [self, self._mount_watch]
 
     def wait_fd(self):
         return self._inotify.fd
@@ -1977,12 +1929,14 @@ class InotifyFileMonitor(_FileMonitor):
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
                 seen[path] = seen.get(path, 0) | mask
-            if mask & _IN_IGNORED:
-                self._lose(wd)
+            for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
+                self._masks.pop(place, None)  # the kernel has ended the watch: what it was on is no more
         for path, mask in seen.items():
             anew = self._on_event(path, mask) or anew
         if anew:
             self._look_at_everything()
+        if self.polled and time.monotonic() >= self._next:
+            super().step()
 
     def _on_mounts(self):
         """Something was mounted or unmounted, maybe where we watch."""
@@ -1993,16 +1947,17 @@ class InotifyFileMonitor(_FileMonitor):
 
     def _on_event(self, path, mask):
         """Take all that has happened to one path; return whether it changes what other paths mean."""
-        users = self._users.get(path, ())
-        lost = mask & _IN_SELF and path not in users and path in self._real and not self._is_inside(path)
+        users, folder = self._users.get(path, set()), os.path.dirname(path)
+        is_folder = path in self._real or path not in self.files  # if it is watched itself
+        lost = mask & _IN_SELF and path not in users and is_folder and not self._is_inside(path)
         state = self._state(path, mask)
         if mask & _IN_ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now, it may be another one
-        for user in {path, *users} if path in self.files or self._is_expected(path) else users:
-            if user is not None:
-                self.look_at(user, state)
-                if mask & (_IN_ENTRY | _IN_SELF) and user in self.named and user in self.files:
-                    self._watch_file(user)
+        expected = path in self.files or folder in self.folders or folder in self.missing
+        for user in (users | {path} if expected else users) - {None}:
+            self.look_at(user, state)
+            if mask & (_IN_ENTRY | _IN_SELF) and user in self.files:
+                self._watch_file(user)
         return bool(lost or (None in users and mask & _IN_ENTRY))
 
     def _is_inside(self, path):
@@ -2010,17 +1965,12 @@ class InotifyFileMonitor(_FileMonitor):
         below = path + os.sep
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.named)
 
-    def _is_expected(self, path):
-        folder = os.path.dirname(path)
-        return folder in self.folders or folder in self.missing
-
     def _state(self, path, mask):
-        if mask & _IN_CLOSE_WRITE and (mask & _IN_MODIFY or path in self._writing):
+        written = mask & (_IN_MODIFY | _IN_CREATE) or path in self._writing
+        if mask & _IN_MOVED_TO or (mask & _IN_CLOSE_WRITE and written):
             self._writing.discard(path)
             return _DONE
-        if mask & _IN_MOVED_TO:
-            return _DONE
-        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_new_file(path)):
+        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_plain_file(path)):
             self._writing.add(path)
             return _OPEN
         if mask & (_IN_DELETE | _IN_MOVED_FROM):
@@ -2030,18 +1980,14 @@ class InotifyFileMonitor(_FileMonitor):
     def _look_at_everything(self):
         """Watch and compare all of it anew: events were lost, or a folder above has changed."""
         before = set(self._watches)
-        for table in (self._watches, self._masks, self._real, self._inodes, self._users):
+        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._users):
             table.clear()
         self._mounts = _Mounts()
-        for path in [path for path in self.files if path in self.named]:
+        for path in self.files:
             self._watch_file(path)
-        for folder in list(self.folders):
-            if not os.path.isdir(folder):
-                self._drop_folder(folder)
-            elif not self._watch_folder(folder):
-                del self.folders[folder]
-                self.fallback._add_folder(folder)
-        for folder in self.missing:
+        for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
+            self._drop_folder(folder)
+        for folder in [*self.folders, *self.missing]:
             self._watch_folder(folder)
         for wd in before.difference(self._watches):
             self._inotify.remove(wd)
@@ -2054,36 +2000,39 @@ class InotifyFileMonitor(_FileMonitor):
 
     def discard(self, paths):
         super().discard(paths)
-        self.fallback.discard(paths)
         for path in paths:
             if path not in self.files:
                 self._forget_folder(path)
                 self._users.pop(path, None)
 
     def _watch_file(self, path):
+        if path not in self.named and _is_plain_file(path) and path not in self._mounts.table:
+            return  # its folder tells all about it
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
             real = self._follow(folder)
             if real is None:
-                return True  # what is missing is being waited for
+                return  # what is missing is being waited for
             entry = os.path.join(real, name)
             self._users.setdefault(entry, set()).add(path)
             if not self._watch(real, _FOLDER_MASK):
-                return False
+                self.polled.add(path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        return self._watch(path, _FILE_MASK)
+        if not self._watch(path, _FILE_MASK):
+            self.polled.add(path)
 
     def _watch_folder(self, path):
-        return self._follow(path) is None or self._watch(path, _FOLDER_MASK)
+        if self._follow(path) is not None and not self._watch(path, _FOLDER_MASK):
+            self.polled.add(path)
 
     def _follow(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
         if folder in self._real:
             return self._real[folder]
-        here, todo = os.sep, folder.split(os.sep)[::-1]
+        here, todo, links = os.sep, folder.split(os.sep)[::-1], 0
         while todo and here:
             name = todo.pop()
             if name in ('', os.curdir):
@@ -2097,8 +2046,10 @@ class InotifyFileMonitor(_FileMonitor):
                     here = entry
                     continue
             self._users.setdefault(entry, set()).add(None)
-            self._watch(here, _FOLDER_MASK)
-            here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) else None
+            if not self._watch(here, _FOLDER_MASK):
+                self.polled.add(folder)
+            links += 1
+            here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
         if os.path.dirname(folder) not in self.folders:
             self._inodes[folder] = _inode(folder)
@@ -2149,11 +2100,6 @@ class InotifyFileMonitor(_FileMonitor):
                 del self._watches[wd]
                 self._inotify.remove(wd)
 
-    def _lose(self, wd):
-        """The kernel has ended a watch: what it was on is no more."""
-        for path in self._watches.pop(wd, ()):
-            self._masks.pop(path, None)
-
 
 _IN_MODIFY = 0x2  # written or truncated
 _IN_ATTRIB = 0x4  # times, permissions, number of links
@@ -2162,14 +2108,13 @@ _IN_MOVED_FROM = 0x40
 _IN_MOVED_TO = 0x80
 _IN_CREATE = 0x100
 _IN_DELETE = 0x200
-_IN_DELETE_SELF = 0x400
-_IN_MOVE_SELF = 0x800
+_IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
 _IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000  # the watch has ended
 _IN_ONLYDIR = 0x1000000
+_IN_MASK_ADD = 0x20000000  # keep what was asked for by another name of the same folder
 _IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
-_IN_SELF = _IN_DELETE_SELF | _IN_MOVE_SELF
 _FILE_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF
 _ABOVE_MASK = _IN_SELF | _IN_ONLYDIR
 _FOLDER_MASK = _FILE_MASK | _IN_ENTRY | _IN_ONLYDIR
@@ -2199,7 +2144,7 @@ class _Inotify:
         return result
 
     def add(self, path, mask):
-        return self._call(self._libc.inotify_add_watch, self.fd, os.fsencode(path), mask)
+        return self._call(self._libc.inotify_add_watch, self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
 
     def remove(self, wd):
         self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
@@ -2239,11 +2184,12 @@ class _Mounts:
     """What is mounted where, from /proc/self/mountinfo (`man 5 proc`)."""
 
     def __init__(self):
+        self.table = {os.sep: ('rootfs', b'')}
         try:
             with open('/proc/self/mountinfo', 'rb') as file:
-                self.table = dict(map(self._parse, file))
+                self.table.update(map(self._parse, file))
         except OSError:
-            self.table = {}
+            pass  # no /proc: what is not known counts as local
 
     @staticmethod
     def _parse(line):
@@ -2255,11 +2201,9 @@ class _Mounts:
         return os.fsdecode(point), (fields[fields.index(b'-') + 1].decode(), fields[0])
 
     def of(self, path):
-        """Return mount point and kind of filesystem of a path that exists; an unknown one counts as local."""
+        """Return mount point and kind of filesystem of a path that exists."""
         path = os.path.realpath(path)
         while path not in self.table:
-            if path == os.path.dirname(path):
-                return path, 'rootfs'
             path = os.path.dirname(path)
         return path, self.table[path][0]
 
@@ -2267,24 +2211,18 @@ class _Mounts:
 class _MountWatch(_Part):
     """A part of a file monitor: what is mounted has changed. Of that inotify tells only if it was mounted just once."""
 
-    files = ()
-
     def __init__(self, callback):
         self.step = callback
-        self._file = self._fd = None
+        self.events = select.POLLPRI  # the file can always be read; a change is urgent
         try:
-            self._file = _keep(os.open('/proc/self/mountinfo', os.O_RDONLY))
-            with select.epoll() as epoll:  # itself the file can always be read; inside of this only a change counts
-                epoll.register(self._file, select.EPOLLPRI)
-                self._fd = _keep(os.dup(epoll.fileno()))
+            self._fd = _keep(os.open('/proc/self/mountinfo', os.O_RDONLY))
         except OSError:
-            pass  # no /proc, or not the kernel's own
+            self._fd = None  # no /proc
 
     def wait_fd(self):
         return self._fd
 
     def close(self):
-        _close(self._file)
         _close(self._fd)
 
 
@@ -2292,31 +2230,25 @@ class _MountWatch(_Part):
 
 
 def _entries(folder):
-    """The entries of a folder; none where it can't be read."""
+    """The paths of the entries of a folder, each with whether it is a folder; none where it can't be read."""
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return [(each.path, os.path.isdir(each.path) if each.is_symlink() else each.is_dir()) for each in entries]
     except OSError:
         return []
 
 
 def _inode(path):
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return None
+    return getattr(_stat(path), 'st_ino', None)
 
 
 def _is_younger(path, since):
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return False
-    return max(stat.st_mtime_ns, stat.st_ctime_ns) >= since
+    stat = _stat(path)
+    return stat is not None and max(stat.st_mtime_ns, stat.st_ctime_ns) >= since
 
 
-def _is_new_file(path):
-    """Whether an entry that has appeared is a file to be written, rather than a link to one that is."""
+def _is_plain_file(path):
+    """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
     try:
         stat = os.lstat(path)
     except OSError:
@@ -2325,21 +2257,19 @@ def _is_new_file(path):
 
 
 def _is_loop(link):
-    """Whether a link leads to a folder above itself."""
-    real = os.path.realpath(link)
-    return (os.path.realpath(os.path.dirname(link)) + os.sep).startswith(real.rstrip(os.sep) + os.sep)
-
-
-def _module_suffixes():
-    from importlib.machinery import all_suffixes
-
-    return all_suffixes()
+    """Whether a link leads to a folder that it has been found through."""
+    real, folder = os.path.realpath(link), os.path.dirname(link)
+    while os.path.realpath(folder) != real and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return os.path.realpath(folder) == real
 
 
 def _is_module(path):
     """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
+    from importlib.machinery import all_suffixes
+
     stem, dot, suffix = os.path.basename(path).partition('.')
-    return os.path.isfile(path) and dot + suffix in _module_suffixes() if dot else os.path.isdir(path)
+    return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
 
 
 def _is_temporary(name):
@@ -2371,13 +2301,10 @@ def _glob_match(pattern, names):
 
     if not pattern or not names:
         return not names and all(part == '**' for part in pattern)
-    if pattern[0] == '**' and _glob_match(pattern[1:], names):
-        return True
-    if names[0].startswith('.') and not pattern[0].startswith('.'):
-        return False
+    hidden = names[0].startswith('.') and not pattern[0].startswith('.')
     if pattern[0] == '**':
-        return _glob_match(pattern, names[1:])
-    return fnmatch(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
+        return _glob_match(pattern[1:], names) or (not hidden and _glob_match(pattern, names[1:]))
+    return not hidden and fnmatch(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
 
 
 def _path_matcher(patterns):
@@ -2393,7 +2320,7 @@ def _path_matcher(patterns):
 
     def is_ignored(path):
         path = os.path.normcase(path)
-        inside = os.path.relpath(path, here) if path.startswith(here) else path
+        inside = os.path.relpath(path, here) if path.startswith(os.path.join(here, '')) else path
         return bool(matches(path) or matches(inside) or any(map(matches, inside.split(os.sep))))
 
     return is_ignored
@@ -2433,11 +2360,10 @@ def _monitor_factory(name, logger):
     if name in _MONITORS:
         return _MONITORS[name]
     module, _, attribute = name.rpartition('.')
-    if module.startswith('hupper.') and attribute in globals():
-        return globals()[attribute]
     if module.startswith('hupper.'):
-        logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
-        return _best_monitor
+        if attribute not in globals():
+            logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
+        return globals().get(attribute, _best_monitor)
     here = _PATH0 is not None and _current_folder()  # a command line may name one of the project
     sys.path[:0] = [here] if here else []
     try:
@@ -2805,7 +2731,8 @@ if sys.platform == 'win32':
             _Worker.running -= ended
             self.arrived += ['SIGCHLD'] * bool(ended)
             now = time.monotonic()
-            return [s for s in sources if s.wait_fd() is not None or now >= (s.wait_until() or _FOREVER)]
+            due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
+            return due + [s for s in sources if s.wait_fd() is not None and s not in due]
 
         def wake(self):
             _SetEvent(self._event)
@@ -3066,7 +2993,7 @@ else:
             poll.register(self._read, select.POLLIN)
             for source in sources:
                 if source.wait_fd() is not None:
-                    poll.register(source.wait_fd(), select.POLLIN)
+                    poll.register(source.wait_fd(), getattr(source, 'events', select.POLLIN))
             times = [*times, *(source.wait_until() for source in sources)]
             until = min((at for at in times if at is not None), default=None)
             ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
