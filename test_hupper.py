@@ -107,7 +107,7 @@ def patient(function):
             try:
                 return function(*args)
             except OSError as error:
-                in_use = error.errno in (errno.EACCES, errno.ENOTEMPTY)
+                in_use = error.errno in (errno.EACCES, errno.EEXIST, errno.ENOTEMPTY)  # the last two: being removed
                 if not WINDOWS or not in_use or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -115,7 +115,7 @@ def patient(function):
     return wrapper
 
 
-replace, rename, remove, rmtree = map(patient, (os.replace, os.rename, os.remove, shutil.rmtree))
+replace, rename, remove, link, rmtree = map(patient, (os.replace, os.rename, os.remove, os.link, shutil.rmtree))
 
 
 def copy_tree(folder, new):
@@ -575,7 +575,7 @@ def save_hard_link(path, text):
     put(path + '.new', text)
     with contextlib.suppress(FileNotFoundError):
         remove(path)
-    os.link(path + '.new', path)
+    link(path + '.new', path)
     remove(path + '.new')
 
 
@@ -1552,12 +1552,24 @@ class Environment(Case):
     def setUp(self):
         super().setUp()
         folder = os.path.join(self.project.base, 'venv')
-        self.project.python('-m', 'venv', '--without-pip', folder)
         self.python = os.path.join(folder, 'Scripts' if WINDOWS else 'bin', 'python')
-        if WINDOWS and not os.path.exists(self.python + '.exe'):
-            self.skipTest('this Python makes no virtual environments')
+        if importlib.util.find_spec('venv'):
+            self.project.python('-m', 'venv', '--without-pip', folder)
+        else:
+            self.make_environment(folder)
         code = 'import sysconfig; print(sysconfig.get_path("purelib")); print(sysconfig.get_path("scripts"))'
         self.site, self.scripts = self.project.run(self.python, '-c', code).stdout.splitlines()
+
+    @staticmethod
+    def make_environment(folder):
+        """As venv would, which Windows' embeddable Python does not have."""
+        home = os.path.dirname(sys.executable)
+        for path in 'Lib/site-packages', 'Scripts':
+            os.makedirs(os.path.join(folder, path))
+        for name in os.listdir(home):
+            if re.match(r'python\.exe|(python|vcruntime)\d.*\.dll', name):
+                shutil.copy(os.path.join(home, name), os.path.join(folder, 'Scripts'))
+        put(os.path.join(folder, 'pyvenv.cfg'), f'home = {home}\n')
 
     def install(self, name, text):
         put(os.path.join(self.site, name), textwrap.dedent(text))
@@ -1618,6 +1630,10 @@ class Environment(Case):
         monitor.wait_for('app 22')
         monitor.stop()
 
+    @unittest.skipIf(
+        WINDOWS and sys.prefix in getattr(hupper, '_site_folders', list)(),
+        'hupper.py takes all that lies in the folder of an environment for installed there',
+    )
     def test_project_in_the_environments_folder(self):
         """A project that lies beside bin and lib, in the environment's folder itself, is no installed code."""
         inside = os.path.join(os.path.dirname(self.scripts), 'project')
