@@ -275,6 +275,7 @@ class Reloader:
         self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
         self._kill_at = None  # when a worker that was asked to end is killed
         self._settled_at = None  # when we look whether a new worker has had its start
+        self._has_signal = False  # one has told us to stop
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
         self._forced = False  # somebody wants a reload whatever the files say
@@ -436,8 +437,8 @@ class Reloader:
     def _on_own_end(self, worker, status):
         if self._once or self._exit_on_crash:
             self._then = Reloader._leave
-        elif _ending(status):
-            self.logger.error(f'Worker {worker.pid} was ended by {_ending(status)}.')
+        elif worker.ending():
+            self.logger.error(f'Worker {worker.pid} was ended by {worker.ending()}.')
         else:
             self.logger.debug(f'Worker {worker.pid} ended with status {status}.')
 
@@ -467,8 +468,9 @@ class Reloader:
         self._on_stop_signal(signal.SIGTERM)
 
     def _on_stop_signal(self, ask):
-        if self._then is Reloader._leave and self._worker:
-            self._worker.kill()  # it is not the first
+        if self._has_signal and self._worker:
+            self._worker.kill()
+        self._has_signal = True
         self._stop(Reloader._leave, ask)
 
     def _on_sighup(self):
@@ -495,10 +497,12 @@ class Reloader:
             self.monitor.add_path(path, value)
         elif kind == 'missing':
             self.monitor.add_missing(path)
+        elif kind == 'bytecode':
+            self._worker.wrote_bytecode = True
         elif kind == 'reload':
             self._force('The worker asks for it')
         elif kind == 'stop':
-            self._on_stop_signal(signal.SIGTERM)
+            self._stop(Reloader._leave, signal.SIGTERM)
         elif kind == 'absent':
             self._worker.absent = path
         elif not self._worker.sent_garbage:
@@ -572,8 +576,8 @@ class Reloader:
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
         wrote = (self._worker or self._former).has_written(path)
-        if wrote is False or (self._streak[path] < 20 and not self._is_up_to_date(path)):
-            return False  # rather too many starts than a lost save: what it wrote may have been bytecode
+        if wrote is False or (wrote is None and self._streak[path] < 20 and not self._is_up_to_date(path)):
+            return False  # rather too many starts than a lost save
         if path not in self._left_out:
             self._left_out.add(path)
             self.logger.error(
@@ -701,11 +705,11 @@ class FileMonitorProxy:
         self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
         if signature is not None and signature < 0:
             since = -signature
-            signature = None if _has_magic(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
+            signature = None if _is_glob(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif new:
-            if not (os.path.lexists(path) or _has_magic(path)):
+            if not (os.path.lexists(path) or _is_glob(path)):
                 self.logger.debug(f'{path} does not exist yet: it is waited for.')
             self._watch(path, since)
         if signature is not None and not self._is_ignored(path):
@@ -813,6 +817,8 @@ class _Target:
                 kind, name = 'script', sys.argv[0]
             else:
                 kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
+        if kind == 'script' and not os.path.exists(name):
+            name = getattr(sys.modules['__main__'], '__file__', name)  # it may have changed the folder
         if not name or (kind == 'script' and not os.path.exists(name)):
             raise ValueError(
                 f'start_reloader() cannot run {command or sys.argv!r} again: it is no script, module or command; '
@@ -860,7 +866,7 @@ class _Launcher:
         self._logger = logger
         self.standby = None  # the next worker, if it waits already
         self._folder = _current_folder()
-        self._sys_path = [path for path in sys.path if isinstance(path, str)]  # as Python does
+        self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # others Python passes over
         self._environment = None  # signature of the installation that this interpreter was born into
         self._standby_environment = None
 
@@ -871,7 +877,7 @@ class _Launcher:
         self.started_ns = _file_clock()
         order = {
             **vars(self.target),
-            'argv': list(map(str, sys.argv)),
+            'argv': [str.__str__(str(arg)) for arg in sys.argv],
             'sys_path': self._sys_path,
             'folder': self._folder,
             'monitor': os.getpid(),
@@ -1022,9 +1028,13 @@ module._worker_main(%d, %d, %d, known, %d)
 """
 
 
+_EARLY = 'sitecustomize', 'usercustomize'  # modules that may be the project's, imported before we can look
+
+
 def _environment():
     """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
     paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
+    paths += filter(None, (getattr(sys.modules.get(name), '__file__', None) for name in _EARLY))
     for folder in _site_folders():
         paths += [folder, *sorted(path for path, _ in _entries(folder) if path.endswith('.pth'))]
     return [_signature(path) for path in paths]
@@ -1093,6 +1103,7 @@ def _begin_worker(order, channel):
     except OSError:
         handshake.send('missing', order['folder'])  # when it is back, so are we, in it
     _set_paths(order)
+    _forget_places()
     global _observer
     _observer = _Observer(handshake, order)
 
@@ -1136,6 +1147,13 @@ def _set_paths(order):
         sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
     if order['orig_argv']:
         sys.orig_argv = order['orig_argv']
+
+
+def _forget_places():
+    """What was found, or not, in folders and zip files of the project may be older than they are."""
+    for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
+        del sys.path_importer_cache[path]
+    getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
 
 
 def _run_app(order):
@@ -1247,15 +1265,20 @@ class _Observer:
         self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
         self._patience = order['interval']
         self._deadline = None  # of that patience
-        self._modules_seen = len(sys.modules)
+        self._has_bytecode = False  # has been written
+        self._seen, self._count = set(sys.modules), len(sys.modules)
         self._reported = set()
         self._observe()
+        for name in _EARLY:
+            self._see_late(getattr(sys.modules.get(name), '__file__', None))
 
     def _observe(self):
         import io
-        from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
 
         observer, read, create = self, SourceFileLoader.get_data, ExtensionFileLoader.create_module
+        zipimport = sys.modules.get('zipimport')
+        read_directory = getattr(zipimport, '_read_directory', None)
 
         def path_stats(loader, path):
             stat = observer.see_source(path)
@@ -1267,18 +1290,39 @@ class _Observer:
         def get_data(loader, path):
             return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
 
+        def get_compiled(loader, path):
+            observer.see(path, 'file')
+            return read(loader, path)
+
+        def set_data(loader, path, data, *args, **kw):
+            observer.tell_of_bytecode()
+            return write(loader, path, data, *args, **kw)
+
         def create_module(loader, spec):
             observer.see(spec.origin, 'file')
             return create(loader, spec)
+
+        def read_zip(archive):
+            observer.see(archive, 'file')
+            return read_directory(archive)
 
         def open_code(path):
             observer.see(path)
             return open_any(path)
 
         SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
-        ExtensionFileLoader.create_module = create_module
+        SourceFileLoader.set_data, write = set_data, SourceFileLoader.set_data
+        SourcelessFileLoader.get_data, ExtensionFileLoader.create_module = get_compiled, create_module
+        if read_directory:
+            zipimport._read_directory = read_zip
         io.open_code, open_any = open_code, io.open_code  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
+
+    def tell_of_bytecode(self):
+        """Say once that it is not only the app that writes files here."""
+        if not self._has_bytecode:
+            self._has_bytecode = True
+            self.handshake.send('bytecode')
 
     def read_bytecode(self, loader, path):
         """Read a .pyc, if it can be believed: by few system calls, which pays for all that we add to an import."""
@@ -1303,9 +1347,9 @@ class _Observer:
                 raise
             stat = os.stat(path)
         self.see(path, stat=stat)
-        if len(sys.modules) > self._modules_seen + 1:
+        if len(sys.modules) != self._count + 1:  # another one than this one has come, or one has gone
             self.look_at_modules()
-        self._modules_seen = len(sys.modules)
+        self._count = len(sys.modules)
         return stat
 
     def see(self, path, kind='import', stat=None):
@@ -1317,12 +1361,11 @@ class _Observer:
 
     def look_at_modules(self):
         """Report what loaders have brought in that passed the above by, as far as can be told afterwards."""
-        modules = list(sys.modules.values())
-        for module in modules[self._modules_seen :]:
-            spec = getattr(module, '__spec__', None)
-            loader = getattr(spec, 'loader', None)
+        new = {name: module for name, module in sys.modules.copy().items() if name not in self._seen}
+        self._seen.update(new)
+        for module in new.values():
+            loader = getattr(getattr(module, '__spec__', None), 'loader', None)
             self._see_late(getattr(loader, 'archive', None) or getattr(module, '__file__', None))
-        self._modules_seen = len(modules)
 
     def _see_late(self, path):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
@@ -1331,8 +1374,7 @@ class _Observer:
         if stat is None:
             return
         self._reported.add(path)
-        changed = max(stat.st_mtime_ns, stat.st_ctime_ns) >= self._started
-        self.handshake.send('file', path, 1 if changed else _signature(path, stat))
+        self.handshake.send('file', path, 1 if _is_younger(stat, self._started) else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1487,7 +1529,7 @@ class ReloaderProxy(IReloaderProxy):
         for path in paths:
             path = os.path.normpath(os.path.join(_current_folder() or os.sep, os.fsdecode(path)))
             self._handshake.send(
-                'file', path, -_file_clock() if os.path.isdir(path) or _has_magic(path) else _signature(path)
+                'file', path, -_file_clock() if os.path.isdir(path) or _is_glob(path) else _signature(path)
             )
 
     def trigger_reload(self):
@@ -1619,7 +1661,7 @@ class PollingFileMonitor(_Part, IFileMonitor):
         """Watch a file, a folder with all below it, or a glob; `since` (ns): what is younger counts as changed."""
         if os.path.isdir(path):
             self._add_rule((path, None), since)
-        elif _has_magic(path) and not os.path.lexists(path):
+        elif _is_glob(path):
             self._add_rule(_split_glob(path), since)
         else:
             self._add_named(path, since)
@@ -1655,7 +1697,8 @@ class PollingFileMonitor(_Part, IFileMonitor):
     def _add_file(self, path, since=None):
         self._watch_file(path)
         self.files[path] = _signature(path)
-        if since is not None and _is_younger(path, since):
+        stat = None if since is None else _stat(path)
+        if stat and _is_younger(stat, since):
             self._changed(path, _SEEN)
 
     def _add_folder(self, path, since):
@@ -2242,9 +2285,9 @@ def _inode(path):
     return getattr(_stat(path), 'st_ino', None)
 
 
-def _is_younger(path, since):
-    stat = _stat(path)
-    return stat is not None and max(stat.st_mtime_ns, stat.st_ctime_ns) >= since
+def _is_younger(stat, since):
+    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come tells nothing."""
+    return not since or any(since <= changed <= time.time_ns() for changed in (stat.st_mtime_ns, stat.st_ctime_ns))
 
 
 def _is_plain_file(path):
@@ -2284,15 +2327,20 @@ def _is_temporary(name):
     )
 
 
-def _has_magic(path):
-    return any(char in path for char in '*?[')
-
-
 def _split_glob(path):
-    """Split a glob into the folder it begins in and the components after that."""
+    """Split a glob into the folder it begins in and the components after that, of which a mere path has none.
+
+    A name with such characters in it that exists is a name.
+    """
     parts = path.split(os.sep)
-    at = next(index for index, part in enumerate(parts) if _has_magic(part))
-    return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
+    for at, part in enumerate(parts):
+        if any(char in part for char in '*?[') and not os.path.lexists(os.sep.join(parts[: at + 1])):
+            return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
+    return path, ()
+
+
+def _is_glob(path):
+    return bool(_split_glob(path)[1])
 
 
 def _glob_match(pattern, names):
@@ -2330,7 +2378,7 @@ def _expand(path):
     """The files that a path stands for now, for monitors that know no folders or globs."""
     from glob import glob
 
-    found = (glob(path, recursive=True) if _has_magic(path) and not os.path.lexists(path) else None) or [path]
+    found = (glob(path, recursive=True) if _is_glob(path) else None) or [path]
     for each in found:
         yield each
         for folder, _, names in os.walk(each):
@@ -2412,6 +2460,8 @@ class DefaultLogger(ILogger):
         try:
             sys.stderr.write(msg + '\n')
             sys.stderr.flush()
+        except BlockingIOError:
+            pass  # the terminal is full, and somebody has made it non-blocking
         except (OSError, ValueError):
             sys.stderr = None  # nobody reads it any more, as under `2>&1 | head`
 
@@ -2436,7 +2486,7 @@ def _seconds(name, value):
     """Return a number of seconds > 0, from a number or its text; raise ValueError."""
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = 0
     if not 0 < seconds < _FOREVER:
         raise ValueError(f'{name} must be a number of seconds greater than 0, not {value!r}')
@@ -2491,6 +2541,7 @@ class _AnyWorker:
         self.channel = _Channel(channel)
         self.absent = None  # what it could not find to run
         self.sent_garbage = False
+        self.wrote_bytecode = False
 
     def begin(self, order):
         """Send a new interpreter its order."""
@@ -2740,10 +2791,6 @@ if sys.platform == 'win32':
         def close(self, leaving):
             _SetConsoleCtrlHandler(self._handler, False)
 
-    def _ending(status):
-        """Return what ended a process with this status, if it was the system."""
-        return None if status >= 0 else 'exception 0x%X' % (status + 2**32)
-
     class _Terminal(_Part):
         """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
 
@@ -2824,6 +2871,10 @@ if sys.platform == 'win32':
         def wait(self):
             self._process.wait()
             self.running.discard(self)
+
+        def ending(self):
+            """Return what ended it, if it was the system."""
+            return None if self.poll() >= 0 else 'exception 0x%X' % (self.poll() + 2**32)
 
         def has_written(self, path):
             return None
@@ -2996,7 +3047,8 @@ else:
                     poll.register(source.wait_fd(), getattr(source, 'events', select.POLLIN))
             times = [*times, *(source.wait_until() for source in sources)]
             until = min((at for at in times if at is not None), default=None)
-            ready = dict(poll.poll(None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)))
+            timeout = None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)
+            ready = dict(poll.poll(timeout and min(timeout, 1e9)))  # it takes no more than a C int
             if self._read in ready:
                 os.read(self._read, 1 << 16)
             now = time.monotonic()
@@ -3039,17 +3091,6 @@ else:
         for signum in order['ignored']:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
-
-    def _ending(status):
-        """Return what ended a process with this status, if it was a signal."""
-        if status <= 128:
-            return None
-        try:
-            from signal import Signals
-
-            return Signals(status - 128).name
-        except ValueError:
-            return f'signal {status - 128}'
 
     class _Terminal(_Part):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
@@ -3125,6 +3166,8 @@ else:
         """A process that runs the app."""
 
         group = _status = None
+        _signal = 0
+        children = ()
 
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
@@ -3135,11 +3178,21 @@ else:
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
                     pid, status = self.pid, 0
                 if pid:
-                    self._status = 128 + (status & 127) if status & 127 else status >> 8
+                    self._signal = status & 127
+                    self._status = 128 + self._signal if self._signal else status >> 8
             return self._status
 
         def wait(self):
             self.poll(0)
+
+        def ending(self):
+            """Return the signal that ended it, if it was one."""
+            try:
+                from signal import Signals
+
+                return self._signal and Signals(self._signal).name
+            except ValueError:
+                return f'signal {self._signal}'
 
         def _look(self):
             """Note what can't be asked any more once it is waited for."""
@@ -3151,14 +3204,18 @@ else:
             self._written = _read_proc(str(self.pid), 'io').partition(b'\nwrite_bytes: ')[2].partition(b'\n')[0]
 
         def has_written(self, path):
-            """Whether it may have written a file; None where the kernel does not count what a process writes."""
+            """Whether it may have written a file; None where the kernel does not count that, or counts bytecode."""
             if self._status is None:
                 self._look()
             counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
-            return self._written != b'0' if counted and self._written else None
+            if not counted or not self._written or (self.wrote_bytecode and self._written != b'0'):
+                return None
+            return self._written != b'0'
 
         def ask_to_stop(self, signum):
             if self._status is None:
+                if not _LINUX:
+                    self.children = [process.pid for process in _processes() if process.parent == self.pid]
                 try:
                     os.kill(self.pid, signum)
                 except OSError:
@@ -3179,12 +3236,21 @@ else:
             return b'multiprocessing.resource_tracker' in command or b'multiprocessing.forkserver' in command
 
     def _processes():
-        """Yield all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`."""
-        for pid in filter(str.isdigit, os.listdir('/proc')):
-            head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-            if head:  # else it has just ended
-                state, parent, group = tail.split(None, 3)[:3]
-                yield _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+        """Return all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
+        if not _LINUX:
+            import subprocess
+
+            told = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
+            lines = [os.fsdecode(line).split(None, 4) for line in told.splitlines()]
+            return [_Process(*line) for line in lines if len(line) == 5]
+        return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
+
+    def _process(pid):
+        head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+        if not head:
+            return None  # it has just ended
+        state, parent, group = tail.split(None, 3)[:3]
+        return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
 
     class _Kin:
         """The children of this process: what its program had before, and what its workers leave behind.
@@ -3225,8 +3291,15 @@ else:
             adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
             for process in adopted:
                 if process.state == 'Z':
-                    os.waitpid(process.pid, os.WNOHANG)
+                    self._wait_for(process.pid)
             return [process for process in adopted if process.state != 'Z']
+
+        @staticmethod
+        def _wait_for(pid):
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass  # it was a child of the monitor's own program, which was quicker
 
         def close(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)
@@ -3242,20 +3315,24 @@ else:
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._kin, self._known, self._interval = kin, known, interval
+            self._children = worker.children
             self._killed = False
 
         def gone(self, now):
             """Take the next step; return whether there is nothing left to do."""
-            left = []
-            if any(map(self._kin.any_in, self._groups)):
-                left = [process for process in self._kin.reap(self._known) if process.group in self._groups]
+            left = [process for process in self._left() if process.group in self._groups]
             if self._killed or (self.kill_at is not None and now >= self.kill_at):
                 self._killed, self.kill_at = True, None
             elif left and self.kill_at is None:
                 self.kill_at = now + (self._interval or 0)
             for process in left:
                 self._end(process)
-            return not left
+            return all(process.pid in self._known for process in left)
+
+        def _left(self):
+            if not _LINUX:
+                return self._children and [process for process in _processes() if process.pid in self._children]
+            return self._kin.reap(self._known) if any(map(self._kin.any_in, self._groups)) else []
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
@@ -3267,17 +3344,11 @@ else:
                     os.kill(process.pid, signal.SIGTERM)
                     os.kill(process.pid, signal.SIGCONT)
             except OSError:
-                pass  # it has just ended, or is another user's
+                self._known.add(process.pid)  # it has just ended, or is another user's: leave it alone
 
     def _is_below(handshake):
         """Whether its monitor is among our ancestors."""
-        if _LINUX:
-            parents = {process.pid: process.parent for process in _processes()}
-        else:
-            import subprocess
-
-            told = subprocess.run(['ps', '-A', '-o', 'pid=,ppid='], stdout=subprocess.PIPE).stdout
-            parents = dict(map(int, line.split()) for line in told.splitlines())
+        parents = {process.pid: process.parent for process in _processes()}
         at = os.getpid()
         while at in parents and at != handshake.monitor:
             at = parents.pop(at)  # somewhere there may be a circle
@@ -3314,7 +3385,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
     except ValueError as error:
-        sys.stderr.write('hupper: error: {}\n'.format(' '.join(str(error).split())))
+        DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
     if _find_proxy(reloader.logger):  # be the program, without a monitor
         target = reloader._target
@@ -3406,7 +3477,7 @@ def _find_script(name):
 
         folders = os.path.dirname(sys.executable), get_path('scripts')
         for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
-            if os.path.isfile(path):
+            if os.path.isfile(path) and os.access(path, os.R_OK):
                 with open(path, 'rb') as file:
                     head = file.readline(256)
                 shells = b'python', b'pypy', b'/bin/sh'
