@@ -3115,6 +3115,54 @@ class Trees(BackendCase):
         self.check(monitor, lambda: self.write('other/b.ini', 'changed'), 'tree/later/b.ini')
         monitor.stop()
 
+    @needs_posix
+    def test_links_that_lead_nowhere(self):
+        self.write('tree/a.ini', '')
+        for target, link in (('self', 'self'), ('a.ini/none', 'below'), ('none', 'none'), ('two', 'one'), ('one', 'two')):
+            os.symlink(target, self.path('tree/' + link))
+        monitor = self.start_app('tree', 'tree/one/x.ini')
+        self.check(monitor, lambda: self.write('tree/a.ini', 'changed'), 'tree/a.ini')
+        self.check(monitor, lambda: self.write('tree/none', 'changed'), 'tree/none')
+        monitor.stop()
+
+    @needs_posix
+    def test_links_to_files(self):
+        """A file of a tree is written through another name of it, which lies elsewhere."""
+        self.write('outside/a.ini', '')
+        self.write('outside/b.ini', '')
+        self.write('tree/c.ini', '')
+        os.symlink(self.path('outside/a.ini'), self.path('tree/a.ini'))
+        os.link(self.path('outside/b.ini'), self.path('tree/b.ini'))
+        monitor = self.start_app('tree')
+        self.check(monitor, lambda: self.write('outside/a.ini', 'changed'), 'tree/a.ini')
+        self.check(monitor, lambda: put(self.path('outside/b.ini'), 'changed'), 'tree/b.ini')
+        self.check(monitor, lambda: symlink(self.path('outside/b.ini'), self.path('tree/d.ini')), 'tree/d.ini')
+        self.check(monitor, lambda: self.write('outside/b.ini', 'again'), 'tree')
+        monitor.stop()
+
+    def test_two_rules_for_one_folder(self):
+        self.write('conf/sub/a.txt', '')
+        monitor = self.start_app('conf/*.ini', 'conf')
+        self.check(monitor, lambda: self.write('conf/sub/a.txt', 'changed'), 'conf/sub/a.txt')
+        self.check(monitor, lambda: self.write('conf/b.ini', 'new'), 'conf/b.ini')
+        monitor.stop()
+
+    def test_folder_of_a_glob_comes_back(self):
+        self.write('conf/sub/a.ini', '')
+        monitor = self.start_app('conf/**/*.ini')
+        self.check(monitor, lambda: rmtree(self.path('conf')), 'conf')
+        self.check(monitor, lambda: self.write('conf/sub/a.ini', 'new'), 'conf')
+        self.check(monitor, lambda: self.write('conf/sub/a.ini', 'changed'), 'conf/sub/a.ini')
+        monitor.stop()
+
+    def test_folder_far_above_is_renamed(self):
+        self.write('one/two/three/a.ini', '')
+        monitor = self.start_app('one/two/three/a.ini')
+        self.check(monitor, lambda: rename(self.path('one'), self.path('other')), 'one')
+        self.check(monitor, lambda: self.write('one/two/three/a.ini', 'new'), 'one')
+        self.check(monitor, lambda: self.write('one/two/three/a.ini', 'changed'), 'one')
+        monitor.stop()
+
     def test_deleted_and_created_again(self):
         self.write('tree/sub/a.ini', '')
         monitor = self.start_app('tree')
