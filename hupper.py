@@ -1282,7 +1282,7 @@ class _Observer:
 
         def path_stats(loader, path):
             stat = observer.see_source(path)
-            loader._changed_ns = max(stat.st_mtime_ns, stat.st_ctime_ns)
+            loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat))
             if loader._changed_ns + observer._MARGIN > time.time_ns():
                 raise OSError(f'{path} has just changed: no bytecode for now')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
@@ -1374,7 +1374,7 @@ class _Observer:
         if stat is None:
             return
         self._reported.add(path)
-        self.handshake.send('file', path, 1 if _is_younger(stat, self._started) else _signature(path, stat))
+        self.handshake.send('file', path, 1 if _is_younger(path, stat, self._started) else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1430,7 +1430,8 @@ def _is_installed(path):
     installed = _installed_folders.get(folder)
     if installed is None:
         if not _library:
-            folders = (os.path.dirname(os.__file__), os.path.join(sys.base_prefix, 'lib_pypy'), *_site_folders())
+            folders = [os.path.dirname(os.__file__), *_site_folders()]
+            folders += [os.path.join(sys.base_prefix, name) for name in ('lib_pypy', 'DLLs')]  # PyPy, Windows
             _library.extend(os.path.realpath(each) + os.sep for each in folders)
         installed = (os.path.realpath(folder or os.sep) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
@@ -1446,7 +1447,8 @@ def _site_folders():
     site = sys.modules.get('site')
     if site is None:
         return []
-    return getattr(site, 'getsitepackages', list)() + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
+    folders = [each for each in getattr(site, 'getsitepackages', list)() if each != sys.prefix]  # as on Windows
+    return folders + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
@@ -1698,7 +1700,7 @@ class PollingFileMonitor(_Part, IFileMonitor):
         self._watch_file(path)
         self.files[path] = _signature(path)
         stat = None if since is None else _stat(path)
-        if stat and _is_younger(stat, since):
+        if stat and _is_younger(path, stat, since):
             self._changed(path, _SEEN)
 
     def _add_folder(self, path, since):
@@ -2285,9 +2287,9 @@ def _inode(path):
     return getattr(_stat(path), 'st_ino', None)
 
 
-def _is_younger(stat, since):
+def _is_younger(path, stat, since):
     """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come tells nothing."""
-    return not since or any(since <= changed <= time.time_ns() for changed in (stat.st_mtime_ns, stat.st_ctime_ns))
+    return not since or any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
 
 
 def _is_plain_file(path):
@@ -2616,6 +2618,7 @@ if sys.platform == 'win32':
     _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
     _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
     _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
+    _GetFileInformationByHandleEx = _api('GetFileInformationByHandleEx', _HANDLE, _KIND, _POINTER, _DWORD)
     _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
     _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
     _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
@@ -2694,6 +2697,19 @@ if sys.platform == 'win32':
         except OSError:
             return ''
         return str(pid.value)
+
+    def _ctime_ns(path, stat):
+        """Return when a file was changed last, be it by a new name: what Python calls st_ctime is its birth."""
+        times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
+        try:
+            handle = _winapi.CreateFile(path, 0x80, 7, 0, _winapi.OPEN_EXISTING, 0x2000000, 0)  # also of a folder
+            try:
+                _GetFileInformationByHandleEx(handle, 0, times, sizeof(times))
+            finally:
+                _winapi.CloseHandle(handle)
+        except OSError:
+            pass  # it has just gone
+        return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _libc():
         raise OSError(errno.ENOSYS, 'this system has no inotify')
@@ -2927,6 +2943,9 @@ if sys.platform == 'win32':
 
 else:
     _write, _set_inheritable = os.write, os.set_inheritable
+
+    def _ctime_ns(path, stat):
+        return stat.st_ctime_ns
 
     # Descriptors of this process that are its own business: a forked worker closes them.
     _descriptors: set[int] = set()
