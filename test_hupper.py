@@ -1907,6 +1907,71 @@ class Surroundings(Case):
                     monitor.wait_for('Waiting for a file to change')
             monitor.stop()
 
+    def test_folder_of_the_path_appears(self):
+        """What was not there when the monitor looked for its own modules."""
+        self.write('app.py', 'import lib\nprint("app", lib.VALUE, flush=True)\n' + IDLE)
+        monitor = self.hupper('-m', 'app', env={'PYTHONPATH': self.path('src')})
+        monitor.wait_for("No module named 'lib'")
+        monitor.wait_for(WAITING)
+        self.write('src/lib.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_zip_file_imported_last(self):
+        def write(text):
+            with zipfile.ZipFile(self.path('../new.zip'), 'w') as file:
+                file.writestr('lib.py', text)
+            replace(self.path('../new.zip'), self.path('lib.zip'))
+
+        write('VALUE = 1')
+        self.write('app.py', 'import sys\nsys.path.insert(0, "lib.zip")\nimport lib\nprint("app", lib.VALUE)\n' + IDLE)
+        monitor = self.hupper('-m', 'app', env={'PYTHONUNBUFFERED': '1'})
+        for value in (1, 22):
+            monitor.wait_for(f'app {value}')
+            write(f'VALUE = {value + 21}')
+        monitor.wait_for('app 43')
+        monitor.stop()
+
+    def test_brackets_in_the_path(self):
+        self.write('a[1]/app.py', 'print("app", open("conf/x.ini").read(), flush=True)\n' + IDLE)
+        self.write('a[1]/conf/x.ini', '1')
+        work = self.path('a[1]')
+        monitor = self.start(sys.executable, self.path('hupper.py'), '-w', 'conf/*.ini', 'app.py', cwd=work)
+        monitor.wait_for('app 1')
+        self.write('a[1]/conf/x.ini', '22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    @needs_posix
+    def test_stop_handler_that_asks_for_the_stop(self):
+        self.write(
+            'app.py',
+            """
+            import hupper, signal, sys, time
+
+            def stop(*_):
+                hupper.get_reloader().graceful_shutdown()
+                time.sleep(0.2)  # as long as it takes to clean up
+                print('clean', flush=True)
+                sys.exit(7)
+
+            signal.signal(signal.SIGTERM, stop)
+            print('app', flush=True)
+            time.sleep(600)
+            """,
+        )
+        monitor = self.hupper('--shutdown-interval', '20', '-m', 'app')
+        monitor.wait_for('app')
+        self.assertEqual(monitor.stop(), 7, monitor.text())
+        self.assertIn('clean', monitor.text('out'))
+
+    def test_status_above_128(self):
+        self.write('app.py', 'import sys\nsys.exit(143)')
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for(WAITING)
+        self.assertNotIn('SIGTERM', monitor.text())
+        self.assertEqual(monitor.stop(), 143)
+
     def test_two_monitors_on_one_project(self):
         self.write_app()
         one, two = self.hupper('-m', 'app'), self.hupper('-m', 'app')
@@ -3118,7 +3183,7 @@ class Trees(BackendCase):
     @needs_posix
     def test_links_that_lead_nowhere(self):
         self.write('tree/a.ini', '')
-        for target, link in (('self', 'self'), ('a.ini/none', 'below'), ('none', 'none'), ('two', 'one'), ('one', 'two')):
+        for link, target in {'self': 'self', 'below': 'a.ini/none', 'none': 'none', 'one': 'two', 'two': 'one'}.items():
             os.symlink(target, self.path('tree/' + link))
         monitor = self.start_app('tree', 'tree/one/x.ini')
         self.check(monitor, lambda: self.write('tree/a.ini', 'changed'), 'tree/a.ini')
@@ -4833,7 +4898,7 @@ class Enter(TerminalCase):
             before = _turns(monitor.pid)
             time.sleep(0.1)
             self.assertLess(_turns(monitor.pid), before + 5, 'it does not sleep')
-            self.assertEqual(monitor.stop(), 7)
+            self.assertEqual(monitor.stop(), 7, monitor.text())
 
 
 def _turns(pid):
