@@ -1952,7 +1952,7 @@ class Surroundings(Case):
             def stop(*_):
                 hupper.get_reloader().graceful_shutdown()
                 time.sleep(0.2)  # as long as it takes to clean up
-                os.write(1, b'clean\n')  # print() may be what the signal has interrupted
+                os.write(1, b'clean')  # print() may be what the signal has interrupted
                 sys.exit(7)
 
             signal.signal(signal.SIGTERM, stop)
