@@ -309,7 +309,7 @@ class Reloader:
         self.monitor.stop()
         self.monitor = None
         self._kin.close()
-        self._terminal.restore()
+        self._terminal.close()
         self._waiter.close(leaving=not self._once)
 
     # One turn of the loop: wait, take what has come, do what is due.
@@ -1276,9 +1276,7 @@ class _Observer:
         import io
         from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
 
-        observer, read, create = self, SourceFileLoader.get_data, ExtensionFileLoader.create_module
-        zipimport = sys.modules.get('zipimport')
-        read_directory = getattr(zipimport, '_read_directory', None)
+        observer, read = self, SourceFileLoader.get_data
 
         def path_stats(loader, path):
             stat = observer.see_source(path)
@@ -1290,32 +1288,12 @@ class _Observer:
         def get_data(loader, path):
             return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
 
-        def get_compiled(loader, path):
-            observer.see(path, 'file')
-            return read(loader, path)
-
-        def set_data(loader, path, data, *args, **kw):
-            observer.tell_of_bytecode()
-            return write(loader, path, data, *args, **kw)
-
-        def create_module(loader, spec):
-            observer.see(spec.origin, 'file')
-            return create(loader, spec)
-
-        def read_zip(archive):
-            observer.see(archive, 'file')
-            return read_directory(archive)
-
-        def open_code(path):
-            observer.see(path)
-            return open_any(path)
-
         SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
-        SourceFileLoader.set_data, write = set_data, SourceFileLoader.set_data
-        SourcelessFileLoader.get_data, ExtensionFileLoader.create_module = get_compiled, create_module
-        if read_directory:
-            zipimport._read_directory = read_zip
-        io.open_code, open_any = open_code, io.open_code  # what runpy.run_path, pdb and others read scripts with
+        _prepend(SourceFileLoader, 'set_data', lambda *_, **kw: self.tell_of_bytecode())
+        _prepend(SourcelessFileLoader, 'get_data', lambda loader, path: self.see(path, 'file'))
+        _prepend(ExtensionFileLoader, 'create_module', lambda loader, spec: self.see(spec.origin, 'file'))
+        _prepend(sys.modules.get('zipimport'), '_read_directory', lambda archive: self.see(archive, 'file'))
+        _prepend(io, 'open_code', self.see)  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
 
     def tell_of_bytecode(self):
@@ -1418,6 +1396,18 @@ class _Observer:
 
 
 _observer = _former_main = None
+
+
+def _prepend(owner, name, tell):
+    """Have a function of a class or module, if there is one, tell what it is called with before it does its work."""
+    function = getattr(owner, name, None)
+
+    def wrapper(*args, **kw):
+        tell(*args, **kw)
+        return function(*args, **kw)
+
+    if function:
+        setattr(owner, name, wrapper)
 
 
 def _absolute(path):
@@ -2837,6 +2827,8 @@ if sys.platform == 'win32':
                 except OSError:
                     pass  # it is gone
 
+        close = restore
+
         def listen(self, on_enter):
             """Begin to wait for ENTER, if there is somebody to press it."""
             self._on_enter = on_enter
@@ -3117,6 +3109,7 @@ else:
         def __init__(self):
             self._had_one = self._opens()
             self._is_tty = os.isatty(0)
+            self._edge = None
             self._state = None
             self.listening = False
 
@@ -3164,15 +3157,29 @@ else:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
+        def close(self):
+            self.restore()
+            _close(self._edge)
+
         def listen(self, on_enter):
             self._on_enter = on_enter
             self.listening = self._is_tty
+            if self.listening and self._edge is None and hasattr(select, 'epoll'):
+                # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
+                with select.epoll() as epoll:
+                    epoll.register(0, select.EPOLLIN | select.EPOLLET)
+                    self._edge = _keep(os.dup(epoll.fileno()))
             return self.is_ours()
 
         def wait_fd(self):
-            return 0 if self.is_ours() else None
+            return self._edge or (0 if self.is_ours() else None)
 
         def step(self):
+            if self._edge:
+                with select.epoll.fromfd(os.dup(self._edge)) as epoll:
+                    epoll.poll(0)
+            if not self.is_ours():
+                return  # it was typed for somebody else
             try:
                 typed = os.read(0, 1024)
             except OSError:
