@@ -2080,6 +2080,7 @@ class InotifyFileMonitor(PollingFileMonitor):
                     self._watch(entry, _ABOVE_MASK)
                     here = entry
                     continue
+                todo.append(name)  # it is missing; or has come just now: then look once more
             self._users.setdefault(entry, set()).add(None)
             if not self._watch(here, _FOLDER_MASK):
                 self.polled.add(folder)

@@ -3360,6 +3360,24 @@ class WatchesOfATree(unittest.TestCase):
         self.converge(2000, 60, files=10)
 
     @only_full
+    def test_folders_made_while_a_path_is_followed(self):
+        for number in range(1000 if FULL else 100):
+            top = os.path.join(self.folder, str(number))
+            path = os.path.join(top, 'a', 'b', 'c', 'file')
+            self.monitor.add_path(path)
+
+            def make(path=path):
+                os.makedirs(os.path.dirname(path))
+                put(path, '')
+
+            maker = threading.Thread(target=make)
+            maker.start()
+            while maker.is_alive():
+                self.monitor.step()
+            maker.join()
+            self.monitor.step()
+            self.assertIn(path, self.changed)
+
     def test_overflow(self):
         """More events than the kernel keeps: everything is compared anew."""
         with open('/proc/sys/fs/inotify/max_queued_events') as file:
