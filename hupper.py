@@ -700,7 +700,7 @@ class FileMonitorProxy:
 
         A worker sends a signature, or for a folder or glob the negative time of its call.
         """
-        path = os.path.normpath(os.path.join(_current_folder() or os.sep, path))
+        path = os.path.normpath(_absolute(path))
         new = path not in self._asked_by
         self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
         if signature is not None and signature < 0:
@@ -1519,7 +1519,7 @@ class ReloaderProxy(IReloaderProxy):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
         for path in paths:
-            path = os.path.normpath(os.path.join(_current_folder() or os.sep, os.fsdecode(path)))
+            path = os.path.normpath(_absolute(os.fsdecode(path)))
             self._handshake.send(
                 'file', path, -_file_clock() if os.path.isdir(path) or _is_glob(path) else _signature(path)
             )
