@@ -700,7 +700,7 @@ class FileMonitorProxy:
 
         A worker sends a signature, or for a folder or glob the negative time of its call.
         """
-        path = os.path.normpath(_absolute(path))
+        path = _absolute(path)
         new = path not in self._asked_by
         self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
         if signature is not None and signature < 0:
@@ -1133,7 +1133,7 @@ def _has_main(path):
 
 
 def _main_path(name):
-    return os.path.abspath(name) if sys.version_info >= (3, 9) else name
+    return _absolute(name) if sys.version_info >= (3, 9) else name
 
 
 def _set_paths(order):
@@ -1321,7 +1321,7 @@ class _Observer:
         try:
             stat = os.stat(path)
         except FileNotFoundError:
-            if not self._returns(path):
+            if not self._returns(_absolute(path)):
                 raise
             stat = os.stat(path)
         self.see(path, stat=stat)
@@ -1411,7 +1411,10 @@ def _prepend(owner, name, tell):
 
 
 def _absolute(path):
-    return path if os.path.isabs(path) else os.path.normpath(os.path.join(_current_folder() or os.sep, path))
+    """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
+    path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
+    plain = os.path.normpath(path)
+    return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
 
 
 def _is_installed(path):
@@ -1519,7 +1522,7 @@ class ReloaderProxy(IReloaderProxy):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
         for path in paths:
-            path = os.path.normpath(_absolute(os.fsdecode(path)))
+            path = _absolute(os.fsdecode(path))
             self._handshake.send(
                 'file', path, -_file_clock() if os.path.isdir(path) or _is_glob(path) else _signature(path)
             )

@@ -1477,6 +1477,23 @@ class Observing(BackendCase):
     def test_namespace_package(self):
         self.check_reload('from space.part import VALUE', 'space/part.py')
 
+    @needs_posix
+    def test_folder_above_a_link(self):
+        """`..` after a link leads to where the link does, rather than back."""
+        self.write('real/place/x', '')
+        symlink('real/place', self.path('link'))
+        self.write('real/lib/part.py', 'VALUE = 1')
+        text = (
+            'import sys; sys.path.insert(0, "link/../lib")\nfrom part import VALUE\nprint("app", VALUE, flush=True)\n'
+        )
+        self.write('app.py', text + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for(re.compile(r'Watching \d+ files'))
+        self.write('real/lib/part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        self.assertEqual(monitor.count(' changed; reloading'), 1, monitor.text())
+        monitor.stop()
+
     def test_relative(self):
         self.write('pkg/__init__.py', 'from .part import VALUE')
         self.check_reload('from pkg import VALUE', 'pkg/part.py')
@@ -3567,6 +3584,23 @@ class Parsing(BackendCase):
         self.write('mod.py', text)
         monitor.wait_for('does not parse; still running the code of ', after=mark)
         monitor.wait_for(error, after=mark)
+
+    def test_found_by_way_of_the_folder_above(self):
+        """As where a program puts `../lib` on sys.path."""
+        self.write('lib/mod.py', 'VALUE = 1\n')
+        self.write('bin/x', '')
+        self.write(
+            'app.py',
+            'import sys; sys.path.insert(0, "bin/../lib")\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\n'
+            + IDLE,
+        )
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write('lib/mod.py', 'VALUE = (\n')
+        monitor.wait_for(self.path('lib/mod.py') + ' does not parse; still running the code of ')
+        self.write('lib/mod.py', 'VALUE = 22\n')
+        monitor.wait_for('app 22')
+        monitor.stop()
 
     def test_message(self):
         """Path, line and caret as CPython shows them, on each save of it; then the mended code in one start."""
