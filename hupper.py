@@ -2053,18 +2053,16 @@ class InotifyFileMonitor(PollingFileMonitor):
                 return  # what is missing is being waited for
             entry = os.path.join(real, name)
             self._users.setdefault(entry, set()).add(path)
-            if not self._watch(real, _FOLDER_MASK):
-                self.polled.add(path)
+            self._watch(real, _FOLDER_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        if not self._watch(path, _FILE_MASK):
-            self.polled.add(path)
+        self._watch(path, _FILE_MASK, path)
 
     def _watch_folder(self, path):
-        if self._follow(path) is not None and not self._watch(path, _FOLDER_MASK):
-            self.polled.add(path)
+        if self._follow(path) is not None:
+            self._watch(path, _FOLDER_MASK, path)
 
     def _follow(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
@@ -2080,13 +2078,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._watch(entry, _ABOVE_MASK)
+                    self._watch(entry, _ABOVE_MASK, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
             self._users.setdefault(entry, set()).add(None)
-            if not self._watch(here, _FOLDER_MASK):
-                self.polled.add(folder)
+            self._watch(here, _FOLDER_MASK, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -2094,20 +2091,23 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._inodes[folder] = _inode(folder)
         return here
 
-    def _watch(self, path, mask):
-        """Ask for events; return whether that path can do without polling."""
-        wd, old = self._masks.get(path, (None, 0))
+    def _watch(self, path, mask, user):
+        """Ask for the events that tell of `user`; where there are none for what is there, that is polled."""
+        _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
-            return True
+            return
         if mask != _ABOVE_MASK and self._is_remote(path):
-            return False
+            self.polled.add(user)
+            return
         try:
             wd = self._inotify.add(path, old | mask)
         except OSError as error:
-            return error.errno in (errno.ENOENT, errno.ENOTDIR) or mask == _ABOVE_MASK or self._cannot(path, error)
+            if mask != _ABOVE_MASK and error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                self._tell_of(path, error)
+                self.polled.add(user)
+            return
         self._watches.setdefault(wd, set()).add(path)
         self._masks[path] = wd, old | mask
-        return True
 
     def _is_remote(self, path):
         mount, kind = self._mounts.of(path)
@@ -2116,13 +2116,12 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._tell(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
         return True
 
-    def _cannot(self, path, error):
+    def _tell_of(self, path, error):
         if error.errno == errno.ENOSPC:
             hint = 'raise it: sysctl fs.inotify.max_user_watches=1048576'
             self._tell('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
         else:
             self._tell(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
-        return False
 
     def _tell(self, key, message):
         if key not in self._told:
