@@ -1812,22 +1812,19 @@ class PollingFileMonitor(_Part, IFileMonitor):
         return self._next if self.polled else None
 
     def step(self):
-        for path, old in list(self.files.items()):
-            if self._is_polled(path) and _signature(path) != old:
-                self.look_at(path)
+        for path in list(self.files):
+            self.recheck(path)
         for folder in self.polled.intersection({*self.folders, *self.missing}):
             self._look_for_news(folder)
         self._next = time.monotonic() + self.interval
 
     def recheck(self, path):
-        """Look at a file that has changed once more, if that is the only way to find out; return whether it has."""
-        changed = path in self.files and self._is_polled(path) and self.files[path] != _signature(path)
+        """See whether a file has changed, if only polling would tell; return whether it has."""
+        is_polled = path in self.polled or os.path.dirname(path) in self.polled
+        changed = is_polled and path in self.files and self.files[path] != _signature(path)
         if changed:
             self.look_at(path)
         return changed
-
-    def _is_polled(self, path):
-        return path in self.polled or os.path.dirname(path) in self.polled
 
     def _look_for_news(self, folder):
         stat = _stat(folder)
