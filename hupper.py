@@ -1569,11 +1569,11 @@ class _Channel:
         return bool(data)
 
     def _hand_on(self, fields):
-        kind, path, value = fields if len(fields) == 3 else (fields[0], b'', b'?')
         try:
+            kind, path, value = fields
             message = kind.decode('ascii', 'replace'), os.fsdecode(path), int(value)
         except ValueError:
-            message = f'garbage: {kind!r}', '', 0
+            message = f'garbage: {fields[0]!r}', '', 0
         self.on_message(*message)
 
     def _read(self):
