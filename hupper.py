@@ -3316,16 +3316,12 @@ else:
             """Wait for those adopted that have ended; return the others."""
             adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
             for process in adopted:
-                if process.state == 'Z':
-                    self._wait_for(process.pid)
+                try:
+                    if process.state == 'Z':
+                        os.waitpid(process.pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass  # it was a child of the monitor's own program, which was quicker
             return [process for process in adopted if process.state != 'Z']
-
-        @staticmethod
-        def _wait_for(pid):
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # it was a child of the monitor's own program, which was quicker
 
         def close(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)
