@@ -1447,7 +1447,6 @@ def _site_folders():
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
-_ENCODING, _ENCODE_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
 
 
@@ -1491,7 +1490,7 @@ class _Handshake:
 
         Two NULs enclose it and one stands between its fields: a path can't have one.
         """
-        message = f'\0\0{kind}\0{path}\0{value}\0\0'.encode(_ENCODING, _ENCODE_ERRORS)
+        message = os.fsencode(f'\0\0{kind}\0{path}\0{value}\0\0')
         if len(message) > _PIPE_BUF or not self.is_open():
             return
         try:
