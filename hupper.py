@@ -231,9 +231,7 @@ class Reloader:
         ignore_files=None,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
-        self.shutdown_interval = shutdown_interval
-        if shutdown_interval is not None:
-            self.shutdown_interval = _seconds('shutdown_interval', shutdown_interval)
+        self.shutdown_interval = None if shutdown_interval is None else _seconds('shutdown_interval', shutdown_interval)
         if isinstance(monitor_factory, str):
             monitor_factory = _monitor_factory(monitor_factory, logger)
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
@@ -708,11 +706,12 @@ class FileMonitorProxy:
             signature = None if _is_glob(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
-        elif new:
+            return
+        if new:
             if not (os.path.lexists(path) or _is_glob(path)):
                 self.logger.debug(f'{path} does not exist yet: it is waited for.')
             self._watch(path, since)
-        if signature is not None and not self._is_ignored(path):
+        if signature is not None:
             self._compare(path, signature)
 
     def _compare(self, path, signature):
