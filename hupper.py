@@ -867,7 +867,7 @@ class _Launcher:
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # others Python passes over
         self._environment = None  # signature of the installation that this interpreter was born into
-        self._standby_environment = None
+        self._standby_is = None  # what it was made in and how: (environment, whether it is a fork)
 
     def start(self, first, sources):
         """Start a worker and return it; None in the forked worker itself."""
@@ -889,10 +889,10 @@ class _Launcher:
             'new_environment': environment != self._environment,
         }
         obstacle = self._obstacle(order)
-        was_fork, self._next_is_fork = self._next_is_fork, obstacle is None
+        self._next_is_fork = obstacle is None
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
-        if self.standby and (self._standby_environment != environment or was_fork != self._next_is_fork):
+        if self.standby and self._standby_is != (environment, self._next_is_fork):
             self._logger.debug('The standby is thrown away: it is not what a new start would be.')
             self.drop_standby()
         try:
@@ -989,7 +989,7 @@ class _Launcher:
     def _make_standby(self):
         if self.standby:
             return
-        self._standby_environment = _environment()
+        self._standby_is = _environment(), self._next_is_fork
         try:
             self.standby = self._make(True)
         except OSError as error:
