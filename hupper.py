@@ -982,7 +982,7 @@ class _Launcher:
             import runpy  # noqa: F401  what every fork would have to import, and to find out
             import warnings  # noqa: F401
 
-            _is_installed(os.__file__)
+            _forget_places()
         elif not self._is_traced():
             self._make_standby()
 
