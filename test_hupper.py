@@ -68,7 +68,7 @@ if WINDOWS:  # where a stop is a Ctrl-C, of which Python tells by a traceback
 needs_posix = unittest.skipIf(WINDOWS, 'POSIX only')
 needs_cpython = unittest.skipIf(sys.implementation.name != 'cpython', 'PyPy differs from CPython in this by itself')
 needs_time_of_change = unittest.skipIf(
-    WINDOWS and not hasattr(hupper, '_changed_ns'), 'hupper.py does not ask Windows yet when a file was renamed'
+    WINDOWS and not hasattr(hupper, '_ctime_ns'), 'hupper.py does not ask Windows yet when a file was renamed'
 )
 needs_linux = unittest.skipUnless(LINUX, 'Linux only')
 needs_root = unittest.skipUnless(hasattr(os, 'geteuid') and os.geteuid() == 0, 'root only')
@@ -2714,7 +2714,8 @@ class Booting(BackendCase):
             from mod import VALUE
             """
         monitor = self.run_text(text)
-        monitor.wait_for('app 2', count=2)
+        monitor.wait_start(2)  # the first worker may be stopped before it has said anything
+        monitor.wait_for('app 2')
         monitor.stop()
 
     def test_the_app_itself_is_saved_at_its_start(self):
