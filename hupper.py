@@ -639,7 +639,8 @@ class _Schedule:
 class FileMonitorProxy:
     """What is watched: stands between the reloader and its file monitor, whichever that is.
 
-    A monitor calls `file_changed(path)`, from any thread; that calls `callback` with the set of changed paths.
+    A monitor calls `file_changed(path)`, from any thread; that calls `callback` with the set of changed paths. What
+    programs for hupper 1.x put in its place uses `lock`, `changed_paths` and `callback`.
     """
 
     def __init__(self, callback, logger, ignore_files=None):
@@ -655,7 +656,7 @@ class FileMonitorProxy:
         self._worker_number = 0
 
     def file_changed(self, path):
-        """Take note that `path` has changed; programs for hupper 1.x put their own function in this place."""
+        """Take note that `path` has changed."""
         with self.lock:
             self.changed_paths.add(path)
             self.callback(self.changed_paths)
@@ -1394,7 +1395,8 @@ class _Observer:
         return True
 
 
-_observer = _former_main = None
+_observer = None
+_former_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
 
 
 def _prepend(owner, name, tell):
@@ -2266,6 +2268,7 @@ def _entries(folder):
     """The paths of the entries of a folder, each with whether it is a folder; none where it can't be read."""
     try:
         with os.scandir(folder) as entries:
+            # Of a link to itself is_dir() would raise; os.path.isdir() does not.
             return [(each.path, os.path.isdir(each.path) if each.is_symlink() else each.is_dir()) for each in entries]
     except OSError:
         return []
