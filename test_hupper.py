@@ -115,7 +115,19 @@ def patient(function):
     return wrapper
 
 
-replace, rename, remove, link, rmtree = map(patient, (os.replace, os.rename, os.remove, os.link, shutil.rmtree))
+def unlink(path):
+    """On Windows the name is there for as long as somebody has the file open, be it for os.stat().
+
+    What is written to it in the meantime goes with it, in Wine.
+    """
+    os.remove(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    deadline = time.monotonic() + LIMIT
+    while WINDOWS and name in os.listdir(folder) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+replace, rename, remove, link, rmtree = map(patient, (os.replace, os.rename, unlink, os.link, shutil.rmtree))
 
 
 def copy_tree(folder, new):
