@@ -1899,10 +1899,10 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
     def _watch_folder(self, path):
         super()._watch_folder(path)
-        if path not in self._scheduled:
+        if path not in self._scheduled and os.path.isdir(path):  # of others Windows tells by a traceback, 2 s later
             try:
                 self._scheduled[path] = self._observer.schedule(self, path)
-            except OSError as error:
+            except Exception as error:  # as that is not an OSError everywhere
                 self.logger.debug(f'watchdog does not watch {path} ({error}): it is polled.')
 
     def _forget_folder(self, path):

@@ -45,6 +45,7 @@ import time
 import traceback
 import unittest
 import zipfile
+from unittest import mock
 
 import hupper
 
@@ -936,6 +937,27 @@ class Channel(unittest.TestCase):
             handshake = hupper._Handshake(1, os.getpid(), taken, hupper._identity(self.end))
             handshake.send('reload')
             self.assertEqual(os.fstat(file.fileno()).st_size, 0)
+
+
+class WatchdogThatFails(unittest.TestCase):
+    """The package says that it can't watch a folder by whatever it has at hand: on Windows by an empty queue."""
+
+    def test_it_is_polled(self):
+        asked = []
+
+        class Observer(mock.Mock):
+            def schedule(self, handler, path):
+                asked.append(path)
+                raise queue.Empty
+
+        package = {'watchdog': mock.Mock(), 'watchdog.observers': mock.Mock(Observer=Observer)}
+        with mock.patch.dict(sys.modules, package):
+            monitor = hupper.WatchdogFileMonitor(print)
+        there, absent = os.path.join(HERE, 'x'), os.path.join(HERE, 'absent', 'x')
+        for path in there, absent:
+            monitor.add_path(path)
+            self.assertIn(path, monitor.polled)
+        self.assertEqual(asked, [HERE])  # for the other it would have taken its 2 s
 
 
 class Distribution(unittest.TestCase):
