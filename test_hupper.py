@@ -2842,6 +2842,11 @@ class Bytecode(BackendCase):
         """Let a file grow old enough for its bytecode to be trusted: no file's own clock can be set back."""
         wait_until(lambda: time.time() > os.stat(self.path(name)).st_ctime + 2.1)
 
+    def write_stale(self):
+        """Have bytecode of VALUE = 1 for mod.py, of the same moment however slow this machine is."""
+        self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
+        os.utime(self.cache(), ns=(0, os.stat(self.path('mod.py')).st_mtime_ns))
+
     def write_cache(self, cache, source, text):
         """Write as the bytecode of a source that of another text, with the header that Python accepts."""
         stat = os.stat(self.path(source))
@@ -2884,7 +2889,7 @@ class Bytecode(BackendCase):
     def test_stale_before_the_start(self):
         """Bytecode of an older source with the same second and size, which plain Python would run."""
         self.write_value(2)
-        self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
+        self.write_stale()
         plain = self.project.python('-c', 'import mod; print(mod.VALUE)').stdout
         self.assertEqual(plain, '1\n')
         monitor = self.start_app()
@@ -2899,7 +2904,7 @@ class Bytecode(BackendCase):
         stat = os.stat(self.path('mod.py'))
         self.write('mod.new', 'VALUE = 2\n')
         os.utime(self.path('mod.new'), ns=(0, stat.st_mtime_ns))
-        self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
+        self.write_stale()
         replace(self.path('mod.new'), self.path('mod.py'))
         monitor.wait_for('app 2')
         monitor.stop()
