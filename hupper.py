@@ -1133,7 +1133,7 @@ def _has_main(path):
 
 
 def _main_path(name):
-    return _absolute(name) if sys.version_info >= (3, 9) else name
+    return _from_here(name) if sys.version_info >= (3, 9) else name
 
 
 def _set_paths(order):
@@ -1413,6 +1413,7 @@ def _prepend(owner, name, tell):
 
 def _absolute(path):
     """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
+    path = os.fsdecode(path)  # a loader may have been given a Path
     path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
     plain = os.path.normpath(path)
     return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
@@ -1522,7 +1523,7 @@ class ReloaderProxy(IReloaderProxy):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
         for path in paths:
-            path = _absolute(os.fsdecode(path))
+            path = _absolute(path)
             self._handshake.send(
                 'file', path, -_file_clock() if os.path.isdir(path) or _is_glob(path) else _signature(path)
             )
@@ -1938,6 +1939,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._real = {}  # folder -> its real path, None if it does not exist
         self._inodes = {}  # those of such folders that no other watched one would tell of -> their inodes
         self._users = {}  # real path of an entry -> the files that are found through it; None: whole folders are
+        self._entries = {}  # file -> those entries: several where it is a link
         self._writing = set()  # files that were written to and not closed yet
 
     def parts(self):
@@ -1992,6 +1994,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         for user in (users | {path} if expected else users) - {None}:
             self.look_at(user, state)
             if mask & (_IN_ENTRY | _IN_SELF) and user in self.files:
+                self._forget_file(user)  # the name leads to another file now
                 self._watch_file(user)
         return bool(lost or (None in users and mask & _IN_ENTRY))
 
@@ -2015,7 +2018,7 @@ class InotifyFileMonitor(PollingFileMonitor):
     def _look_at_everything(self):
         """Watch and compare all of it anew: events were lost, or a folder above has changed."""
         before = set(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._users):
+        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._users, self._entries):
             table.clear()
         self._mounts = _Mounts()
         for path in self.files:
@@ -2037,8 +2040,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         super().discard(paths)
         for path in paths:
             if path not in self.files:
-                self._forget_folder(path)
-                self._users.pop(path, None)
+                self._forget_file(path)
 
     def _watch_file(self, path):
         if path not in self.named and _is_plain_file(path) and path not in self._mounts.table:
@@ -2050,6 +2052,7 @@ class InotifyFileMonitor(PollingFileMonitor):
                 return  # what is missing is being waited for
             entry = os.path.join(real, name)
             self._users.setdefault(entry, set()).add(path)
+            self._entries.setdefault(path, set()).add(entry)
             self._watch(real, _FOLDER_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
@@ -2125,9 +2128,20 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._told.add(key)
             self.logger.error(message)
 
+    def _forget_file(self, path):
+        for entry in self._entries.pop(path, ()):
+            self._users[entry].discard(path)
+            if not self._users[entry]:
+                del self._users[entry]
+        if path not in self.folders:
+            self._unwatch(path)
+
     def _forget_folder(self, path):
         self._real.pop(path, None)
         self._inodes.pop(path, None)
+        self._unwatch(path)
+
+    def _unwatch(self, path):
         wd, _ = self._masks.pop(path, (None, 0))
         if wd is not None:
             self._watches[wd].discard(path)
@@ -2588,6 +2602,7 @@ if sys.platform == 'win32':
     from ctypes import byref, sizeof, wintypes
 
     _set_inheritable = os.set_handle_inheritable
+    _from_here = os.path.abspath  # what Python makes of a script's name
 
     def _api(name, *argtypes, restype=wintypes.BOOL):
         """Return a function of kernel32, typed; a result of 0 raises OSError."""
@@ -2936,6 +2951,10 @@ if sys.platform == 'win32':
 
 else:
     _write, _set_inheritable = os.write, os.set_inheritable
+
+    def _from_here(name):
+        """Return what Python makes of a script's name: its dots stay, as after a link they mean another folder."""
+        return os.path.join(_current_folder(), name)
 
     def _ctime_ns(path, stat):
         return stat.st_ctime_ns

@@ -2160,6 +2160,8 @@ class API(Case):
             except ImportError:
                 loader = importlib.machinery.SourceFileLoader('x', 'hupper.py')
                 print(sys.argv, len(loader.get_data(pathlib.Path('hupper.py'))) > 1000, flush=True)
+            loader = importlib.machinery.SourceFileLoader('y', pathlib.Path('y.py').absolute())
+            loader.exec_module(type(sys)('y'))
             """
         start = """
             import pathlib
@@ -2168,8 +2170,10 @@ class API(Case):
             sys.path[:0], sys.argv = [pathlib.Path('lib')], [Text('a'), 'b']
             hupper.start_reloader('start.main')
             """
+        self.write('y.py', 'print("y", flush=True)\n')
         monitor = self.start_script(textwrap.dedent(body), textwrap.indent(textwrap.dedent(start), '    ').strip())
         monitor.wait_for("['a', 'b'] True")
+        monitor.wait_for(re.compile('^y$'))
         monitor.wait_for(WAITING)
         self.assertEqual(monitor.stop(), 0)
 
@@ -2618,6 +2622,51 @@ class SavingMore(BackendCase):
         replace(self.path('elsewhere/new'), self.path('elsewhere/now'))
         monitor.wait_for('app 3')
         monitor.stop()
+
+    def check_only_second(self, monitor):
+        """Of what mod.py is and was, only what it is now counts."""
+        put(self.path('elsewhere/mod1.py'), 'VALUE = 11\n')
+        self.write('sentinel', '2')
+        monitor.wait_for('sentinel changed')
+        monitor.wait_start(3)
+        self.assertEqual(monitor.count('mod.py changed'), 1)
+        put(self.path('elsewhere/mod2.py'), 'VALUE = 3\n')
+        monitor.wait_for('app 3')
+        monitor.stop()
+
+    @needs_posix
+    def test_another_hard_link_takes_the_name(self):
+        """Then the file is another one: what is written through its other name counts, no longer to the one before."""
+        for value in (1, 2):
+            self.write(f'elsewhere/mod{value}.py', f'VALUE = {value}\n')
+        self.write('sentinel', '1')
+        self.write_app()
+        remove(self.path('mod.py'))
+        os.link(self.path('elsewhere/mod1.py'), self.path('mod.py'))
+        monitor = self.run_app(watch=['sentinel'])
+        monitor.wait_for('app 1')
+        monitor.wait_for('Watching')  # from here on there are events
+        os.link(self.path('elsewhere/mod2.py'), self.path('new'))
+        replace(self.path('new'), self.path('mod.py'))
+        monitor.wait_for('app 2')
+        self.check_only_second(monitor)
+
+    @needs_posix
+    def test_link_leads_elsewhere(self):
+        """What it led to before is no longer watched."""
+        for value in (1, 2):
+            self.write(f'elsewhere/mod{value}.py', f'VALUE = {value}\n')
+        self.write('sentinel', '1')
+        self.write_app()
+        remove(self.path('mod.py'))
+        os.symlink('elsewhere/mod1.py', self.path('mod.py'))
+        monitor = self.run_app(watch=['sentinel'])
+        monitor.wait_for('app 1')
+        monitor.wait_for('Watching')
+        os.symlink('elsewhere/mod2.py', self.path('new'))
+        replace(self.path('new'), self.path('mod.py'))
+        monitor.wait_for('app 2')
+        self.check_only_second(monitor)
 
     def test_touch_counts(self):
         monitor = self.start_app()
@@ -3648,6 +3697,40 @@ class Parsing(BackendCase):
         monitor.wait_for('app 2 1')
         monitor.stop()
         self.assertEqual(len(monitor.workers), 2, monitor.text())
+
+    def test_path_with_dots(self):
+        """The folder above, as many a script puts it on sys.path."""
+        self.write('lib/mod.py', 'VALUE = 1\n')
+        self.write('scripts/empty', '')
+        path = 'import os, sys\nsys.path.insert(0, os.path.join(os.path.abspath("scripts"), "..", "lib"))\n'
+        self.write('app.py', path + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        monitor.wait_for('Watching')
+        self.write('lib/mod.py', 'VALUE = (\n')
+        monitor.wait_for('mod.py does not parse')
+        self.write('lib/mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    @needs_posix
+    def test_path_with_dots_after_a_link(self):
+        """There they lead out of what is linked."""
+        self.write('real/lib/mod.py', 'VALUE = 1\n')
+        self.write('real/scripts/empty', '')
+        os.symlink('real/scripts', self.path('scripts'))
+        path = 'import os, sys\nsys.path.insert(0, os.path.join(os.path.abspath("scripts"), "..", "lib"))\n'
+        self.write('app.py', path + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        monitor.wait_for('Watching')
+        self.write('real/lib/mod.py', 'VALUE = (\n')
+        monitor.wait_for('mod.py does not parse')
+        self.write('real/lib/mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2')
+        monitor.wait_start(2)
+        monitor.check_workers(2)
+        monitor.stop()
 
     def test_others_wait(self):
         """Good saves wait until all of them parse."""
@@ -5288,6 +5371,16 @@ class Facts(ModeCase):
     def test_script(self):
         self.write('scripts/script.py', 'import facts\nfacts.tell()\n')
         self.check('scripts/script.py', '-m', '--help', '')
+
+    @needs_cpython
+    def test_names_with_dots(self):
+        """They stay in `__file__`, where a link comes before them they mean another folder."""
+        self.write('real/script.py', 'import facts\nfacts.tell()\n')
+        self.write('real/folder/__main__.py', 'import facts\nfacts.tell()\n')
+        os.symlink('real/folder', self.path('link'))
+        for name in ('./real/script.py', 'link/../script.py', './real/folder/'):
+            with self.subTest(name):
+                self.check(name, modes=('fork', 'spawn'))
 
     @needs_cpython
     def test_folder_without_stdin(self):
