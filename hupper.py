@@ -273,6 +273,7 @@ class Reloader:
         self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
         self._kill_at = None  # when a worker that was asked to end is killed
         self._settled_at = None  # when we look whether a new worker has had its start
+        self._is_late = False  # the worker has come after a Ctrl-C that we have not seen to yet
         self._has_signal = False  # one has told us to stop
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
@@ -381,6 +382,7 @@ class Reloader:
             self._terminal.listen(self._on_enter)
         if self._launcher.order:
             return  # we are it, forked
+        self._is_late = 'SIGINT' in self._waiter.arrived  # that Ctrl-C has not reached the new worker
         if self._worker:
             self._settled_at = now + 0.5
             self._worker.channel.on_message = self._on_message
@@ -433,7 +435,7 @@ class Reloader:
         return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
-        if self._once or self._exit_on_crash:
+        if self._once or (self._exit_on_crash and not self._forced):
             self._then = Reloader._leave
         elif worker.ending():
             self.logger.error(f'Worker {worker.pid} was ended by {worker.ending()}.')
@@ -460,7 +462,8 @@ class Reloader:
     # Signals, and requests of the worker.
 
     def _on_sigint(self):
-        self._on_stop_signal(not self._terminal.is_ours() and signal.SIGINT)
+        is_told = not self._is_late and self._terminal.interrupts(self._worker)
+        self._on_stop_signal(not is_told and signal.SIGINT)
 
     def _on_sigterm(self):
         self._on_stop_signal(signal.SIGTERM)
@@ -1278,6 +1281,7 @@ class _Observer:
 
         observer, read = self, SourceFileLoader.get_data
 
+        @_hidden
         def path_stats(loader, path):
             stat = observer.see_source(path)
             loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat))
@@ -1285,6 +1289,7 @@ class _Observer:
                 raise OSError(f'{path} has just changed: no bytecode for now')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
+        @_hidden
         def get_data(loader, path):
             return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
 
@@ -1399,10 +1404,17 @@ _observer = None
 _former_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
 
 
+def _hidden(function):
+    """Have the import system leave this function's frame out of tracebacks, as it does with its own."""
+    function.__code__ = function.__code__.replace(co_filename='<frozen importlib._bootstrap>')
+    return function
+
+
 def _prepend(owner, name, tell):
     """Have a function of a class or module, if there is one, tell what it is called with before it does its work."""
     function = getattr(owner, name, None)
 
+    @_hidden
     def wrapper(*args, **kw):
         tell(*args, **kw)
         return function(*args, **kw)
@@ -1495,6 +1507,8 @@ class _Handshake:
         message = os.fsencode(f'\0\0{kind}\0{path}\0{value}\0\0')
         if len(message) > _PIPE_BUF or not self.is_open():
             return
+        if self.worker != os.getpid() and not _has_reader(self.fd):
+            return  # a child that outlives its worker, for which SIGPIPE may be the end
         try:
             _write(self.fd, message)
         except OSError:
@@ -2575,6 +2589,8 @@ def _fork_obstacle():
     """Return why this process can't be forked, None if it can."""
     if not hasattr(os, 'fork') or sys.platform == 'darwin':
         return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+    if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
+        return 'a fork of Python 3.8 that checks its memory crashes at its end'
     try:
         threads = len(os.listdir('/proc/self/task'))
     except OSError:
@@ -2694,6 +2710,9 @@ if sys.platform == 'win32':
                 pass  # its writers were gone
         _heard.discard(handle)
         _winapi.CloseHandle(handle)
+
+    def _has_reader(handle):
+        return True
 
     def _identity(handle):
         """Return the pid of who has made the pipe behind a handle; empty if there is none."""
@@ -2823,7 +2842,7 @@ if sys.platform == 'win32':
             self._modes = {}
             self.listening = False
 
-        def is_ours(self):
+        def interrupts(self, worker):
             """Whether Ctrl-C comes to the worker as well: to all processes of a console, but it may be too early."""
             return _Worker.latest is None or _Worker.latest.channel._fd in _heard
 
@@ -2987,6 +3006,11 @@ else:
     def _read_now(fd):
         os.set_blocking(fd, False)
         return os.read(fd, 1 << 16)
+
+    def _has_reader(fd):
+        poll = select.poll()
+        poll.register(fd, 0)
+        return not poll.poll(0)
 
     def _identity(fd):
         """Return what tells an open descriptor's file from every other; empty if it is not open."""
@@ -3152,11 +3176,24 @@ else:
             except OSError:
                 return False
 
+        @staticmethod
+        def interrupts(worker):
+            """Whether its Ctrl-C goes to us and to the worker, wherever stdin comes from."""
+            try:
+                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
+                try:
+                    return os.tcgetpgrp(fd) == os.getpgrp() == os.getpgid(worker.pid if worker else 0)
+                finally:
+                    os.close(fd)
+            except OSError:
+                return False
+
         def save(self):
             if self.is_ours():
                 import termios
 
                 self._state = termios.tcgetattr(0)
+                self._is_blocking = os.get_blocking(0)
 
         def restore(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
@@ -3172,6 +3209,8 @@ else:
                     os.tcsetpgrp(0, os.getpgrp())
                 if self.is_ours() and termios.tcgetattr(0) != self._state:
                     termios.tcsetattr(0, termios.TCSANOW, self._state)
+                if self.is_ours() and os.get_blocking(0) != self._is_blocking:
+                    os.set_blocking(0, self._is_blocking)  # the mode of all that have the terminal from one open()
             except (OSError, termios.error):
                 pass  # it is gone
             finally:

@@ -1052,6 +1052,17 @@ class CommandLine(Case):
         self.check_reload(monitor)
         monitor.stop()
 
+    def test_script_out_of_a_symlinked_folder(self):
+        self.write('app.py', 'print("the wrong one", flush=True)\n')
+        self.write('real/app.py', 'print("app 1", __file__, flush=True)\n' + IDLE)
+        os.mkdir(self.path('real/folder'))
+        symlink(self.path('real/folder'), self.path('link'), target_is_directory=True)
+        monitor = self.hupper('link/../app.py')
+        monitor.wait_for(re.compile('app 1 .*app.py' if sys.version_info < (3, 9) else 'app 1 .*/link/../app.py'))
+        self.write('real/app.py', 'print("app 22", flush=True)\n' + IDLE)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
     def test_script_in_another_folder(self):
         self.write('there/mod.py', 'VALUE = 1')
         self.write('there/app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -1365,6 +1376,20 @@ class Failing(Case):
         self.write('mod.py', '1 / 0')
         self.assertEqual(monitor.wait(), 1)
 
+    def test_exit_on_crash_after_a_request_to_reload(self):
+        """The app asks for a reload and ends before the monitor comes to do it."""
+        text = """
+            import hupper, os, sys
+            if not os.path.exists('again'):
+                open('again', 'w').close()
+                hupper.get_reloader().trigger_reload()
+                sys.exit(4)
+            sys.exit(5)
+            """
+        self.write('app.py', textwrap.dedent(text))
+        monitor = self.hupper('--exit-on-crash', '-m', 'app')
+        self.assertEqual(monitor.wait(), 5, monitor.text())
+
     @needs_posix
     def test_exit_on_crash_by_a_signal(self):
         self.write_app()
@@ -1580,6 +1605,25 @@ class Observing(BackendCase):
         self.write('app.py', 'from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
         monitor = self.run_app()
         monitor.wait_for('app 1')
+        self.write('real/part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_out_of_a_symlinked_folder(self):
+        """What comes after `link/..` lies beside what the link leads to: no loop, and no change is missed."""
+        self.write('part.py', 'raise SystemExit("the wrong one")')
+        self.write('real/part.py', 'VALUE = 1')
+        os.mkdir(self.path('real/folder'))
+        symlink(self.path('real/folder'), self.path('link'), target_is_directory=True)
+        text = 'import os, sys\nsys.path.insert(0, os.path.abspath("link") + os.sep + os.pardir)\n'
+        self.write('app.py', text + 'from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        monitor.wait_for('[DEBUG] Watching ')
+        monitor.check_workers(1)
+        mark = monitor.mark()
+        self.write('real/part.py', 'VALUE =')
+        monitor.wait_for('does not parse; still running', after=mark)
         self.write('real/part.py', 'VALUE = 22')
         monitor.wait_for('app 22')
         monitor.stop()
@@ -4936,6 +4980,11 @@ class Typing(TerminalCase):
     def test_raw_mode(self):
         self.check('import tty\ntty.setraw(0)\nprint("raw", VALUE, flush=True)\n', [('raw VALUE', 'x')])
 
+    def test_non_blocking(self):
+        """asyncio does that to what it reads; the next worker begins with input()."""
+        body = 'print("got", input("name? "), VALUE, flush=True)\nos.set_blocking(0, False)\n'
+        self.check('import os\n' + body, [('name? ', 'Ann\n'), ('got Ann VALUE', '')])
+
     def test_foreground_is_given_back(self):
         """The app has given it to a group that is no more."""
         body = """
@@ -4989,7 +5038,28 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertNotIn('hupper.py"', terminal.text())
 
-    def test_own_status(self):
+    def test_in_a_group_of_its_own(self):
+        """As programs have that mean to end all of their children by killpg()."""
+        self.write_app('os.setpgrp()')
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 130)
+        terminal.check_nothing_left()
+
+    def test_stdin_is_something_else(self):
+        """One KeyboardInterrupt there, too."""
+        self.write_own_status()
+
+        def start(*command, **options):
+            return self.open('sh', '-c', 'exec "$@" </dev/null', 'sh', *command, **options)
+
+        terminal = self.run_app(shutdown=600, start=start)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 41)
+
+    def write_own_status(self):
         text = """
             import time
             times = 0
@@ -5005,6 +5075,9 @@ class Interrupt(TerminalCase):
             raise SystemExit(times + 40)
             """
         self.write('app.py', text)
+
+    def test_own_status(self):
+        self.write_own_status()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
         terminal.type('\3')
@@ -5582,6 +5655,22 @@ class WorksInside(ModeCase):
         monitor.wait_for(re.compile(r'^import time: .*\| mod$'))
         monitor.wait_for('app 1')
         monitor.stop()
+
+    @needs_cpython
+    @needs_posix
+    def test_tracebacks_that_the_app_prints(self):
+        """Of an extension module that can't be loaded, as of any other."""
+        self.write('broken' + importlib.machinery.EXTENSION_SUFFIXES[0], 'x')
+        text = """
+            import traceback
+            from mod import VALUE
+            try:
+                import broken
+            except ImportError:
+                assert 'hupper.py' not in traceback.format_exc(), traceback.format_exc()
+            print('fine', VALUE, flush=True)
+            """
+        self.check(text)
 
     def test_unittest(self):
         text = """
