@@ -780,6 +780,34 @@ class FileMonitorProxy:
         return self._is_driven and any([self.monitor.recheck(path) for path in paths])
 
 
+def _seconds(name, value):
+    """Return a number of seconds > 0, from a number or its text; raise ValueError."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = 0
+    if not 0 < seconds < _FOREVER:
+        raise ValueError(f'{name} must be a number of seconds greater than 0, not {value!r}')
+    return seconds
+
+
+def _syntax_error(path):
+    """Return what CPython says of a source that does not parse; None if it does, or if that can't be told here."""
+    import warnings
+
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            compile(file.read(), path, 'exec', dont_inherit=True)
+    except SyntaxError as error:
+        if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
+            import traceback
+
+            return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
+    except (OSError, ValueError, MemoryError, RecursionError):
+        pass  # the new worker will tell
+
+
 # -------------------------------------------------------------------------------------------------------- worker start
 
 
@@ -1056,6 +1084,16 @@ def _shadowed(path0, names):
         return []
     own = {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}
     return sorted(own.intersection(names) - {'__main__'})
+
+
+def _flush():
+    """Write out what is buffered, before it is in two processes."""
+    for name in ('stdout', 'stderr'):
+        try:
+            if getattr(sys, name) is not None:
+                getattr(sys, name).flush()
+        except (OSError, ValueError):
+            setattr(sys, name, None)  # nobody reads it any more
 
 
 # ------------------------------------------------------------------------------------------------------ worker process
@@ -1429,6 +1467,13 @@ def _absolute(path):
     path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
     plain = os.path.normpath(path)
     return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
+
+
+def _current_folder():
+    try:
+        return os.getcwd()
+    except OSError:
+        return ''  # it has been deleted
 
 
 def _is_installed(path):
@@ -2501,51 +2546,6 @@ class SilentLogger(DefaultLogger):
 
     def __init__(self):
         super().__init__(-1)
-
-
-def _seconds(name, value):
-    """Return a number of seconds > 0, from a number or its text; raise ValueError."""
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError, OverflowError):
-        seconds = 0
-    if not 0 < seconds < _FOREVER:
-        raise ValueError(f'{name} must be a number of seconds greater than 0, not {value!r}')
-    return seconds
-
-
-def _syntax_error(path):
-    """Return what CPython says of a source that does not parse; None if it does, or if that can't be told here."""
-    import warnings
-
-    try:
-        with open(path, 'rb') as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            compile(file.read(), path, 'exec', dont_inherit=True)
-    except SyntaxError as error:
-        if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
-            import traceback
-
-            return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
-    except (OSError, ValueError, MemoryError, RecursionError):
-        pass  # the new worker will tell
-
-
-def _flush():
-    """Write out what is buffered, before it is in two processes."""
-    for name in ('stdout', 'stderr'):
-        try:
-            if getattr(sys, name) is not None:
-                getattr(sys, name).flush()
-        except (OSError, ValueError):
-            setattr(sys, name, None)  # nobody reads it any more
-
-
-def _current_folder():
-    try:
-        return os.getcwd()
-    except OSError:
-        return ''  # it has been deleted
 
 
 # ------------------------------------------------------------------------------------------------------------ platform
