@@ -1410,6 +1410,7 @@ class Watching(BackendCase):
             change()
         self.write_value(22)
         monitor.wait_for('app 22', after=mark)
+        monitor.wait_for('mod.py changed', after=mark)  # it comes through another pipe, and another thread of ours
         self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text(after=mark)), [self.path('mod.py')])
 
     def check_counts(self, monitor, *changes):
