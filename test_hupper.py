@@ -1549,6 +1549,7 @@ class Observing(BackendCase):
         monitor.wait_for(re.compile(r'Watching \d+ files'))
         self.write('real/lib/part.py', 'VALUE = 22')
         monitor.wait_for('app 22')
+        monitor.wait_for('part.py changed')
         self.assertEqual(monitor.count(' changed; reloading'), 1, monitor.text())
         monitor.stop()
 
