@@ -383,8 +383,8 @@ class Reloader:
         if self._launcher.order:
             return  # we are it, forked
         self._is_late = 'SIGINT' in self._waiter.arrived  # that Ctrl-C has not reached the new worker
+        self._settled_at = None
         if self._worker:
-            self._settled_at = now + 0.5
             self._worker.channel.on_message = self._on_message
             self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
             if saved_at is not None:
@@ -498,6 +498,8 @@ class Reloader:
             self.monitor.add_path(path, value)
         elif kind == 'missing':
             self.monitor.add_missing(path)
+        elif kind == 'begun':
+            self._settled_at = time.monotonic() + 0.5
         elif kind == 'bytecode':
             self._worker.wrote_bytecode = True
         elif kind == 'reload':
@@ -1207,6 +1209,7 @@ def _run_app(order):
     main.__annotations__ = {}
     try:
         _reset_signals(order)  # a Ctrl-C hits the app, if only from here
+        _observer.handshake.send('begun')
         _RUN[order['kind']](order, main)
     except BaseException as error:
         _observer.look_at_crash(error)
@@ -2760,13 +2763,9 @@ if sys.platform == 'win32':
         """Nothing: the monitor has put this process into a job, which ends with it."""
 
     def _reset_signals(order):
-        """In a worker, in which Ctrl-C was ignored: from now on it counts. The monitor hears so by an empty message."""
+        """In a worker, in which Ctrl-C was ignored: from now on it counts."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _thread.start_new_thread(_obey, (_start,))
-        try:
-            _write(_Handshake.read().fd, b'\0\0')
-        except OSError:
-            pass  # it is gone
 
     def _stand_aside(pid):
         """Nothing: a job tells whose child a process is."""

@@ -1245,7 +1245,7 @@ class Failing(Case):
         """Stderr of plain Python."""
         return self.project.python(*args).stderr
 
-    def check_mended(self, broken, *names, target=('-m', 'app')):
+    def check_mended(self, broken, target=('-m', 'app')):
         """Start with broken files, see Python's own traceback and the wait, mend, and see the app run."""
         for name, text in broken.items():
             self.write(name, text)
@@ -1253,7 +1253,7 @@ class Failing(Case):
         monitor.wait_for(WAITING)
         told = [line for line in monitor.text('err').splitlines() if not OURS.match(line)]
         self.assertEqual(told, self.plain(*target).splitlines())
-        self.write_app()
+        (self.write_value if 'mod.py' in broken else self.write_app)(1)  # one save: two may be two reloads
         monitor.wait_for('app 1')
         monitor.stop()
         monitor.check_workers(2)
@@ -1546,6 +1546,7 @@ class Observing(BackendCase):
         )
         self.write('app.py', text + IDLE)
         monitor = self.run_app()
+        monitor.wait_for('app 1')
         monitor.wait_for(re.compile(r'Watching \d+ files'))
         self.write('real/lib/part.py', 'VALUE = 22')
         monitor.wait_for('app 22')
