@@ -1325,7 +1325,7 @@ class _Observer:
         @_hidden
         def path_stats(loader, path):
             stat = observer.see_source(path)
-            loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat))
+            loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
             if loader._changed_ns + observer._MARGIN > time.time_ns():
                 raise OSError(f'{path} has just changed: no bytecode for now')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
@@ -1439,6 +1439,22 @@ class _Observer:
                 return False
             time.sleep(0.005)
         return True
+
+
+def _linked_ns(path):
+    """Return when the newest link was made on the way from a linked file to what it means; 0 for any other file."""
+    return _newest_link(path) if os.path.islink(path) else 0
+
+
+def _newest_link(path):
+    folder, name = os.path.split(path)
+    newest = _newest_link(folder) if name else 0
+    try:
+        target = os.path.join(folder, os.readlink(path))
+        stat = os.lstat(path)
+    except OSError:
+        return newest  # it is no link
+    return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
 
 
 _observer = None

@@ -2986,6 +2986,30 @@ class Bytecode(BackendCase):
         monitor.wait_for('app 2')
         monitor.stop()
 
+    def check_switched(self, link, target):
+        """mod.py is another file now, of the same time and size, and older than the bytecode."""
+        for value in (1, 2):
+            self.write(f'{value}/mod.py', f'VALUE = {value}\n')
+            os.utime(self.path(f'{value}/mod.py'), (1e9, 1e9))
+        symlink('1', self.path('now'), target_is_directory=True)
+        symlink('now/mod.py', self.path('mod.py'))
+        for name in ('1/mod.py', '2/mod.py'):
+            self.age(name)
+        wait_until(lambda: time.time() > os.lstat(self.path('mod.py')).st_ctime + 2.1)
+        monitor = self.start_app()
+        monitor.wait_for('app 1')
+        self.assertTrue(os.path.exists(self.cache()))
+        symlink(target, self.path('new'))
+        replace(self.path('new'), self.path(link))
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_link_is_switched(self):
+        self.check_switched('mod.py', '2/mod.py')
+
+    def test_linked_folder_is_switched(self):
+        self.check_switched('now', '2')
+
     def test_unchecked_hashes(self):
         """Bytecode that says of itself that it needs no source, from before the save."""
         self.write_value(1)
