@@ -1343,7 +1343,7 @@ class Failing(Case):
     def test_status_of_signals(self):
         self.write_app()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            monitor = self.hupper('-m', 'app')
+            monitor = self.hupper('--shutdown-interval', '20', '-m', 'app')
             monitor.wait_for('app 1')
             self.assertEqual(monitor.stop(signum), 128 + signum)
 
