@@ -2746,7 +2746,8 @@ if sys.platform == 'win32':
         """Return when a file was changed last, be it by a new name: what Python calls st_ctime is its birth."""
         times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
         try:
-            handle = _winapi.CreateFile(path, 0x80, 7, 0, _winapi.OPEN_EXISTING, 0x2000000, 0)  # also of a folder
+            flags = 0x2000000  # FILE_FLAG_BACKUP_SEMANTICS: also of a folder
+            handle = _winapi.CreateFile(os.fsdecode(path), 0x80, 7, 0, _winapi.OPEN_EXISTING, flags, 0)
             try:
                 _GetFileInformationByHandleEx(handle, 0, times, sizeof(times))
             finally:
