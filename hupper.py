@@ -42,16 +42,29 @@ from __future__ import annotations
 
 import sys
 
-_PATH0 = None
-if __name__ == '__main__' and not (sys.flags.isolated or getattr(sys.flags, 'safe_path', False)):
-    # Python put the folder of hupper.py (or, with -m, the current one) in front: that is the project's folder, and a
-    # project's own select.py or queue.py is not for us to import.
-    _PATH0 = sys.path.pop(0)
+_PATH0 = None  # the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
+_FRONT: list[str] = []  # what else stood there before Python's own library, as PYTHONPATH does
+
+
+def _stand_back():
+    """Put the project's folders out of the way: its own select.py or queue.py is not for us to import."""
+    global _PATH0
+    if _PATH0 is None and not (sys.flags.isolated or getattr(sys.flags, 'safe_path', False)):
+        _PATH0 = sys.path.pop(0)
+    library = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)
+    at = next((at for at, path in enumerate(sys.path) if path == library[0] or path.endswith(library[1])), 0)
+    _FRONT.extend(sys.path[:at])
+    sys.path[:] = sys.path[at:] + _FRONT  # a library there, such as watchdog, is still found
+
+
+import os  # Python has it before it looks into any folder of the project's
+
+if __name__ == '__main__':
+    _stand_back()
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
 import errno
-import os
 import select
 import time
 from abc import ABC, abstractmethod
@@ -273,7 +286,6 @@ class Reloader:
         self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
         self._kill_at = None  # when a worker that was asked to end is killed
         self._settled_at = None  # when we look whether a new worker has had its start
-        self._is_late = False  # the worker has come after a Ctrl-C that we have not seen to yet
         self._has_signal = False  # one has told us to stop
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
@@ -382,7 +394,6 @@ class Reloader:
             self._terminal.listen(self._on_enter)
         if self._launcher.order:
             return  # we are it, forked
-        self._is_late = 'SIGINT' in self._waiter.arrived  # that Ctrl-C has not reached the new worker
         self._settled_at = None
         if self._worker:
             self._worker.channel.on_message = self._on_message
@@ -462,7 +473,7 @@ class Reloader:
     # Signals, and requests of the worker.
 
     def _on_sigint(self):
-        is_told = not self._is_late and self._terminal.interrupts(self._worker)
+        is_told = (self._worker and self._worker.is_interrupted) or self._terminal.interrupts(self._worker)
         self._on_stop_signal(not is_told and signal.SIGINT)
 
     def _on_sigterm(self):
@@ -912,6 +923,7 @@ class _Launcher:
             **vars(self.target),
             'argv': [str.__str__(str(arg)) for arg in sys.argv],
             'sys_path': self._sys_path,
+            'front': _FRONT,
             'folder': self._folder,
             'monitor': os.getpid(),
             'started_ns': self.started_ns,
@@ -945,7 +957,7 @@ class _Launcher:
             return 'the interpreter is traced from its start'
         if order['new_environment']:
             return 'what is installed has changed'
-        if shadowed := _shadowed(_path0(order), sys.modules):
+        if shadowed := _shadowed(order, sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 
     @staticmethod
@@ -955,7 +967,7 @@ class _Launcher:
     def _begin(self, order):
         self.standby = self.standby or self._make()
         if self.standby:
-            self.standby.begin(order)
+            self.standby.begin(order, self._waiter.arrived)
         worker, self.standby = self.standby, None
         return worker
 
@@ -997,7 +1009,7 @@ class _Launcher:
         import subprocess
 
         name = __name__ if __name__ == 'hupper' else ''
-        boot = _BOOT % (name, _FILE, write, read, os.getpid(), is_standby)
+        boot = _BOOT % (_FRONT, name, _FILE, write, read, os.getpid(), is_standby)
         options = self.target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
@@ -1043,10 +1055,12 @@ class _Launcher:
 
 # What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
 # `import hupper` is free; a file that the app could not import by that name stays out of sys.modules. Nothing goes on
-# sys.path: a project's own select.py is not for us.
+# sys.path, and `front` behind the rest: a project's own select.py is not for us.
 _BOOT = """
 import sys
 if sys.path[:1] == ['']: del sys.path[0]
+front = %r
+sys.path[:] = [path for path in sys.path if path not in front] + front
 known = set(sys.modules)
 import os
 from importlib.machinery import PathFinder
@@ -1073,19 +1087,30 @@ def _environment():
     return [_signature(path) for path in paths]
 
 
-def _shadowed(path0, names):
-    """Which of these modules the app's own folder or zip file has a file or folder for."""
+def _shadowed(order, names):
+    """Which of these modules the app's own folders or zip files have a file or folder for."""
+    shadowed = set()
+    for path in _front(order):
+        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_from(path, sys.modules[name]))
+    return sorted(shadowed - {'__main__'})
+
+
+def _is_from(path, module):
+    return bool(path) and str(getattr(module, '__file__', None)).startswith(os.path.join(path, ''))
+
+
+def _names_in(path):
+    """The first parts of the names in a folder or zip file, as far as a dot; of modules, if they are such."""
     try:
-        if path0 and os.path.isfile(path0):
+        if path and os.path.isfile(path):
             import zipimport
 
-            entries = getattr(zipimport, '_read_directory', lambda path: ())(path0)  # remembers nothing
+            entries = getattr(zipimport, '_read_directory', lambda path: ())(path)  # remembers nothing
         else:
-            entries = os.listdir(path0 or os.curdir)
+            entries = os.listdir(path or os.curdir)
     except (OSError, ImportError):
-        return []
-    own = {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}
-    return sorted(own.intersection(names) - {'__main__'})
+        return set()
+    return {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}
 
 
 def _flush():
@@ -1116,7 +1141,7 @@ def _worker_main(channel, start, monitor, known, is_standby):
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(_FILE)  # the app's own import of it will find it there
-    for name in _shadowed(_path0(order), set(sys.modules) - known - {__name__}):
+    for name in _shadowed(order, set(sys.modules) - known - {__name__}):
         del sys.modules[name]
     _run_app(order)
 
@@ -1149,6 +1174,12 @@ def _begin_worker(order, channel):
     _forget_places()
     global _observer
     _observer = _Observer(handshake, order)
+
+
+def _front(order):
+    """What stands in front of Python's own library in the app's sys.path."""
+    path0 = _path0(order)
+    return ([] if path0 is None else [path0]) + order['front']
 
 
 def _path0(order):
@@ -1185,8 +1216,7 @@ def _set_paths(order):
         sys.path[:] = order['sys_path'] + new
         sys.argv[:] = order['argv']
     else:
-        path0 = _path0(order)
-        sys.path[:0] = [] if path0 is None else [path0]
+        sys.path[:] = _front(order) + sys.path[: len(sys.path) - len(order['front'])]
         sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
     if order['orig_argv']:
         sys.orig_argv = order['orig_argv']
@@ -2582,9 +2612,10 @@ class _AnyWorker:
         self.absent = None  # what it could not find to run
         self.sent_garbage = False
         self.wrote_bytecode = False
+        self.is_interrupted = False  # by a Ctrl-C that came before it was there
 
-    def begin(self, order):
-        """Send a new interpreter its order."""
+    def begin(self, order, arrived):
+        """Send a new process its order; `arrived` are the signals that came to us alone."""
         import marshal
 
         self.clock = time.strftime('%H:%M:%S')
@@ -2918,9 +2949,9 @@ if sys.platform == 'win32':
             _AssignProcessToJobObject(self.job, self.handle)
             self.running.add(self)
 
-        def begin(self, order):
+        def begin(self, order, arrived):
             _Worker.latest = self
-            super().begin(order)
+            super().begin(order, arrived)
 
         def poll(self):
             """Return its status if it has ended, below 0 where the system did that; else None."""
@@ -3211,14 +3242,25 @@ else:
                 self._state = termios.tcgetattr(0)
                 self._is_blocking = os.get_blocking(0)
 
+        def _cooked(self):
+            """The usual modes: for a terminal whose foreground has come to us since the worker began."""
+            import termios
+
+            state, self._is_blocking = termios.tcgetattr(0), True
+            state[0] |= termios.ICRNL
+            state[1] |= termios.OPOST
+            state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
+            return state
+
         def restore(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
-            if not self._state:
+            if not self._state and not self.is_ours():
                 return
             import termios
 
             held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
             try:
+                self._state = self._state or self._cooked()
                 try:
                     os.killpg(os.tcgetpgrp(0), 0)
                 except ProcessLookupError:  # the foreground is a group that has ended: a worker's child's
@@ -3269,6 +3311,16 @@ else:
         group = _status = None
         _signal = 0
         children = ()
+
+        def begin(self, order, arrived):
+            try:
+                os.setpgid(self.pid, os.getpgrp())  # from here on a Ctrl-C comes to both of us
+            except OSError:
+                pass  # a new interpreter does that itself
+            if 'SIGINT' in arrived:  # the worker holds it back until the app begins
+                self.is_interrupted = True
+                self.ask_to_stop(signal.SIGINT)
+            super().begin(order, arrived)
 
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
@@ -3476,9 +3528,8 @@ class _Options:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status; a forked worker runs the app."""
-    global _PATH0
     if _PATH0 is None and sys.path[:1] == [os.path.dirname(os.path.realpath(sys.argv[0]))]:
-        _PATH0 = sys.path.pop(0)  # that of the installed script
+        _stand_back()  # the first is that of the installed script
     try:
         reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
     except ValueError as error:

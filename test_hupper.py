@@ -60,7 +60,9 @@ WINDOWS = sys.platform == 'win32'
 # --- harness -----------------------------------------------------------------
 
 RAN = collections.Counter()  # (backend, mode) as seen in real monitors -> how many
-IDLE = 'import time\nwhile True: time.sleep(60)\n'  # the end of an app that goes on running
+# The end of an app that goes on running. Short naps: Python itself, now and then, takes notice of a signal that came
+# just before a sleep only after it.
+IDLE = 'import time\nwhile True: time.sleep(0.1)\n'
 POLITE, STOPPED, KILLED = 'SIGTERM', {143}, {137}  # the signal of a polite stop, and the statuses of a worker's end
 if WINDOWS:  # where a stop is a Ctrl-C, of which Python tells by a traceback
     import msvcrt
@@ -5038,6 +5040,19 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertNotIn('hupper.py"', terminal.text())
 
+    def test_during_a_reload(self):
+        """At any moment of it: the new worker is told, if by the monitor."""
+        self.write_app()
+        for _ in range(25 if FULL else 5):
+            terminal = self.run_app(shutdown=600)
+            terminal.wait_for('app 1')
+            self.write_value(22)
+            time.sleep(random.random() / 20)
+            terminal.type('\3')
+            self.assertIn(terminal.wait(), (130, 143), terminal.text())
+            self.assertNotIn('hupper.py"', terminal.text())
+            self.write_value(1)
+
     def test_in_a_group_of_its_own(self):
         """As programs have that mean to end all of their children by killpg()."""
         self.write_app('os.setpgrp()')
@@ -5065,7 +5080,7 @@ class Interrupt(TerminalCase):
             times = 0
             try:
                 print('app 1', flush=True)
-                time.sleep(600)
+                while True: time.sleep(0.1)
             except KeyboardInterrupt:
                 times += 1
             try:
@@ -5205,6 +5220,16 @@ class JobControl(TerminalCase):
         wait_until(lambda: os.tcgetpgrp(shell.master) == os.getpgid(monitor))
         shell.type('\n')
         shell.wait_start(2)
+        shell.type('\3')
+
+    def test_foreground_then_raw_mode(self):
+        """What the modes were before, the monitor could not note in the background."""
+        wait = 'import time, tty\nwhile os.tcgetpgrp(0) != os.getpgrp(): time.sleep(0.01)\n'
+        self.write_app(wait + 'tty.setraw(0)\nsys.exit(7)')
+        shell, _ = self.shell(' &')
+        shell.type('fg\n')
+        shell.wait_for('Press ENTER')
+        wait_until(lambda: shell.modes() == (True, True))
         shell.type('\3')
 
 
@@ -5480,8 +5505,8 @@ class Facts(ModeCase):
 class OwnModules(Case):
     """A module of the project's own comes before the standard library's of that name, which the monitor may use."""
 
-    def check(self, *target):
-        monitor = self.hupper(*target)
+    def check(self, *target, **env):
+        monitor = self.hupper(*target, env=env)
         for number in (1, 2):
             monitor.wait_for('app mine', count=number)
             if number == 1:
@@ -5496,6 +5521,15 @@ class OwnModules(Case):
         self.write('app.py', self.APP)
         self.write('select.py', self.MINE)
         self.check('-m', 'app')
+
+    @needs_cpython
+    def test_in_pythonpath(self):
+        for name in ('select', 'ctypes', 'argparse', 'fnmatch', 'subprocess'):
+            with self.subTest(name):
+                folder = name + '_is_own'
+                self.write(f'{folder}/app.py', self.APP.replace('select', name))
+                self.write(f'{folder}/{name}.py', self.MINE)
+                self.check('-v', '-m', 'app', PYTHONPATH=folder)
 
     @needs_cpython
     def test_folder(self):
