@@ -2032,7 +2032,7 @@ class Surroundings(Case):
 
             signal.signal(signal.POLITE, stop)
             print('app', flush=True)
-            time.sleep(600)
+            while True: time.sleep(0.1)
             """.replace('POLITE', POLITE),
         )
         monitor = self.hupper('--shutdown-interval', '20', '-m', 'app')
