@@ -132,6 +132,16 @@ def unlink(path):
 replace, rename, remove, link, rmtree = map(patient, (os.replace, os.rename, unlink, os.link, shutil.rmtree))
 
 
+def flood(folder, limit):
+    """Cause more than `limit` events in a folder, two by each renaming, of files that do not count."""
+    names = [os.path.join(folder, name) for name in ('flood~', 'back~')]
+    put(names[0], '')
+    for _ in range(limit // 4 + 10):
+        rename(*names)
+        rename(*reversed(names))
+    remove(names[0])
+
+
 def copy_tree(folder, new):
     def copy(path, to):  # shutil.copy2 calls on Windows what Wine 8 does not have
         shutil.copyfile(path, to)
@@ -1418,9 +1428,10 @@ class Watching(BackendCase):
     def check_counts(self, monitor, *changes):
         """Each of the changes leads to a reload."""
         for change in changes:
-            number = monitor.count('app ')
+            counts = {text: monitor.count(text) for text in ('app ', 'changed; reloading')}
             change()
-            monitor.wait_for('app ', count=number + 1)
+            for text, number in counts.items():
+                monitor.wait_for(text, count=number + 1)
 
     def watch(self, *paths, **options):
         self.write_app()
@@ -3536,10 +3547,7 @@ class WatchesOfATree(unittest.TestCase):
             self.skipTest(f'the queue is too long: {limit}')
         self.grow(5)
         self.monitor.add_path(self.root)
-        flood = os.path.join(self.root, 'flood')
-        for _ in range(limit // 2 + 10):
-            os.mkdir(flood)
-            os.rmdir(flood)
+        flood(self.root, limit)
         put(os.path.join(self.root, 'd1-new'), 'x')
         os.makedirs(os.path.join(self.root, 'new', 'sub'))
         put(os.path.join(self.root, 'new', 'sub', 'file'), 'x')
@@ -3606,9 +3614,7 @@ class Limits(Case):
         monitor = self.hupper('-w', 'tree', '-m', 'app')
         self.check_reload(monitor)
         os.kill(monitor.pid, signal.SIGSTOP)
-        for _ in range(limit // 2 + 10):
-            os.mkdir(self.path('tree/flood'))
-            os.rmdir(self.path('tree/flood'))
+        flood(self.path('tree'), limit)
         self.write_value(33)
         os.kill(monitor.pid, signal.SIGCONT)
         monitor.wait_for('app 33')
