@@ -142,11 +142,14 @@ def flood(folder, limit):
     remove(names[0])
 
 
-def copy_tree(folder, new):
-    def copy(path, to):  # shutil.copy2 calls on Windows what Wine 8 does not have
-        shutil.copyfile(path, to)
-        shutil.copystat(path, to)
+def copy(path, to):
+    """Like shutil.copy2, which calls on Windows what Wine 8 does not have."""
+    os.makedirs(os.path.dirname(to), exist_ok=True)
+    shutil.copyfile(path, to)
+    shutil.copystat(path, to)
 
+
+def copy_tree(folder, new):
     shutil.copytree(folder, new, symlinks=True, copy_function=copy)
 
 
@@ -157,7 +160,9 @@ def symlink(target, link, **options):
 
 
 class Project:
-    """A temporary folder with a copy of hupper.py in it, and a folder of its own for temporary files."""
+    """A temporary folder with a copy of hupper.py and its bytecode in it, and one of its own for temporary files."""
+
+    FILES = [hupper.__file__, hupper.__cached__]
 
     def __init__(self):
         self.base = os.path.realpath(tempfile.mkdtemp(prefix='hupper-'))
@@ -165,7 +170,8 @@ class Project:
         self.tmp = os.path.join(self.base, 'tmp')
         os.mkdir(self.folder)
         os.mkdir(self.tmp)
-        shutil.copy(os.path.join(HERE, 'hupper.py'), self.folder)
+        for path in filter(os.path.exists, self.FILES):
+            copy(path, os.path.join(self.folder, os.path.relpath(path, HERE)))
         atexit.register(self.remove)  # for Ctrl-C: unittest does no cleanup then
 
     def path(self, name):
@@ -2968,11 +2974,12 @@ class Bytecode(BackendCase):
         monitor = self.start_app(PYTHONPYCACHEPREFIX=self.project.tmp)
         monitor.wait_for('app 1')
         self.assertTrue(os.path.exists(self.cache(PYTHONPYCACHEPREFIX=self.project.tmp)))
-        self.assertFalse(os.path.exists(self.path('__pycache__')))
+        self.assertFalse(os.path.exists(self.cache()))
         self.check_same_size(monitor, pairs=2)
 
     def test_cache_that_cannot_be_written(self):
         self.write_value(1)
+        shutil.rmtree(self.path('__pycache__'), ignore_errors=True)
         self.write('__pycache__', 'a file where the folder should be')
         self.check_same_size(self.start_app(), pairs=2)
 
