@@ -1187,8 +1187,10 @@ def _path0(order):
     kind, name = order['kind'], order['name']
     if kind == 'script' and _has_main(name):
         return _main_path(name)
-    if kind == 'call' or sys.flags.isolated or getattr(sys.flags, 'safe_path', False):
+    if sys.flags.isolated or getattr(sys.flags, 'safe_path', False):
         return None
+    if kind == 'call':
+        return next(iter(order['sys_path']), None)
     if kind == 'script':
         return os.path.dirname(os.path.realpath(_absolute(name)))
     return order['folder'] if kind == 'module' else ''
@@ -1216,7 +1218,7 @@ def _set_paths(order):
         sys.path[:] = order['sys_path'] + new
         sys.argv[:] = order['argv']
     else:
-        sys.path[:] = _front(order) + sys.path[: len(sys.path) - len(order['front'])]
+        sys.path[:] = _front(order) + [path for path in sys.path if path not in order['front']]
         sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
     if order['orig_argv']:
         sys.orig_argv = order['orig_argv']
