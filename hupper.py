@@ -1334,6 +1334,7 @@ class _Observer:
     """
 
     _MARGIN = 2_000_000_000  # in ns, of the clock of the files
+    _MOMENT = 200_000_000
 
     def __init__(self, handshake, order):
         self.handshake = handshake
@@ -1401,6 +1402,9 @@ class _Observer:
         except FileNotFoundError:
             if not self._returns(_absolute(path)):
                 raise
+            stat = os.stat(path)
+        while not stat.st_size and self._is_begun(path, stat):
+            time.sleep(0.005)
             stat = os.stat(path)
         self.see(path, stat=stat)
         if len(sys.modules) != self._count + 1:  # another one than this one has come, or one has gone
@@ -1471,6 +1475,10 @@ class _Observer:
                 return False
             time.sleep(0.005)
         return True
+
+    def _is_begun(self, path, stat):
+        """Whether an empty source of the last worker is so new that its text may be about to be written."""
+        return _absolute(path) in self._sources and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
 
 
 def _linked_ns(path):
