@@ -42,14 +42,15 @@ from __future__ import annotations
 
 import sys
 
-_PATH0 = None  # the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
+_SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
+_PATH0 = None  # unless that, the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
 _FRONT: list[str] = []  # what else stood there before Python's own library, as PYTHONPATH does
 
 
 def _stand_back():
     """Put the project's folders out of the way: its own select.py or queue.py is not for us to import."""
     global _PATH0
-    if _PATH0 is None and not (sys.flags.isolated or getattr(sys.flags, 'safe_path', False)):
+    if not _SAFE_PATH:
         _PATH0 = sys.path.pop(0)
     library = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)
     at = next((at for at, path in enumerate(sys.path) if path == library[0] or path.endswith(library[1])), 0)
@@ -1187,7 +1188,7 @@ def _path0(order):
     kind, name = order['kind'], order['name']
     if kind == 'script' and _has_main(name):
         return _main_path(name)
-    if sys.flags.isolated or getattr(sys.flags, 'safe_path', False):
+    if _SAFE_PATH:
         return None
     if kind == 'call':
         return next(iter(order['sys_path']), None)
@@ -3212,6 +3213,7 @@ else:
             self._is_tty = os.isatty(0)
             self._edge = None
             self._state = None
+            self._is_blocking = True
             self.listening = False
 
         @staticmethod
@@ -3252,11 +3254,12 @@ else:
                 self._state = termios.tcgetattr(0)
                 self._is_blocking = os.get_blocking(0)
 
-        def _cooked(self):
+        @staticmethod
+        def _cooked():
             """The usual modes: for a terminal whose foreground has come to us since the worker began."""
             import termios
 
-            state, self._is_blocking = termios.tcgetattr(0), True
+            state = termios.tcgetattr(0)
             state[0] |= termios.ICRNL
             state[1] |= termios.OPOST
             state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN

@@ -144,7 +144,6 @@ def flood(folder, limit):
 
 def copy(path, to):
     """Like shutil.copy2, which calls on Windows what Wine 8 does not have."""
-    os.makedirs(os.path.dirname(to), exist_ok=True)
     shutil.copyfile(path, to)
     shutil.copystat(path, to)
 
@@ -168,10 +167,11 @@ class Project:
         self.base = os.path.realpath(tempfile.mkdtemp(prefix='hupper-'))
         self.folder = os.path.join(self.base, 'project')
         self.tmp = os.path.join(self.base, 'tmp')
-        os.mkdir(self.folder)
         os.mkdir(self.tmp)
         for path in filter(os.path.exists, self.FILES):
-            copy(path, os.path.join(self.folder, os.path.relpath(path, HERE)))
+            new = os.path.join(self.folder, os.path.relpath(path, HERE))
+            os.makedirs(os.path.dirname(new), exist_ok=True)
+            copy(path, new)
         atexit.register(self.remove)  # for Ctrl-C: unittest does no cleanup then
 
     def path(self, name):
@@ -419,6 +419,12 @@ class Case(unittest.TestCase):
     def hupper(self, *args, **options):
         """Start `python hupper.py ARGS`, quick to reload unless told."""
         return self.start(sys.executable, 'hupper.py', '--reload-interval', '0.2', *args, **options)
+
+    def wait_for_standby(self, monitor, mode):
+        """Wait until the next worker is there too, where that can be told; a fork is made only when it is needed."""
+        number = 2 if mode == 'fork' else 3
+        if LINUX:
+            wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
 
     def write_app(self, value=1, name='app.py'):
         """An app of two modules that says `app VALUE` and goes on running."""
@@ -4225,8 +4231,7 @@ class MonitorKilled(ModeCase):
         """The next worker, which waits to be used, goes too."""
         self.write_app()
         monitor = self.run_app()
-        number = 2 if self.mode == 'fork' else 3
-        wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
+        self.wait_for_standby(monitor, self.mode)
         monitor.process.kill()
         monitor.check_nothing_left()
 
@@ -5059,17 +5064,11 @@ class Typing(TerminalCase):
 class Interrupt(TerminalCase):
     """Ctrl-C: one KeyboardInterrupt in the app, none in ours."""
 
-    def wait_for_standby(self, terminal):
-        """Wait until all processes are there that Ctrl-C reaches."""
-        if LINUX:
-            number = 2 if self.mode == 'fork' else 3
-            wait_until(lambda: len(self.project.processes()) == number, lambda: terminal.fail('there is no standby'))
-
     def test_interrupt(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
-        self.wait_for_standby(terminal)
+        self.wait_for_standby(terminal, self.mode)  # until all processes are there that Ctrl-C reaches
         terminal.type('\3')
         self.assertEqual(terminal.wait(), 130)
         terminal.check_nothing_left()
@@ -5445,8 +5444,7 @@ class Facts(ModeCase):
         if mode != 'plain':
             monitor.wait_start(1)
             self.assertEqual(_mode(monitor), 'fork' if mode == 'fork' else 'spawn', monitor.text('err'))
-            number = 2 if mode == 'fork' else 3  # the second worker is to come from the standby
-            wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
+            self.wait_for_standby(monitor, mode)  # the second worker is to come from it
             monitor.send(signal.SIGHUP)
             found.append(json.loads(monitor.wait_for(pattern, count=2)[1]))
         monitor.kill()
@@ -5580,7 +5578,7 @@ class OwnModules(Case):
         self.write('runpy.py', self.MINE)
         monitor = self.start(sys.executable, 'two.py')
         monitor.wait_for('app mine')
-        wait_until(lambda: len(self.project.processes()) == 3)  # the standby uses runpy itself
+        self.wait_for_standby(monitor, 'api')  # it uses runpy itself
         monitor.send(signal.SIGHUP)
         monitor.wait_for('app mine', count=2)
         monitor.stop()
