@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import sys
 
+_FIRST = frozenset(sys.modules) if __name__ == '__main__' else frozenset()  # what Python itself imported, if known
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _PATH0 = None  # unless that, the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
 _FRONT: list[str] = []  # what else stood there before Python's own library, as PYTHONPATH does
@@ -1076,28 +1077,39 @@ module._worker_main(%d, %d, %d, known, %d)
 """
 
 
-_EARLY = 'sitecustomize', 'usercustomize'  # modules that may be the project's, imported before we can look
-
-
 def _environment():
     """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
     paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
-    paths += filter(None, (getattr(sys.modules.get(name), '__file__', None) for name in _EARLY))
+    paths += _early_files()
     for folder in _site_folders():
         paths += [folder, *sorted(path for path, _ in _entries(folder) if path.endswith('.pth'))]
     return [_signature(path) for path in paths]
+
+
+def _early_files():
+    """The project's files that Python itself imported at its start, as a sitecustomize.py and what that imports."""
+    if _FIRST or not _own_files(('sitecustomize', 'usercustomize')):
+        return _own_files(_FIRST)
+    return _own_files(sys.modules)  # some of these
+
+
+def _own_files(names):
+    files = {str(getattr(sys.modules.get(name), '__file__', None) or '') for name in names if name != '__main__'}
+    return [path for path in sorted(files) if path and not _is_installed(_absolute(path))]
 
 
 def _shadowed(order, names):
     """Which of these modules the app's own folders or zip files have a file or folder for."""
     shadowed = set()
     for path in _front(order):
-        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_from(path, sys.modules[name]))
+        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_early(path, name))
     return sorted(shadowed - {'__main__'})
 
 
-def _is_from(path, module):
-    return bool(path) and str(getattr(module, '__file__', None)).startswith(os.path.join(path, ''))
+def _is_early(path, name):
+    """Whether Python itself imported this module from there, as it does a sitecustomize.py."""
+    file = str(getattr(sys.modules[name], '__file__', None))
+    return bool(path) and name in _FIRST and file.startswith(os.path.join(path, ''))
 
 
 def _names_in(path):
@@ -1129,6 +1141,8 @@ def _flush():
 
 def _worker_main(channel, start, monitor, known, is_standby):
     """Where a spawned worker begins: wait for the order, then run the app."""
+    global _FIRST
+    _FIRST = frozenset(known)
     _set_inheritable(channel, False)
     _set_inheritable(start, False)
     _die_with(monitor)
@@ -1142,7 +1156,7 @@ def _worker_main(channel, start, monitor, known, is_standby):
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(_FILE)  # the app's own import of it will find it there
-    for name in _shadowed(order, set(sys.modules) - known - {__name__}):
+    for name in _shadowed(order, set(sys.modules) - _FIRST - {__name__}):
         del sys.modules[name]
     _run_app(order)
 
@@ -1347,8 +1361,8 @@ class _Observer:
         self._seen, self._count = set(sys.modules), len(sys.modules)
         self._reported = set()
         self._observe()
-        for name in _EARLY:
-            self._see_late(getattr(sys.modules.get(name), '__file__', None))
+        for path in _early_files():
+            self._see_late(path)
 
     def _observe(self):
         import io

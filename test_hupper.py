@@ -1875,6 +1875,7 @@ class Surroundings(Case):
     @needs_posix
     def test_read_only_folder(self):
         self.write_app()
+        before = sorted(os.listdir(self.project.folder))
         os.chmod(self.project.folder, 0o555)
         self.addCleanup(os.chmod, self.project.folder, 0o755)
         monitor = self.hupper('-m', 'app')
@@ -1882,7 +1883,7 @@ class Surroundings(Case):
             put(self.path('mod.py'), f'VALUE = {value}\n')
             monitor.wait_for(f'app {value}')
         monitor.stop()
-        self.assertEqual(sorted(os.listdir(self.project.folder)), ['app.py', 'hupper.py', 'mod.py'])
+        self.assertEqual(sorted(os.listdir(self.project.folder)), before)
 
     def test_no_home(self):
         self.write_app()
@@ -2565,6 +2566,16 @@ class API(Case):
     def test_an_unknown_submodule(self):
         result = self.project.python('-c', 'import hupper.nonsense')
         self.assertRegex(result.stderr.splitlines()[-1], '^ModuleNotFoundError: ')
+
+    def test_command_line_called_by_a_program(self):
+        """What the program has imported before, the worker imports anew."""
+        self.write_app()
+        self.write('start.py', 'import mod, sys\nfrom hupper.cli import main\nsys.exit(main(["-m", "app"]))\n')
+        monitor = self.start(sys.executable, 'start.py')
+        monitor.wait_for('app 1')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
 
     def test_documentation(self):
         """What users call has a docstring; help() shows it."""
@@ -5591,6 +5602,19 @@ class OwnModules(Case):
                 self.write(f'{folder}/app.py', self.APP.replace('select', name))
                 self.write(f'{folder}/{name}.py', self.MINE)
                 self.check('-v', '-m', 'app', PYTHONPATH=folder)
+
+    def test_imported_at_the_start_of_python(self):
+        """By a sitecustomize.py: watched, and new in the next worker, which may be a fork or a standby."""
+        self.write('sitecustomize.py', 'import mod\n')
+        self.write_app()
+        self.write('start.py', TWO_LINES + self.project.read('app.py'))
+        for number, target in enumerate((['hupper.py', '-m', 'app'], ['start.py'])):
+            self.write_value(number)
+            monitor = self.start(sys.executable, *target, env={'PYTHONPATH': '.'})
+            for value in (number, 22):
+                self.write_value(value)
+                monitor.wait_for(f'app {value}')
+            monitor.stop()
 
     @needs_cpython
     def test_folder(self):
