@@ -3589,7 +3589,7 @@ def _reloader_for(args):
     )
     reloader._watch = options.watch
     reloader._exit_on_crash = options.exit_on_crash
-    reloader._may_fork = True
+    reloader._may_fork = __name__ == '__main__' or _own_files(sys.modules) in ([], [_FILE])  # else a program called us
     return reloader
 
 
