@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import sys
 
-_FIRST = frozenset(sys.modules) if __name__ == '__main__' else frozenset()  # what Python itself imported, if known
+_FIRST = frozenset(sys.modules)  # what Python itself has imported; empty where a program may have done so
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _PATH0 = None  # unless that, the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
 _FRONT: list[str] = []  # what else stood there before Python's own library, as PYTHONPATH does
@@ -53,16 +53,22 @@ def _stand_back():
     global _PATH0
     if not _SAFE_PATH:
         _PATH0 = sys.path.pop(0)
-    library = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)
-    at = next((at for at, path in enumerate(sys.path) if path == library[0] or path.endswith(library[1])), 0)
+    at = next((at for at, path in enumerate(sys.path) if path.endswith(_LIBRARY)), 0)
     _FRONT.extend(sys.path[:at])
     sys.path[:] = sys.path[at:] + _FRONT  # a library there, such as watchdog, is still found
 
 
 import os  # Python has it before it looks into any folder of the project's
 
-if __name__ == '__main__':
+_LIBRARY = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)  # how the first path to it ends
+_main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
+_main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
+_IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
+
+if _IS_COMMAND:
     _stand_back()
+else:
+    _FIRST = frozenset()
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
@@ -394,6 +400,8 @@ class Reloader:
         except OSError as error:
             self.logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
             self._terminal.listen(self._on_enter)
+            if error.filename and self.monitor.monitor:
+                self.monitor.add_path(error.filename)
         if self._launcher.order:
             return  # we are it, forked
         self._settled_at = None
@@ -509,6 +517,9 @@ class Reloader:
             self.monitor.add_source(path, value)
         elif kind == 'file':
             self.monitor.add_path(path, value)
+        elif kind == 'early':
+            self.monitor.add_path(path, value)
+            self._launcher.note_early(path)
         elif kind == 'missing':
             self.monitor.add_missing(path)
         elif kind == 'begun':
@@ -863,14 +874,20 @@ class _Target:
                 kind, name = 'script', sys.argv[0]
             else:
                 kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
-        if kind == 'script' and not os.path.exists(name):
-            name = getattr(sys.modules['__main__'], '__file__', name)  # it may have changed the folder
+        if kind == 'script':
+            name = _script_from_here(name)
         if not name or (kind == 'script' and not os.path.exists(name)):
             raise ValueError(
                 f'start_reloader() cannot run {command or sys.argv!r} again: it is no script, module or command; '
                 'give a worker_path'
             )
         return cls(kind, name, args, options, getattr(sys, 'orig_argv', None))
+
+
+def _script_from_here(name):
+    """What leads to this program's script, if the program has changed the folder since Python looked for it."""
+    is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
+    return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
 
 
 def _command_line():
@@ -913,19 +930,19 @@ class _Launcher:
         self.standby = None  # the next worker, if it waits already
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # others Python passes over
-        self._environment = None  # signature of the installation that this interpreter was born into
+        self._early = _early_files()
+        self._environment = {}  # path -> signature, of the installation that this interpreter was born into
         self._standby_is = None  # what it was made in and how: (environment, whether it is a fork)
 
     def start(self, first, sources):
         """Start a worker and return it; None in the forked worker itself."""
-        environment = _environment()
-        self._environment = self._environment or environment
+        environment = _environment(self._early)
+        known = {path: self._environment.setdefault(path, signature) for path, signature in environment.items()}
         self.started_ns = _file_clock()
         order = {
             **vars(self.target),
             'argv': [str.__str__(str(arg)) for arg in sys.argv],
             'sys_path': self._sys_path,
-            'front': _FRONT,
             'folder': self._folder,
             'monitor': os.getpid(),
             'started_ns': self.started_ns,
@@ -934,7 +951,7 @@ class _Launcher:
             'interval': self._interval,
             'mask': self._waiter.mask,
             'ignored': self._waiter.ignored,
-            'new_environment': environment != self._environment,
+            'new_environment': environment != known,
         }
         obstacle = self._obstacle(order)
         self._next_is_fork = obstacle is None
@@ -1011,7 +1028,9 @@ class _Launcher:
         import subprocess
 
         name = __name__ if __name__ == 'hupper' else ''
-        boot = _BOOT % (_FRONT, name, _FILE, write, read, os.getpid(), is_standby)
+        boot = _BOOT % (_LIBRARY, name, _FILE, write, read, os.getpid(), is_standby)
+        if not os.path.exists(_FILE):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _FILE)
         options = self.target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
@@ -1037,11 +1056,16 @@ class _Launcher:
     def _make_standby(self):
         if self.standby:
             return
-        self._standby_is = _environment(), self._next_is_fork
+        self._standby_is = _environment(self._early), self._next_is_fork
         try:
             self.standby = self._make(True)
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
+
+    def note_early(self, path):
+        """A worker tells of one of its _early_files()."""
+        self._early.add(path)
+        self._environment.setdefault(path, _signature(path))
 
     def drop_standby(self):
         standby, self.standby = self.standby, None
@@ -1057,13 +1081,14 @@ class _Launcher:
 
 # What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
 # `import hupper` is free; a file that the app could not import by that name stays out of sys.modules. Nothing goes on
-# sys.path, and `front` behind the rest: a project's own select.py is not for us.
+# sys.path, and what is in front of Python's own library goes behind: a project's own select.py is not for us.
 _BOOT = """
 import sys
 if sys.path[:1] == ['']: del sys.path[0]
-front = %r
-sys.path[:] = [path for path in sys.path if path not in front] + front
-known = set(sys.modules)
+at = next((at for at, path in enumerate(sys.path) if path.endswith(%r)), 0)
+front = sys.path[:at]
+sys.path[:] = sys.path[at:] + front
+first = frozenset(sys.modules)
 import os
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -1073,43 +1098,47 @@ spec = PathFinder.find_spec(os.path.splitext(file)[0], [folder])
 module = module_from_spec(spec)
 if name: sys.modules[name] = module
 spec.loader.exec_module(module)
-module._worker_main(%d, %d, %d, known, %d)
+module._FIRST, module._FRONT[:] = first, front
+module._worker_main(%d, %d, %d, %d)
 """
 
 
-def _environment():
-    """A signature of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
-    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg')]
-    paths += _early_files()
+_CUSTOMIZE = 'sitecustomize', 'usercustomize'  # what Python imports at its start, from wherever it is
+
+
+def _environment(early):
+    """Signatures of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
+    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *early]
+    paths += [os.path.join(folder, name + '.py') for folder in _FRONT for name in _CUSTOMIZE]
     for folder in _site_folders():
-        paths += [folder, *sorted(path for path, _ in _entries(folder) if path.endswith('.pth'))]
-    return [_signature(path) for path in paths]
+        paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
+    return {path: _signature(path) for path in paths}
 
 
 def _early_files():
-    """The project's files that Python itself imported at its start, as a sitecustomize.py and what that imports."""
-    if _FIRST or not _own_files(('sitecustomize', 'usercustomize')):
-        return _own_files(_FIRST)
-    return _own_files(sys.modules)  # some of these
+    """The files that Python itself imported, as far as is known here: sitecustomize.py, say, and what that imports."""
+    return {_file_of(sys.modules.get(name)) for name in _FIRST if name != '__main__'} - {''}
 
 
-def _own_files(names):
-    files = {str(getattr(sys.modules.get(name), '__file__', None) or '') for name in names if name != '__main__'}
-    return [path for path in sorted(files) if path and not _is_installed(_absolute(path))]
+def _file_of(module):
+    """The file that a module was read from, which may be a zip file."""
+    loader = getattr(getattr(module, '__spec__', None), 'loader', None)
+    path = getattr(loader, 'archive', None) or getattr(module, '__file__', None)
+    return path if isinstance(path, str) else ''
 
 
 def _shadowed(order, names):
     """Which of these modules the app's own folders or zip files have a file or folder for."""
     shadowed = set()
     for path in _front(order):
-        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_early(path, name))
+        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_its_own(path, name))
     return sorted(shadowed - {'__main__'})
 
 
-def _is_early(path, name):
-    """Whether Python itself imported this module from there, as it does a sitecustomize.py."""
+def _is_its_own(path, name):
+    """Whether this module is that of the app already: this one, or one that Python imported at its start."""
     file = str(getattr(sys.modules[name], '__file__', None))
-    return bool(path) and name in _FIRST and file.startswith(os.path.join(path, ''))
+    return bool(path) and (name in _FIRST or name == __name__) and file.startswith(os.path.join(path, name))
 
 
 def _names_in(path):
@@ -1139,10 +1168,8 @@ def _flush():
 # ------------------------------------------------------------------------------------------------------ worker process
 
 
-def _worker_main(channel, start, monitor, known, is_standby):
+def _worker_main(channel, start, monitor, is_standby):
     """Where a spawned worker begins: wait for the order, then run the app."""
-    global _FIRST
-    _FIRST = frozenset(known)
     _set_inheritable(channel, False)
     _set_inheritable(start, False)
     _die_with(monitor)
@@ -1156,7 +1183,7 @@ def _worker_main(channel, start, monitor, known, is_standby):
     _begin_worker(order, channel)
     if __name__ in sys.modules:
         _observer.see(_FILE)  # the app's own import of it will find it there
-    for name in _shadowed(order, set(sys.modules) - _FIRST - {__name__}):
+    for name in _shadowed(order, set(sys.modules) - _FIRST):
         del sys.modules[name]
     _run_app(order)
 
@@ -1185,6 +1212,8 @@ def _begin_worker(order, channel):
         os.chdir(order['folder'] or os.curdir)
     except OSError:
         handshake.send('missing', order['folder'])  # when it is back, so are we, in it
+    import importlib.machinery  # noqa: F401  while no folder of the app's is searched for it
+
     _set_paths(order)
     _forget_places()
     global _observer
@@ -1194,7 +1223,7 @@ def _begin_worker(order, channel):
 def _front(order):
     """What stands in front of Python's own library in the app's sys.path."""
     path0 = _path0(order)
-    return ([] if path0 is None else [path0]) + order['front']
+    return ([] if path0 is None else [path0]) + _FRONT
 
 
 def _path0(order):
@@ -1233,7 +1262,7 @@ def _set_paths(order):
         sys.path[:] = order['sys_path'] + new
         sys.argv[:] = order['argv']
     else:
-        sys.path[:] = _front(order) + [path for path in sys.path if path not in order['front']]
+        sys.path[:] = _front(order) + [path for path in sys.path if path not in _FRONT]
         sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
     if order['orig_argv']:
         sys.orig_argv = order['orig_argv']
@@ -1288,7 +1317,7 @@ def _run_script(order, main):
         return
     from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
-    _observer.see(path)
+    _observer.see(path, stat=_observer.settled(path))
     loader = (SourcelessFileLoader if path.endswith('.pyc') else SourceFileLoader)('__main__', path)
     vars(main).update(__loader__=loader, __file__=path, __cached__=None)
     if path.endswith('.pyc'):
@@ -1362,7 +1391,9 @@ class _Observer:
         self._reported = set()
         self._observe()
         for path in _early_files():
-            self._see_late(path)
+            self._see_late(path, 'early')
+        for name in set(_CUSTOMIZE).difference(sys.modules):
+            self._miss(os.path.join(_absolute(folder), name) for folder in _FRONT)
 
     def _observe(self):
         import io
@@ -1412,19 +1443,19 @@ class _Observer:
 
     def see_source(self, path):
         """Report a source that is about to be read; return its status."""
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            if not self._returns(_absolute(path)):
-                raise
-            stat = os.stat(path)
-        while not stat.st_size and self._is_begun(path, stat):
-            time.sleep(0.005)
-            stat = os.stat(path)
+        stat = self.settled(path) or os.stat(path)
         self.see(path, stat=stat)
         if len(sys.modules) != self._count + 1:  # another one than this one has come, or one has gone
             self.look_at_modules()
         self._count = len(sys.modules)
+        return stat
+
+    def settled(self, path):
+        """Return the status of a source, or None; that of one which is just being saved when that is done."""
+        stat = _stat(path)
+        while (not stat and self._returns(_absolute(path))) or (stat and self._is_begun(path, stat)):
+            time.sleep(0.005)
+            stat = _stat(path)
         return stat
 
     def see(self, path, kind='import', stat=None):
@@ -1439,17 +1470,16 @@ class _Observer:
         new = {name: module for name, module in sys.modules.copy().items() if name not in self._seen}
         self._seen.update(new)
         for module in new.values():
-            loader = getattr(getattr(module, '__spec__', None), 'loader', None)
-            self._see_late(getattr(loader, 'archive', None) or getattr(module, '__file__', None))
+            self._see_late(_file_of(module))
 
-    def _see_late(self, path):
+    def _see_late(self, path, kind='file'):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
-        path = _absolute(path) if isinstance(path, str) else ''
+        path = _absolute(path) if isinstance(path, str) and path else ''
         stat = None if not path or path in self._reported or _is_installed(path) else _stat(path)
         if stat is None:
             return
         self._reported.add(path)
-        self.handshake.send('file', path, 1 if _is_younger(path, stat, self._started) else _signature(path, stat))
+        self.handshake.send(kind, path, 1 if _is_younger(path, stat, self._started) else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1474,11 +1504,14 @@ class _Observer:
 
             invalidate_caches()
             return PathFinder.find_spec(name, path, target)
+        self._miss(places)
+        return None
+
+    def _miss(self, places):
         for place in places:
             if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
                 self.handshake.send('missing', place)
-        return None
 
     def _returns(self, path):
         """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
@@ -1492,8 +1525,9 @@ class _Observer:
         return True
 
     def _is_begun(self, path, stat):
-        """Whether an empty source of the last worker is so new that its text may be about to be written."""
-        return _absolute(path) in self._sources and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
+        """Whether a source of the last worker is empty, and so new that its text may be about to be written."""
+        is_new = not stat.st_size and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
+        return is_new and _absolute(path) in self._sources
 
 
 def _linked_ns(path):
@@ -3555,8 +3589,6 @@ class _Options:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status; a forked worker runs the app."""
-    if _PATH0 is None and sys.path[:1] == [os.path.dirname(os.path.realpath(sys.argv[0]))]:
-        _stand_back()  # the first is that of the installed script
     try:
         reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
     except ValueError as error:
@@ -3589,7 +3621,7 @@ def _reloader_for(args):
     )
     reloader._watch = options.watch
     reloader._exit_on_crash = options.exit_on_crash
-    reloader._may_fork = __name__ == '__main__' or _own_files(sys.modules) in ([], [_FILE])  # else a program called us
+    reloader._may_fork = _IS_COMMAND
     return reloader
 
 

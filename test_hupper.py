@@ -1780,6 +1780,23 @@ class Environment(Case):
         monitor.wait_for("app 22 ['run', '-v']")
         monitor.stop()
 
+    def test_imported_by_a_pth_file(self):
+        """At Python's start, before anybody can look: it is watched, and no fork or standby has an old one."""
+        self.install('mod.pth', f'{self.path("src")}\nimport mod\n')
+        self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.write('two.py', TWO_LINES + self.project.read('app.py'))
+        self.install('hupper.py', self.project.read('hupper.py'))
+        self.install_script('hupper', 'hupper:main')
+        targets = [['hupper.py', '-m', 'app'], ['two.py'], [os.path.join(self.scripts, 'hupper'), '-m', 'app']]
+        for mode, target in zip(('fork', 'api', 'fork'), targets):
+            self.write('src/mod.py', 'VALUE = 1\n')
+            monitor = self.start(self.python, *target)
+            monitor.wait_for('app 1')
+            self.wait_for_standby(monitor, mode)
+            self.write('src/mod.py', 'VALUE = 22\n')
+            monitor.wait_for('app 22')
+            monitor.stop()
+
     def check_installed(self, head, *target):
         """What was missing is installed while the monitor waits, as `pip install -e` does it; then comes a save."""
         shutil.rmtree(self.path('src'), ignore_errors=True)
@@ -2019,6 +2036,40 @@ class Surroundings(Case):
         monitor.wait_for('app 22')
         monitor.stop()
 
+    def test_zip_file_in_pythonpath(self):
+        for number, target in enumerate((['-m', 'app'], ['app.py'])):
+            self.write_zip('../lib.zip', lib=f'VALUE = {number}')
+            self.write('app.py', 'import lib\nprint("app", lib.VALUE, flush=True)\n' + IDLE)
+            monitor = self.hupper(*target, env={'PYTHONPATH': self.path('../lib.zip')})
+            monitor.wait_for(f'app {number}')
+            self.write_zip('../lib.zip', lib='VALUE = 22')
+            monitor.wait_for('app 22')
+            monitor.stop()
+
+    def test_sitecustomize(self):
+        """It comes later, then changes what stands in front of sys.path."""
+        self.write('app.py', 'import sys\nprint("app", sys.path[1], flush=True)\n' + IDLE)
+        self.write('lib/other.py', '')
+        monitor = self.hupper('-m', 'app', env={'PYTHONPATH': 'lib'})
+        monitor.wait_for('app ' + self.path('lib'))
+        for name in ('new', 'newer'):
+            self.write('lib/sitecustomize.py', f'import sys\nsys.path.insert(0, "{name}")\n')
+            monitor.wait_for(re.compile(f'app (.*/)?{name}$'))
+        monitor.stop()
+
+    def test_our_own_file_is_away(self):
+        """Where workers are spawned they need it, as a reload for a new one does."""
+        self.write_app()
+        text = self.project.read('hupper.py')
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for('app 1')
+        os.remove(self.path('hupper.py'))
+        self.write_value(22)
+        self.assertIn(self.path('hupper.py'), monitor.wait_for('Cannot start a worker'))
+        self.write('hupper.py', text)
+        monitor.wait_for('app 22')
+        monitor.stop()
+
     def test_zip_file_imported_last(self):
         def write(text):
             with zipfile.ZipFile(self.path('../new.zip'), 'w') as file:
@@ -2113,6 +2164,12 @@ class TwoLines(Case):
     def test_script_from_another_folder(self):
         self.write('app.py', self.text)
         self.check(os.path.join('project', 'app.py'), cwd=self.project.base)
+
+    def test_script_that_has_changed_the_folder(self):
+        """To one with another script of that name."""
+        self.write('app.py', 'import os; import hupper; os.chdir(os.environ["TMPDIR"])\n' + self.text)
+        put(os.path.join(self.project.tmp, 'app.py'), 'print("the wrong one", flush=True)\n')
+        self.check('app.py')
 
     def test_module(self):
         self.write('app.py', self.text)
@@ -2579,6 +2636,13 @@ class API(Case):
             monitor = self.start(sys.executable, 'start.py', *target)
             self.check_reload(monitor)
             monitor.stop()
+
+    def test_the_program_that_calls_the_command_line_goes_on(self):
+        """Alone: the worker has nothing of it."""
+        self.write('app.py', 'import sys\nprint("app", "start" in sys.argv[0], flush=True)\nsys.exit(3)\n')
+        self.write('start.py', 'from hupper.cli import main\nprint("status", main(["--exit-on-crash", "-m", "app"]))\n')
+        result = self.project.python('start.py')
+        self.assertEqual(result.stdout, 'app False\nstatus 3\n')
 
     def test_documentation(self):
         """What users call has a docstring; help() shows it."""
@@ -4227,8 +4291,8 @@ class MonitorKilled(ModeCase):
         monitor = self.run_app()
         monitor.wait_for('app 1')
         monitor.wait_start(1)
-        if LINUX:
-            self.assertEqual(_mode(monitor), 'fork' if self.mode == 'fork' else 'spawn')
+        if LINUX and (_mode(monitor) == 'fork') != (self.mode == 'fork'):
+            monitor.fail(f'the worker is {_command_line(monitor.worker)!r}')
         monitor.process.kill()
         monitor.check_nothing_left()
 
@@ -4238,7 +4302,8 @@ class MonitorKilled(ModeCase):
     @needs_linux
     def test_worker_in_c_code(self):
         """One that never lets Python run again."""
-        self.check('import mod, ctypes\nprint("app", mod.VALUE, flush=True)\nctypes.PyDLL(None).pause()')
+        library = 'getattr(ctypes, "PyDLL", ctypes.CDLL)(None)'  # PyPy has but the latter
+        self.check(f'import mod, ctypes\nprint("app", mod.VALUE, flush=True)\n{library}.pause()')
 
     @needs_linux
     def test_standby(self):
@@ -5618,6 +5683,17 @@ class OwnModules(Case):
                 self.write_value(value)
                 monitor.wait_for(f'app {value}')
             monitor.stop()
+
+    def test_hupper(self):
+        """A copy in the project, with another one installed that is run."""
+        self.write('lib/anything.py', '')
+        shutil.move(self.path('hupper.py'), self.path('lib/hupper.py'))
+        self.write('hupper.py', 'whose = "mine"\n')
+        self.write('app.py', self.APP.replace('select', 'hupper') + IDLE)
+        self.write('bin/hupper', 'import sys\nfrom hupper import main\nsys.exit(main())\n')
+        monitor = self.start(sys.executable, 'bin/hupper', '-m', 'app', env={'PYTHONPATH': 'lib'})
+        monitor.wait_for('app mine')
+        monitor.stop()
 
     @needs_cpython
     def test_folder(self):
