@@ -932,11 +932,12 @@ class _Launcher:
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # others Python passes over
         self._early = _early_files()
         self._environment = {}  # path -> signature, of the installation that this interpreter was born into
+        self._latest = {}  # the same as it was when we last looked
         self._standby_is = None  # what it was made in and how: (environment, whether it is a fork)
 
     def start(self, first, sources):
         """Start a worker and return it; None in the forked worker itself."""
-        environment = _environment(self._early)
+        environment = self._look_at_environment()
         known = {path: self._environment.setdefault(path, signature) for path, signature in environment.items()}
         self.started_ns = _file_clock()
         order = {
@@ -965,6 +966,13 @@ class _Launcher:
         except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
             self.drop_standby()
             return self._begin(order)
+
+    def _look_at_environment(self):
+        before, self._latest = self._latest, _environment(self._early)
+        for path in self._early:
+            if self._latest[path] != before.get(path, self._latest[path]) and not _is_installed(path):
+                _remove_bytecode(path)
+        return self._latest
 
     def _obstacle(self, order):
         """Why the worker can't be a fork of this process, if so."""
@@ -1056,7 +1064,7 @@ class _Launcher:
     def _make_standby(self):
         if self.standby:
             return
-        self._standby_is = _environment(self._early), self._next_is_fork
+        self._standby_is = self._look_at_environment(), self._next_is_fork
         try:
             self.standby = self._make(True)
         except OSError as error:
@@ -1118,6 +1126,16 @@ def _environment(early):
 def _early_files():
     """The files that Python itself imported, as far as is known here: sitecustomize.py, say, and what that imports."""
     return {_file_of(sys.modules.get(name)) for name in _FIRST if name != '__main__'} - {''}
+
+
+def _remove_bytecode(path):
+    """Have Python itself, which believes its cache too easily (see _Observer), read this source anew."""
+    from importlib.util import cache_from_source
+
+    try:
+        os.remove(cache_from_source(path))
+    except (OSError, NotImplementedError):  # there is none, or no place for one
+        pass
 
 
 def _file_of(module):

@@ -2052,7 +2052,7 @@ class Surroundings(Case):
         self.write('lib/other.py', '')
         monitor = self.hupper('-m', 'app', env={'PYTHONPATH': 'lib'})
         monitor.wait_for('app ' + self.path('lib'))
-        for name in ('new', 'newer'):
+        for name in ('one', 'two', 'ten'):  # of one length, maybe within a second
             self.write('lib/sitecustomize.py', f'import sys\nsys.path.insert(0, "{name}")\n')
             monitor.wait_for(re.compile(f'app (.*/)?{name}$'))
         monitor.stop()
