@@ -523,6 +523,7 @@ class Reloader:
         elif kind == 'missing':
             self.monitor.add_missing(path)
         elif kind == 'begun':
+            self._schedule.begun(time.monotonic())
             self._settled_at = time.monotonic() + 0.5
         elif kind == 'bytecode':
             self._worker.wrote_bytecode = True
@@ -631,7 +632,7 @@ class _Schedule:
     def __init__(self, interval):
         self.interval = interval
         self.quiet = min(0.1, interval)
-        self._started = self._changed = -_FOREVER
+        self._started = self._begun = self._changed = -_FOREVER
         self._first = None  # the oldest pending change that is not held back
         self._unsettled = {}  # path -> until when it may still be on its way
         self._calm = True  # one start before its time is left
@@ -650,12 +651,16 @@ class _Schedule:
 
     def started(self, now):
         self._calm = self._calm and now >= self._started + self.interval
-        self._started = now
+        self._started = self._begun = now
         self._first = None
         self._unsettled.clear()
 
+    def begun(self, now):
+        """The interpreter is up, which may take its time: only now can the app have done anything."""
+        self._begun = now
+
     def just_started(self, now):
-        return now - self._started < 1.0
+        return now - self._begun < 1.0
 
     def due(self):
         if self._first is None:
