@@ -1310,12 +1310,11 @@ def _run_app(order):
         _reset_signals(order)  # a Ctrl-C hits the app, if only from here
         _observer.handshake.send('begun')
         _RUN[order['kind']](order, main)
-    except BaseException as error:
-        _observer.look_at_crash(error)
-        _hide_our_frames(error)
-        raise
-    finally:
         _observer.look_at_modules()
+    except BaseException as error:
+        _hide_our_frames(error)
+        _observer.look_at_crash(error)
+        raise
 
 
 def _run_module(order, main, name=None):
@@ -1379,6 +1378,8 @@ def _hide_our_frames(error):
 
     def excepthook(kind, value, _):
         sys.excepthook, sys.last_traceback = hook, trace
+        if value is not error:
+            value.__context__ = None  # a second Ctrl-C, while we look at what the first has ended
         hook(kind, value.with_traceback(trace), trace)
 
     sys.excepthook = excepthook
@@ -1506,6 +1507,7 @@ class _Observer:
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
+        self.look_at_modules()
         seen = set()
         while error is not None and id(error) not in seen:
             seen.add(id(error))

@@ -4567,6 +4567,27 @@ class Stopping(ModeCase):
         self.assertIn(monitor.stop(signal.SIGINT), KILLED)
 
     @needs_posix
+    def test_interrupt_after_the_end(self):
+        """It comes while we look at the exception that has ended the app: no line of ours is shown."""
+        text = """
+            import os, signal
+
+            class Late(KeyboardInterrupt):
+                @property
+                def __cause__(self):
+                    del Late.__cause__
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            raise Late
+            """
+        self.write('app.py', textwrap.dedent(text))
+        monitor = self.run_app()
+        monitor.wait_for(WAITING)
+        self.assertEqual(monitor.stop(), 130)
+        self.assertIn('raise Late', monitor.text())
+        self.assertNotIn('_run_app', monitor.text())
+
+    @needs_posix
     def test_hang_up_without_a_terminal(self):
         self.write_app()
         monitor = self.run_app()
