@@ -2065,7 +2065,7 @@ class Surroundings(Case):
         monitor.wait_for('app 1')
         os.remove(self.path('hupper.py'))
         self.write_value(22)
-        self.assertIn(self.path('hupper.py'), monitor.wait_for('Cannot start a worker'))
+        self.assertIn(repr(self.path('hupper.py')), monitor.wait_for('Cannot start a worker'))
         self.write('hupper.py', text)
         monitor.wait_for('app 22')
         monitor.stop()
