@@ -295,6 +295,7 @@ class Reloader:
         self._kill_at = None  # when a worker that was asked to end is killed
         self._settled_at = None  # when we look whether a new worker has had its start
         self._has_signal = False  # one has told us to stop
+        self._may_quit = False  # SIGQUIT has come
         self._status = None  # ours, once we have one
         self._last_status = 0  # the last worker's
         self._forced = False  # somebody wants a reload whatever the files say
@@ -456,7 +457,8 @@ class Reloader:
         return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
-        if self._once or (self._exit_on_crash and not self._forced):
+        is_quit = self._may_quit and worker.ending() == 'SIGQUIT'
+        if is_quit or self._once or (self._exit_on_crash and not self._forced):
             self._then = Reloader._leave
         elif worker.ending():
             self.logger.error(f'Worker {worker.pid} was ended by {worker.ending()}.')
@@ -494,6 +496,14 @@ class Reloader:
             self._worker.kill()
         self._has_signal = True
         self._stop(Reloader._leave, ask)
+
+    def _on_sigquit(self):
+        """We go if that ends the worker, which may have a handler for it."""
+        self._may_quit = True
+        if not self._worker:
+            self._on_stop_signal(None)
+        elif not self._terminal.interrupts(self._worker):
+            self._worker.ask_to_stop(signal.SIGQUIT)
 
     def _on_sighup(self):
         if self._terminal.is_gone():
@@ -1276,6 +1286,8 @@ def _has_main(path):
 
 
 def _main_path(name):
+    if name == os.curdir and sys.version_info >= (3, 11):
+        return _current_folder() or name
     return _from_here(name) if sys.version_info >= (3, 9) else name
 
 
@@ -1310,11 +1322,19 @@ def _run_app(order):
         _reset_signals(order)  # a Ctrl-C hits the app, if only from here
         _observer.handshake.send('begun')
         _RUN[order['kind']](order, main)
-        _observer.look_at_modules()
-    except BaseException as error:
-        _hide_our_frames(error)
-        _observer.look_at_crash(error)
-        raise
+    finally:
+        _look_back(sys.exc_info()[1])
+
+
+def _look_back(error):
+    """Tell what there is to tell at the app's end. A Ctrl-C waits for that: it is not to show where we are."""
+    held = _hold_interrupts()
+    _observer.look_at_modules()
+    _observer.look_at_crash(error)
+    if error and not isinstance(error, SystemExit):  # which is to let go of the app's objects, as it does without us
+        _hide_our_frames(error, held)
+    else:
+        _let_go(held)
 
 
 def _run_module(order, main, name=None):
@@ -1369,8 +1389,8 @@ def _run_call(order, main):
 _RUN = {'module': _run_module, 'script': _run_script, 'command': _run_command, 'call': _run_call}
 
 
-def _hide_our_frames(error):
-    """Have the traceback of an exception that ends the app printed without the frames of ours."""
+def _hide_our_frames(error, held):
+    """Have the traceback of an exception that ends the app printed without the frames of ours, then let Ctrl-C go."""
     hook, trace = sys.excepthook, None
     for each in reversed(list(_traces(error))):
         if each.tb_frame.f_globals is not globals():
@@ -1378,11 +1398,25 @@ def _hide_our_frames(error):
 
     def excepthook(kind, value, _):
         sys.excepthook, sys.last_traceback = hook, trace
-        if value is not error:
-            value.__context__ = None  # a second Ctrl-C, while we look at what the first has ended
+        if hook is not sys.__excepthook__:
+            _let_go(held)  # the app's own may take its time
         hook(kind, value.with_traceback(trace), trace)
+        _let_go(held)
 
     sys.excepthook = excepthook
+
+
+def _hold_interrupts():
+    return hasattr(signal, 'pthread_sigmask') and signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+
+
+def _let_go(held):
+    """End the hold; what has come meanwhile is too late for the app, unless it has a handler for it."""
+    try:
+        if held is not False:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    except KeyboardInterrupt:
+        pass
 
 
 def _traces(error):
@@ -1429,7 +1463,8 @@ class _Observer:
         def path_stats(loader, path):
             stat = observer.see_source(path)
             loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
-            if loader._changed_ns + observer._MARGIN > time.time_ns():
+            is_asked_by_import = getattr(loader, 'name', '') != '<py_compile>'
+            if is_asked_by_import and loader._changed_ns + observer._MARGIN > time.time_ns():
                 raise OSError(f'{path} has just changed: no bytecode for now')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
@@ -1507,7 +1542,6 @@ class _Observer:
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
-        self.look_at_modules()
         seen = set()
         while error is not None and id(error) not in seen:
             seen.add(id(error))
@@ -1576,9 +1610,14 @@ _former_main = None  # kept alive: before 3.12 `python -c` goes on to use the na
 
 
 def _hidden(function):
-    """Have the import system leave this function's frame out of tracebacks, as it does with its own."""
-    function.__code__ = function.__code__.replace(co_filename='<frozen importlib._bootstrap>')
+    """Have this function pass for one of the import system: left out of tracebacks, and by tools as `coverage` is."""
+    function.__code__ = _hidden_code(function.__code__)
     return function
+
+
+def _hidden_code(code):
+    parts = tuple(_hidden_code(each) if isinstance(each, type(code)) else each for each in code.co_consts)
+    return code.replace(co_filename='<frozen importlib._bootstrap>', co_consts=parts)
 
 
 def _prepend(owner, name, tell):
@@ -3214,7 +3253,7 @@ else:
             self.arrived = []  # the names of the signals that came
             self._former = {}
             self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGCHLD', 'SIGCONT'):
+            for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCHLD', 'SIGCONT'):
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
                 if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
@@ -3716,6 +3755,15 @@ def _find_script(name):
                 if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
                     return path
     raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
+
+
+# What runs within an import of the app's, which may be under a tracer.
+for _function in (
+    *(_Handshake.send, _Handshake.is_open, _identity, _has_reader, _absolute, _current_folder, _is_installed),
+    *(_file_of, _signature, _stat, _ctime_ns, _linked_ns, _newest_link, _is_younger),
+    *(each for each in vars(_Observer).values() if hasattr(each, '__code__')),
+):
+    _hidden(_function)
 
 
 if __name__ == '__main__':

@@ -4583,9 +4583,20 @@ class Stopping(ModeCase):
         self.write('app.py', textwrap.dedent(text))
         monitor = self.run_app()
         monitor.wait_for(WAITING)
-        self.assertEqual(monitor.stop(), 130)
+        self.assertEqual(monitor.stop(), 1)  # as Python ends by SIGINT for that very class alone
         self.assertIn('raise Late', monitor.text())
-        self.assertNotIn('_run_app', monitor.text())
+        self.assertNotIn('hupper.py"', monitor.text())
+
+    @needs_posix
+    def test_quit(self):
+        """SIGQUIT is passed on, for the worker to decide about."""
+        self.write_app('import mod\nif mod.VALUE == 1: signal.signal(signal.SIGQUIT, lambda *_: os.write(1, b"no\\n"))')
+        monitor = self.run_app('-v')
+        monitor.wait_for('app 1')
+        monitor.send(signal.SIGQUIT)
+        monitor.wait_for('no')
+        self.check_reload(monitor)
+        self.assertEqual(monitor.stop(signal.SIGQUIT), 131)
 
     @needs_posix
     def test_hang_up_without_a_terminal(self):
@@ -5176,6 +5187,18 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
         self.assertNotIn('hupper.py"', terminal.text())
 
+    def test_quit(self):
+        self.write_app('import faulthandler\nimport mod\nif mod.VALUE == 1: faulthandler.register(signal.SIGQUIT)\n')
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\x1c')
+        terminal.wait_for('most recent call first')
+        self.check_reload(terminal)
+        self.wait_for_standby(terminal, self.mode)
+        terminal.type('\x1c')
+        self.assertEqual(terminal.wait(), 131)
+        terminal.check_nothing_left()
+
     def test_after_a_reload(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
@@ -5620,7 +5643,8 @@ class Facts(ModeCase):
         self.write('real/script.py', 'import facts\nfacts.tell()\n')
         self.write('real/folder/__main__.py', 'import facts\nfacts.tell()\n')
         os.symlink('real/folder', self.path('link'))
-        for name in ('./real/script.py', 'link/../script.py', './real/folder/'):
+        self.write('__main__.py', 'import facts\nfacts.tell()\n')
+        for name in ('./real/script.py', 'link/../script.py', './real/folder/', '.'):
             with self.subTest(name):
                 self.check(name, modes=('fork', 'spawn'))
 
@@ -5849,6 +5873,39 @@ class WorksInside(ModeCase):
             """
         self.check(text)
 
+    def test_end_by_sys_exit(self):
+        """It lets go of the app's objects before Python shuts down."""
+        text = """
+            import sys
+            from mod import VALUE
+
+            def tell():
+                print('fine', VALUE, flush=True)
+
+            class Guard:
+                def __del__(self):
+                    tell()
+
+            def main():
+                guard = Guard()
+                sys.exit()
+
+            main()
+            """
+        self.check(text)
+
+    def test_compile(self):
+        """What has just been saved, as only an import is kept from doing."""
+        text = """
+            import py_compile
+            from mod import VALUE
+            with open('new.py', 'w') as file:
+                file.write('x = 1')
+            py_compile.compile('new.py', doraise=True)
+            print('fine', VALUE, flush=True)
+            """
+        self.check(text)
+
     def test_relative_import(self):
         self.write('pkg/__init__.py', '')
         self.write('pkg/part.py', 'from mod import VALUE')
@@ -5934,7 +5991,9 @@ class WorksInside(ModeCase):
         monitor.wait_for('fine 22')
         monitor.wait_for('Waiting for a file', count=2)
         monitor.stop()
-        self.assertRegex(self.project.python('-m', 'coverage', 'report', '-m').stdout, r'app\.py +2 +0 +100%')
+        report = self.project.python('-m', 'coverage', 'report', '-m').stdout
+        self.assertRegex(report, r'app\.py +2 +0 +100%')
+        self.assertNotIn('hupper.py', report)
 
     def test_second_copy(self):
         """Copies of the module share the proxy; children of all kinds are not active."""
