@@ -411,7 +411,7 @@ class Reloader:
             self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
             if saved_at is not None:
                 self.logger.debug(f'The new worker began {(now - saved_at) * 1e3:.1f} ms after the change.')
-            self.monitor.new_worker()
+            self.monitor.new_worker(self._launcher.started_ns)
         if self.monitor.monitor is None:
             self._open_monitor()
 
@@ -531,7 +531,7 @@ class Reloader:
             self.monitor.add_path(path, value)
             self._launcher.note_early(path)
         elif kind == 'missing':
-            self.monitor.add_missing(path)
+            self.monitor.add_missing(path, bool(value))
         elif kind == 'begun':
             self._schedule.begun(time.monotonic())
             self._settled_at = time.monotonic() + 0.5
@@ -561,7 +561,7 @@ class Reloader:
             if not self._pending and not self._forced:
                 self._schedule.hold()
             return
-        self._pending.setdefault(path, now)
+        self._pending[path] = now if path in self._broken else self._pending.get(path, now)
         self._schedule.change(now, path, self.monitor.settle_time(path, self._schedule))
 
     def _due(self):
@@ -573,6 +573,11 @@ class Reloader:
         if not self._forced:
             if self.monitor.recheck(self._pending):
                 return  # still being written
+            for path in filter(self.monitor.is_undone, list(self._pending)):
+                del self._pending[path]
+            if not self._pending:
+                self._schedule.hold()
+                return
             if self._worker and not self._all_parse():
                 self._schedule.hold()
                 return
@@ -775,10 +780,10 @@ class FileMonitorProxy:
         else:
             self.add_path(path, signature)
 
-    def add_missing(self, path):
+    def add_missing(self, path, nowhere=False):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
         if self._is_driven:
-            self.monitor.add_missing(path)
+            self.monitor.add_missing(path, nowhere)
         else:
             for name in (path, path + '.py'):
                 self.add_path(name, 0)
@@ -794,9 +799,12 @@ class FileMonitorProxy:
         except Exception as error:
             self._replace(type(self.monitor), error)
 
-    def new_worker(self):
+    def new_worker(self, started_ns):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
+        if self.monitor and self._is_driven:
+            self.monitor.started_ns = started_ns
+            self.monitor.appeared.clear()
         self.sources_of_worker = {}
         old = [path for path, number in self._asked_by.items() if number < self._worker_number - 2]
         for path in old:
@@ -815,6 +823,10 @@ class FileMonitorProxy:
             return schedule.interval if path in self.expected_sources else schedule.quiet
         state = self.monitor.states.pop(path, _DONE) if self._is_driven else _SEEN
         return {_SEEN: schedule.quiet, _OPEN: schedule.interval}.get(state, 0)
+
+    def is_undone(self, path):
+        """Whether a change has left nothing."""
+        return self._is_driven and self.monitor.is_undone(path)
 
     def recheck(self, paths):
         """Whether one of these changes again just now, as polling finds out only by looking."""
@@ -845,7 +857,9 @@ def _syntax_error(path):
             import traceback
 
             return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
-    except (OSError, ValueError, MemoryError, RecursionError):
+    except ValueError as error:  # what older Pythons raise for a NUL
+        return f'  File "{path}"\nValueError: {error}'
+    except (OSError, MemoryError, RecursionError):
         pass  # the new worker will tell
 
 
@@ -992,7 +1006,7 @@ class _Launcher:
     def _obstacle(self, order):
         """Why the worker can't be a fork of this process, if so."""
         if not self.may_fork:
-            return 'this is not our own command line'
+            return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _fork_obstacle():
             return obstacle
         if self._is_traced():
@@ -1570,7 +1584,7 @@ class _Observer:
         for place in places:
             if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
-                self.handshake.send('missing', place)
+                self.handshake.send('missing', place, int(not os.path.exists(os.path.dirname(place))))
 
     def _returns(self, path):
         """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
@@ -1878,8 +1892,11 @@ class PollingFileMonitor(_Part, IFileMonitor):
         self.rules = []  # (folder, components of a glob below it or None for everything)
         self.folders = {}  # folder -> its time when it was looked into, of those folders that a rule leads to
         self.missing = {}  # folder -> names of modules that would be welcome there
+        self.nowhere = set()  # such folders that did not exist
         self.polled = set()  # files and folders that no event tells of
         self.states = {}  # changed path -> _SEEN, _TOLD, _OPEN or _DONE
+        self.appeared = set()  # entries of watched folders that the running worker can't have found at its start
+        self.started_ns = 0  # when that was; 0: before this monitor
         self._next = time.monotonic() + interval
         self._thread = None
         self._stopped = False
@@ -1889,16 +1906,22 @@ class PollingFileMonitor(_Part, IFileMonitor):
         if os.path.isdir(path):
             self._add_rule((path, None), since)
         elif _is_glob(path):
-            self._add_rule(_split_glob(path), since)
+            root, pattern = _split_glob(path)
+            self._add_rule((root, pattern), since)
+            if not _has_magic(pattern[-1]):  # a folder may have that name
+                self._add_rule((root, (*pattern, '**', '*')), since)
         else:
             self._add_named(path, since)
 
-    def add_missing(self, path):
-        """Watch for a module that was not found at `path`, without its suffix."""
+    def add_missing(self, path, nowhere=False):
+        """Watch for a module that was not found at `path`, without its suffix; `nowhere`: not even the folder was."""
         from importlib.machinery import all_suffixes
 
         folder, name = os.path.split(path)
         self._watch_folder(folder)
+        if nowhere:
+            self.nowhere.add(folder)
+            self._look_for_archive(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
             self._look_at_entry(path + suffix, _SEEN)  # it may have come meanwhile
@@ -1988,13 +2011,28 @@ class PollingFileMonitor(_Part, IFileMonitor):
                 self._add_folder(path, since=0)
         elif os.path.isfile(path) and self._counts(path):
             self._add_file(path)
+            stat = _stat(path)
+            if stat and _is_younger(path, stat, self.started_ns):
+                self.appeared.add(path)
             self._changed(path, _SEEN if state is _DONE else state)  # it may be somebody's temporary file
 
     def look_into(self, folder):
         """Compare the entries of a folder with what is known of them."""
+        self._look_for_archive(folder)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
                 self._look_at_entry(entry, _SEEN)
+
+    def _look_for_archive(self, path):
+        """Where modules were missed, a zip file may have come instead of a folder."""
+        if path in self.nowhere and os.path.exists(path):
+            self.nowhere.discard(path)
+            if os.path.isfile(path):
+                self._changed(path, _SEEN)
+
+    def is_undone(self, path):
+        """Whether a file that has appeared has gone again, as temporary files do, with nobody having asked for it."""
+        return path in self.appeared and path not in self.named and not os.path.lexists(path)
 
     def _changed(self, path, state):
         if not self.ignored(path):
@@ -2565,6 +2603,10 @@ def _is_temporary(name):
     )
 
 
+def _has_magic(name):
+    return any(char in name for char in '*?[')
+
+
 def _split_glob(path):
     """Split a glob into the folder it begins in and the components after that, of which a mere path has none.
 
@@ -2572,7 +2614,7 @@ def _split_glob(path):
     """
     parts = path.split(os.sep)
     for at, part in enumerate(parts):
-        if any(char in part for char in '*?[') and not os.path.lexists(os.sep.join(parts[: at + 1])):
+        if _has_magic(part) and not os.path.lexists(os.sep.join(parts[: at + 1])):
             return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
     return path, ()
 
@@ -2590,7 +2632,8 @@ def _glob_match(pattern, names):
     hidden = names[0].startswith('.') and not pattern[0].startswith('.')
     if pattern[0] == '**':
         return _glob_match(pattern[1:], names) or (not hidden and _glob_match(pattern, names[1:]))
-    return not hidden and fnmatch(names[0], pattern[0]) and _glob_match(pattern[1:], names[1:])
+    fits = fnmatch(names[0], pattern[0]) or names[0] == pattern[0]  # a name may have brackets
+    return not hidden and fits and _glob_match(pattern[1:], names[1:])
 
 
 def _path_matcher(patterns):

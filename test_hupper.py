@@ -797,9 +797,27 @@ class Parts(unittest.TestCase):
             ('*', '.hidden', False),
             ('**/x', '.hidden/x', False),
             ('.*', '.hidden', True),
+            ('[x].ini', '[x].ini', True),
         ]:
             with self.subTest(glob=glob, path=path):
                 self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/'))), fits)
+
+    def test_gone_again(self):
+        """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
+        project, changes = Project(), []
+        self.addCleanup(project.remove)
+        monitor = hupper.PollingFileMonitor(changes.append)
+        monitor.add_path(project.folder)
+        for name, started_ns in (('new', 0), ('old', time.time_ns() + 10**12)):
+            monitor.started_ns = started_ns
+            path = project.write(name, '')
+            monitor.look_into(project.folder)
+            self.assertEqual(changes.pop(), path)
+            self.assertFalse(monitor.is_undone(path))
+            os.remove(path)
+            self.assertEqual(monitor.is_undone(path), name == 'new')
+            monitor.add_path(path)
+            self.assertFalse(monitor.is_undone(path))
 
     def test_editors_temporaries(self):
         for (
@@ -891,6 +909,7 @@ class Parts(unittest.TestCase):
             else:
                 self.assertIn(said, told)
                 self.assertIn(path, told)
+        self.assertIn('null bytes', hupper._syntax_error(project.write('x.py', 'x = 1\0')))
         self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
 
 
@@ -2083,6 +2102,25 @@ class Surroundings(Case):
             monitor.wait_for(f'app {value}')
             write(f'VALUE = {value + 21}')
         monitor.wait_for('app 43')
+        monitor.stop()
+
+    def test_zip_file_that_comes_later(self):
+        text = """
+            import sys
+            sys.path.insert(0, 'lib.zip')
+            try:
+                import lib
+            except ImportError:
+                print('app without', flush=True)
+            else:
+                print('app with', lib.VALUE, flush=True)
+            """
+        self.write('app.py', textwrap.dedent(text) + IDLE)
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for('app without')
+        for value in (1, 22):
+            self.write_zip('lib.zip', lib=f'VALUE = {value}')
+            monitor.wait_for(f'app with {value}')
         monitor.stop()
 
     def test_brackets_in_the_path(self):
@@ -3487,6 +3525,15 @@ class Trees(BackendCase):
         self.check(monitor, lambda: put(self.path('outside/b.ini'), 'changed'), 'tree/b.ini')
         self.check(monitor, lambda: symlink(self.path('outside/b.ini'), self.path('tree/d.ini')), 'tree/d.ini')
         self.check(monitor, lambda: self.write('outside/b.ini', 'again'), 'tree')
+        monitor.stop()
+
+    def test_folders_that_fit_a_glob(self):
+        """All that is below them counts, if it is by their name that they fit."""
+        self.write('apps/a/conf/deep/x.ini', '')
+        monitor = self.start_app('apps/*/conf', '[new].ini')
+        self.check(monitor, lambda: self.write('apps/a/conf/deep/x.ini', 'changed'), 'apps/a/conf/deep/x.ini')
+        self.check(monitor, lambda: self.write('apps/b/conf/y.ini', 'new'), 'apps/b/conf/y.ini')
+        self.check(monitor, lambda: self.write('[new].ini', 'new'), '[new].ini')
         monitor.stop()
 
     def test_two_rules_for_one_folder(self):
