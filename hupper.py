@@ -3551,10 +3551,11 @@ else:
         def __init__(self, pid, parent, group, state, name):
             self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
 
-        def is_tracker(self):
-            """Whether this is a helper of multiprocessing, which cleans up and ends once it is alone."""
-            command = _read_proc(str(self.pid), 'cmdline')
-            return b'multiprocessing.resource_tracker' in command or b'multiprocessing.forkserver' in command
+        def ends_by_itself(self):
+            """Whether it does so already, or is a helper of multiprocessing, which cleans up once it is alone."""
+            command = _read_proc(str(self.pid), 'cmdline')  # which a process that ends loses first
+            helpers = b'multiprocessing.resource_tracker', b'multiprocessing.forkserver'
+            return (_LINUX and not command) or any(helper in command for helper in helpers)
 
     def _processes():
         """Return all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
@@ -3656,7 +3657,7 @@ else:
             try:
                 if self._killed:
                     os.kill(process.pid, signal.SIGKILL)
-                elif name not in self.names and not process.is_tracker():
+                elif name not in self.names and not process.ends_by_itself():
                     self.names.append(name)
                     os.kill(process.pid, signal.SIGTERM)
                     os.kill(process.pid, signal.SIGCONT)
