@@ -2059,8 +2059,7 @@ class PollingFileMonitor(_Part, IFileMonitor):
             return False
         if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
             return False
-        rules = self._rules_of(path)
-        return any(pattern is None or '**' in pattern or len(names) < len(pattern) for pattern, names in rules)
+        return any(pattern is None or _glob_match(pattern, names, True) for pattern, names in self._rules_of(path))
 
     # The primitives of a backend; what it can't hear of it leaves to these.
 
@@ -2623,17 +2622,20 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
-def _glob_match(pattern, names):
-    """Match the components of a path with those of a glob: `**` stands for any number of folders."""
+def _glob_match(pattern, names, is_begun=False):
+    """Match the components of a path, or of one that goes on, with a glob's: `**` stands for any number of folders."""
     from fnmatch import fnmatch
 
-    if not pattern or not names:
-        return not names and all(part == '**' for part in pattern)
+    if not names:
+        return bool(pattern) if is_begun else all(part == '**' for part in pattern)
+    if not pattern:
+        return False
     hidden = names[0].startswith('.') and not pattern[0].startswith('.')
     if pattern[0] == '**':
-        return _glob_match(pattern[1:], names) or (not hidden and _glob_match(pattern, names[1:]))
+        rest = not hidden and _glob_match(pattern, names[1:], is_begun)
+        return rest or _glob_match(pattern[1:], names, is_begun)
     fits = fnmatch(names[0], pattern[0]) or names[0] == pattern[0]  # a name may have brackets
-    return not hidden and fits and _glob_match(pattern[1:], names[1:])
+    return not hidden and fits and _glob_match(pattern[1:], names[1:], is_begun)
 
 
 def _path_matcher(patterns):

@@ -801,6 +801,18 @@ class Parts(unittest.TestCase):
         ]:
             with self.subTest(glob=glob, path=path):
                 self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/'))), fits)
+        for glob, path, leads in [
+            ('b/*/d', 'b', True),
+            ('b/*/d', 'b/c', True),
+            ('b/*/d', 'b/c/d', False),
+            ('b/*/d', 'c', False),
+            ('*/d/**/*', 'b/c', False),
+            ('*/d/**/*', 'b/d/e/f', True),
+            ('**/d', 'b/c', True),
+            ('**/d', '.b', False),
+        ]:
+            with self.subTest(glob=glob, path=path):
+                self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/')), True), leads)
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
