@@ -618,7 +618,9 @@ class Reloader:
         """Whether to leave out a change: the third start in a row that the app itself has caused was the last one."""
         if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
             return False
-        wrote = (self._worker or self._former).has_written(path)
+        worker = self._worker or self._former
+        worker.channel.drain()
+        wrote = worker.has_written(path)
         if wrote is False or (wrote is None and self._streak[path] < 20 and not self._is_up_to_date(path)):
             return False  # rather too many starts than a lost save
         if path not in self._left_out:
@@ -1791,6 +1793,7 @@ class _Channel:
     def __init__(self, fd):
         self._fd = fd
         self._rest = b''
+        self.received = 0  # bytes
         self._paused_until = time.monotonic() + self._PAUSE
         self.on_message = None
 
@@ -1806,6 +1809,7 @@ class _Channel:
     def drain(self):
         """Hand on all messages that are there; return whether there were any."""
         data = self._read()
+        self.received += len(data)
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _PIPE_BUF:
             messages.append(self._rest)
@@ -3480,6 +3484,8 @@ else:
 
         group = _status = None
         _signal = 0
+        _counts: dict[bytes, bytes] = {}
+        _has_children = False
         children = ()
 
         def begin(self, order, arrived):
@@ -3523,20 +3529,29 @@ else:
                 self.group = os.getpgid(self.pid)
             except OSError:
                 pass
-            # How many bytes it has caused to be written to disks (`man 5 proc`); empty if that is not told.
-            self._written = _read_proc(str(self.pid), 'io').partition(b'\nwrite_bytes: ')[2].partition(b'\n')[0]
+            if _LINUX:  # see `man 5 proc`; of a process that has just ended not everybody is told the counts
+                counts = dict(line.split(b': ') for line in _read_proc(str(self.pid), 'io').splitlines())
+                self._counts = counts or self._counts
+                waited_for = _read_proc(str(self.pid), 'stat').rpartition(b')')[2].split()[8:9] != [b'0']
+                self._has_children = waited_for or _read_proc(str(self.pid), 'task', str(self.pid), 'children') != b''
 
         def has_written(self, path):
-            """Whether it may have written a file; None where the kernel does not count that, or counts bytecode."""
+            """Whether it may have written a file, by what the kernel has counted; None if that can't be told."""
             if self._status is None:
                 self._look()
-            counted = _Mounts().of(path)[1] in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs')
-            if not counted or not self._written or (self.wrote_bytecode and self._written != b'0'):
+            if not self._counts or self._has_children:
                 return None
-            return self._written != b'0'
+            if int(self._counts[b'wchar']) - self.channel.received < getattr(_stat(path), 'st_size', 0):
+                return False  # all that it has written is less than that
+            if _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs'):
+                return None  # what goes to disks is not counted, or by others
+            if self._counts[b'write_bytes'] == b'0':
+                return False
+            return None if self.wrote_bytecode else True
 
         def ask_to_stop(self, signum):
             if self._status is None:
+                self._look()
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
                 try:

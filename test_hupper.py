@@ -4179,6 +4179,13 @@ class Storms(BackendCase):
     def test_boot_writer(self):
         self.check_boot_writer('import time; open("state.txt", "w").write(str(time.time()))', 'state.txt')
 
+    @needs_posix
+    @needs_cpython
+    def test_boot_writer_by_a_child(self):
+        """What a process of the app's writes is no save of the user's either."""
+        code = '\'import time; open("state.txt", "w").write(str(time.time()))\''
+        self.check_boot_writer(f'import subprocess, sys; subprocess.run([sys.executable, "-Sc", {code}])', 'state.txt')
+
     def test_boot_writer_that_crashes(self):
         """It ends by itself just after that: no loop either."""
         self.write('state.txt', '')
