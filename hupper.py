@@ -1473,14 +1473,15 @@ class _Observer:
         import io
         from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
 
-        observer, read = self, SourceFileLoader.get_data
+        observer, read, stats = self, SourceFileLoader.get_data, SourceFileLoader.path_stats
 
         @_hidden
         def path_stats(loader, path):
+            if getattr(loader, 'name', '') == '<py_compile>':
+                return stats(loader, path)  # nothing is imported
             stat = observer.see_source(path)
             loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
-            is_asked_by_import = getattr(loader, 'name', '') != '<py_compile>'
-            if is_asked_by_import and loader._changed_ns + observer._MARGIN > time.time_ns():
+            if loader._changed_ns + observer._MARGIN > time.time_ns():
                 raise OSError(f'{path} has just changed: no bytecode for now')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 

@@ -5962,7 +5962,7 @@ class WorksInside(ModeCase):
         self.check(text)
 
     def test_compile(self):
-        """What has just been saved, as only an import is kept from doing."""
+        """What has just been saved, as only an import is kept from doing; that makes it no file to be watched."""
         text = """
             import py_compile
             from mod import VALUE
