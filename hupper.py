@@ -1466,8 +1466,10 @@ class _Observer:
         self._observe()
         for path in _early_files():
             self._see_late(path, 'early')
-        for name in set(_CUSTOMIZE).difference(sys.modules):
-            self._miss(os.path.join(_absolute(folder), name) for folder in _FRONT)
+        for name in _CUSTOMIZE:
+            places = [os.path.join(_absolute(folder), name) for folder in _FRONT]
+            if not _file_of(sys.modules.get(name)).startswith(tuple(places)):  # none, or the one that Debian has
+                self._miss(places)
 
     def _observe(self):
         import io
