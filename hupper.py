@@ -42,33 +42,36 @@ from __future__ import annotations
 
 import sys
 
-_FIRST = frozenset(sys.modules)  # what Python itself has imported; empty where a program may have done so
+_STARTUP_MODULES = frozenset(sys.modules) - {
+    __name__
+}  # what Python itself has imported; empty where a program may have done so
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
-_PATH0 = None  # unless that, the folder of hupper.py, or with -m the current one, which Python put in front of sys.path
-_FRONT: list[str] = []  # what else stood there before Python's own library, as PYTHONPATH does
+_REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
+_PRE_STDLIB_PATHS: list[str] = []  # what else stood before Python's own library, such as PYTHONPATH
 
 
-def _stand_back():
-    """Put the project's folders out of the way: its own select.py or queue.py is not for us to import."""
-    global _PATH0
+def _demote_project_paths():
+    """Move project folders behind the stdlib, so that a local select.py cannot shadow it."""
+    global _REMOVED_PATH0
     if not _SAFE_PATH:
-        _PATH0 = sys.path.pop(0)
+        _REMOVED_PATH0 = sys.path.pop(0)
     at = next((at for at, path in enumerate(sys.path) if path.endswith(_LIBRARY)), 0)
-    _FRONT.extend(sys.path[:at])
-    sys.path[:] = sys.path[at:] + _FRONT  # a library there, such as watchdog, is still found
+    _PRE_STDLIB_PATHS.extend(sys.path[:at])
+    sys.path[:] = sys.path[at:] + _PRE_STDLIB_PATHS  # a library there, such as watchdog, is still found
 
 
-import os  # Python has it before it looks into any folder of the project's
+import os  # already loaded by Python, so no project file can shadow it
 
 _LIBRARY = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)  # how the first path to it ends
 _main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
 _main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
 _IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
+_IS_SPAWNED = '_worker_fds' in globals()  # see _BOOT
 
-if _IS_COMMAND:
-    _stand_back()
+if _IS_COMMAND or _IS_SPAWNED:
+    _demote_project_paths()
 else:
-    _FIRST = frozenset()
+    _STARTUP_MODULES = frozenset()
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
@@ -234,11 +237,7 @@ class ILogger(ABC):
 
 
 class Reloader:
-    """The monitor: starts the worker, waits for whatever comes first, and decides.
-
-    The arguments are those of `start_reloader`. One loop waits on descriptors and on the next timer; `_step` is one
-    turn of it. What the worker's end is for (`_then`) is the only state it has beside the objects it drives.
-    """
+    """The configuration of a monitor; the arguments are those of `start_reloader`, and some of the command line."""
 
     def __init__(
         self,
@@ -250,6 +249,10 @@ class Reloader:
         worker_args=None,
         worker_kwargs=None,
         ignore_files=None,
+        *,
+        extra_paths=(),
+        exit_on_crash=False,
+        may_fork=False,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
         self.shutdown_interval = None if shutdown_interval is None else _seconds('shutdown_interval', shutdown_interval)
@@ -258,67 +261,83 @@ class Reloader:
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
         self.logger = logger
         self.ignore_files = ignore_files
+        self.extra_paths = extra_paths  # to watch beside what the worker imports
+        self.exit_on_crash = exit_on_crash
+        self.may_fork = may_fork
         self.monitor = None  # the FileMonitorProxy, while running
         if isinstance(worker_path, _Target):
-            self._target = worker_path
+            self.target = worker_path
         elif worker_path is None:
-            self._target = _Target.this_program()
+            self.target = _Target.this_program()
         else:
-            self._target = _Target.call(worker_path, worker_args, worker_kwargs)
-        self._watch = ()  # more to watch, which the command line asks for; and two more of its wishes
-        self._may_fork = self._exit_on_crash = False
+            self.target = _Target.call(worker_path, worker_args, worker_kwargs)
 
     def run(self) -> NoReturn:
         """Run the monitor until it is told to stop; leave by `sys.exit` with the worker's status."""
-        sys.exit(self._supervise())
+        sys.exit(_Supervisor(self).run())
 
     def run_once(self):
         """Run one worker until it ends, or until a change or a signal ends it; return its status."""
-        return self._supervise(once=True)
+        return _Supervisor(self, once=True).run()
 
-    def _supervise(self, once=False):
-        """The monitor's life. Returns its status; None in a forked worker, where the caller goes on to run the app."""
-        self._open(once)
+
+class _Supervisor:
+    """One run of the monitor: waits for whatever comes first, and decides.
+
+    `state` says what there is to wait for: a worker that runs (RUNNING) or was asked to end (STOPPING), the descendants
+    that it has left (REAPING), or a change, ENTER or SIGHUP (IDLE). `_after_exit` says what follows the worker's end.
+    """
+
+    RUNNING, STOPPING, REAPING, IDLE = 'running', 'stopping', 'reaping', 'idle'
+    RESTART, QUIT = 'restart', 'quit'
+
+    def __init__(self, config, once=False):
+        self.state = self.IDLE
+        self._config = config
+        self._logger = config.logger
+        self._once = once  # leave after one worker
+        self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to end
+        self._worker = None  # the running _Worker
+        self._previous_worker = None
+        self._kill_at = None  # when a worker that was asked to end is killed
+        self._boot_check_at = None  # when to see whether a new worker has booted
+        self._orphans = None  # the _OrphanTerminator, while REAPING
+        self._status = None  # ours, once we leave
+        self._last_status = 0  # the last worker's
+        self._is_stop_requested = False  # by a signal: a second one kills
+        self._has_sigquit = False
+        self._interrupted_at = None  # when SIGINT came, since the last start
+        self._reload_requested = False  # whatever the files say
+        self._pending = {}  # path -> when it changed, since the last start
+        self._held = {}  # path -> when it becomes pending: see _LoopGuard
+        self._broken = {}  # path -> signature of a source that does not parse
+        self._schedule = _Schedule(config.reload_interval)
+        self._loop_guard = _LoopGuard(config.reload_interval)
+        self._waiter = _Waiter()
+        self._terminal = _Terminal()
+        self._launcher = _Launcher(config.target, config.may_fork, config.reload_interval, self._waiter, self._logger)
+        self.monitor = config.monitor = FileMonitorProxy(self._on_files, self._logger, config.ignore_files)
+        self._changes = []
+        if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
+            self._open_monitor()  # before we note which threads and children are the program's own
+            self._launcher.may_fork = False
+        self._reaper = _ChildReaper()
+
+    def run(self):
+        """Supervise workers until something ends that; return the status."""
+        pid = os.getpid()
         try:
             self._start()
-            while self._status is None and not self._launcher.order:
+            while self._status is None:
                 self._step()
         finally:
-            if not self._launcher.order:
+            if os.getpid() == pid:  # a forked worker leaves through here as well
                 self._close()
         return self._status
 
-    def _open(self, once):
-        self._once = once
-        self._worker = None  # the running _Worker
-        self._then = None  # what comes when the worker has ended: _start or _leave; None: nobody asked it to end
-        self._kill_at = None  # when a worker that was asked to end is killed
-        self._settled_at = None  # when we look whether a new worker has had its start
-        self._has_signal = False  # one has told us to stop
-        self._may_quit = False  # SIGQUIT has come
-        self._status = None  # ours, once we have one
-        self._last_status = 0  # the last worker's
-        self._forced = False  # somebody wants a reload whatever the files say
-        self._leftovers = None  # what a worker has left behind, while we end it
-        self._changes = []  # paths from file monitors, of any thread
-        self._pending = {}  # path -> when it changed, since the last start
-        self._broken = {}  # path -> signature of a source that does not parse
-        self._streak = {}  # path -> how many starts in a row it caused just after the start before
-        self._left_out = set()  # paths that do so for ever
-        self._former = None  # the worker before
-        self._schedule = _Schedule(self.reload_interval)
-        self._waiter = _Waiter()
-        self._terminal = _Terminal()
-        self._launcher = _Launcher(self._target, self._may_fork, self.reload_interval, self._waiter, self.logger)
-        self.monitor = FileMonitorProxy(self._on_files, self.logger, self.ignore_files)
-        if self.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
-            self._open_monitor()  # threads and processes that it starts must be known as the monitor's own
-            self._launcher.may_fork = False
-        self._kin = _Kin()
-
     def _open_monitor(self):
-        self.monitor.open(self.monitor_factory, self.reload_interval, self._waiter.wake)
-        for path in self._watch:
+        self.monitor.open(self._config.monitor_factory, self._config.reload_interval, self._waiter.wake)
+        for path in self._config.extra_paths:
             self.monitor.add_path(path, since=self._launcher.started_ns)
 
     def _close(self):
@@ -327,179 +346,210 @@ class Reloader:
             self._worker.wait()
         self._launcher.drop_standby()
         self.monitor.stop()
-        self.monitor = None
-        self._kin.close()
+        self._config.monitor = None
+        self._reaper.close()
         self._terminal.close()
         self._waiter.close(leaving=not self._once)
 
     # One turn of the loop: wait, take what has come, do what is due.
 
     def _step(self):
-        for source in self._waiter.wait(self._sources(), self._next_time()):
-            source.step()
-        while self._changes:  # other threads may add to it meanwhile
+        for pollable in self._waiter.wait(self._pollables(), self._times()):
+            pollable.step()
+        while self._changes:
             self._on_change(self._changes.pop(0), time.monotonic())
-        while self._waiter.arrived:  # so may handlers of signals
-            getattr(self, '_on_' + self._waiter.arrived.pop(0).lower())()
+        while self._waiter.arrived:  # handlers of signals add to it at any time
+            self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())
 
-    def _sources(self):
-        """What has a descriptor or a time to wait for, and a step() for when that has come."""
+    def _pollables(self):
         yield from self.monitor.sources()
         if self._worker:
             yield self._worker.channel
         if self._terminal.listening:
             yield self._terminal
 
-    def _next_time(self):
+    def _times(self):
         yield self._kill_at
-        yield self._settled_at
+        yield self._boot_check_at
         yield self._due()
-        if self._leftovers:
-            yield self._leftovers.kill_at
+        if self.state == self.REAPING:
+            yield self._orphans.kill_at
 
     def _on_time(self, now):
         if self._kill_at is not None and now >= self._kill_at:
-            self._kill_at = None
-            self.logger.error(
-                f'Worker {self._worker.pid} did not stop within {self.shutdown_interval:g} s (--shutdown-interval); '
-                'killing it.'
-            )
-            self._worker.kill()
-        if self._leftovers:
-            self._clear_up(now)
-        if self._settled_at is not None and now >= self._settled_at:
-            self._on_settled(now)
+            self._kill_late_worker()
+        if self.state == self.REAPING:
+            self._poll_orphans(now)
+        if self._boot_check_at is not None and now >= self._boot_check_at:
+            self._check_booted(now)
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
 
-    def _on_settled(self, now):
-        """The worker has had its start, if it imports no more: time for what it should not wait for."""
-        self._settled_at = now + 0.5 if self._worker and self._worker.channel.wait_until() else None
-        if self._worker and self._settled_at is None:
-            self.monitor.settled()
-            self._launcher.prepare()
-
     # Starting and ending workers.
 
     def _start(self):
-        for part in self.monitor.sources():
-            part.drain()  # what has changed until here, the new worker reads itself
-        self._note_causes()
-        saved_at = min(self._pending.values(), default=None)
+        """Start a worker, which reads all that has changed until now."""
+        for pollable in self.monitor.sources():
+            pollable.drain()
         self._changes.clear()
-        self._pending.clear()
-        self._broken.clear()
-        self._then, self._forced = None, False
+        now = time.monotonic()
+        changed_at = min(self._pending.values(), default=None)
+        self._loop_guard.note_start(now, self._pending, self._reload_requested)
+        self._schedule.note_start(now)
+        self._forget_changes()
+        self._after_exit, self._reload_requested, self._interrupted_at = None, False, None
         self._terminal.listening = False
         self._terminal.save()
-        now = time.monotonic()
-        self._schedule.started(now)
         try:
-            self._worker = self._launcher.start(first=not self._former, sources=self.monitor.expected_sources)
+            self._worker = self._launcher.start(self.monitor.expected_sources)
         except OSError as error:
-            self.logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
-            self._terminal.listen(self._on_enter)
-            if error.filename and self.monitor.monitor:
-                self.monitor.add_path(error.filename)
-        if self._launcher.order:
-            return  # we are it, forked
-        self._settled_at = None
-        if self._worker:
-            self._worker.channel.on_message = self._on_message
-            self.logger.info(f'Starting monitor for PID {self._worker.pid}.')
-            if saved_at is not None:
-                self.logger.debug(f'The new worker began {(now - saved_at) * 1e3:.1f} ms after the change.')
-            self.monitor.new_worker(self._launcher.started_ns)
+            self._on_failed_start(error)
+        else:
+            self._on_started(now, changed_at)
         if self.monitor.monitor is None:
             self._open_monitor()
 
-    def _stop(self, then, ask):
-        """End the worker, politely if it has been given time for that; go on with `then`."""
-        self._then = then
-        if self._worker and self._kill_at is None:
-            if not self.shutdown_interval:
-                self._worker.kill()
-                return
-            if ask:
-                self._worker.ask_to_stop(ask)
-            self._kill_at = time.monotonic() + self.shutdown_interval
-            if then is Reloader._start:
-                self._launcher.prepare_fork()
-        elif not self._worker and not self._leftovers:
-            then(self)
+    def _forget_changes(self):
+        self._pending.clear()
+        self._held.clear()
+        self._broken = {}
 
-    def _on_sigchld(self):
-        status = self._worker.poll() if self._worker else None
-        if status is not None:
-            self._on_exit(status)
-        if not self._launcher.order:
-            self._launcher.reap_standby()
-            self._kin.reap(self._known_pids(), ended=True)
+    def _on_started(self, now, changed_at):
+        self.state = self.RUNNING
+        self._boot_check_at = None
+        self._worker.channel.on_message = self._on_message
+        if changed_at is not None:
+            self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
+        self.monitor.new_worker(self._launcher.started_ns)
+
+    def _on_failed_start(self, error):
+        self.state = self.IDLE
+        self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
+        self._terminal.listen(self._on_enter)
+        if error.filename and self.monitor.monitor:
+            self.monitor.add_path(error.filename)
+
+    def _check_booted(self, now):
+        """The worker has booted if it imports no more: time for what it should not wait for."""
+        self._boot_check_at = None
+        if self.state != self.RUNNING:
+            return
+        if self._worker.channel.wait_until() is not None:  # messages still come
+            self._boot_check_at = now + 0.5
+            return
+        self._loop_guard.note_boot(now)
+        self.monitor.settled()
+        self._launcher.make_standby()
+
+    def _stop(self, after, signum):
+        """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
+        if self._after_exit != self.QUIT:
+            self._after_exit = after
+        if self.state == self.RUNNING:
+            self.state = self.STOPPING
+            if not self._config.shutdown_interval:
+                self._worker.kill()
+            else:
+                self._kill_at = time.monotonic() + self._config.shutdown_interval
+                if signum:
+                    self._worker.ask_to_stop(signum)
+        if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
+            self._launcher.renew_standby()  # while the old worker ends
+        if self.state == self.IDLE:
+            self._go_on()
+
+    def _kill_late_worker(self):
+        self._kill_at = None
+        self._logger.error(
+            f'Worker {self._worker.pid} did not stop within {self._config.shutdown_interval:g} s '
+            '(--shutdown-interval); killing it.'
+        )
+        self._worker.kill()
 
     def _on_exit(self, status):
-        self._worker.close()  # its last messages come while it is known
-        self._former = worker = self._worker
-        self._worker = self._kill_at = None
+        worker, self._worker = self._worker, None
+        worker.close()
+        self._previous_worker = worker
+        self._kill_at = self._boot_check_at = None
+        self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore()
-        self._last_status = status
-        if worker.absent:  # as only the first one tells
-            self.logger.error(worker.absent)
-            self._last_status, self._then = 2, Reloader._leave
-        elif self._then is None:
+        self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
+        if worker.missing_target:  # only the first worker reports it
+            self._logger.error(worker.missing_target)
+            self._last_status, self._after_exit = 2, self.QUIT
+        elif self._after_exit is None:
             self._on_own_end(worker, status)
-        self._leftovers = _Leftovers(worker, self._kin, self._known_pids(), self.shutdown_interval)
-        self._clear_up(time.monotonic())
+        self.state = self.REAPING
+        self._orphans = _OrphanTerminator(worker, self._reaper, self._known_pids(), self._config.shutdown_interval)
+        self._poll_orphans(time.monotonic())
 
     def _known_pids(self):
         """Those of our children that no worker has left behind."""
         return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
-        is_quit = self._may_quit and worker.ending() == 'SIGQUIT'
-        if is_quit or self._once or (self._exit_on_crash and not self._forced):
-            self._then = Reloader._leave
-        elif worker.ending():
-            self.logger.error(f'Worker {worker.pid} was ended by {worker.ending()}.')
+        has_quit = self._has_sigquit and worker.exit_cause() == 'SIGQUIT'
+        if has_quit or self._once or (self._config.exit_on_crash and not self._reload_requested):
+            self._after_exit = self.QUIT
+        elif worker.exit_cause():
+            self._logger.error(f'Worker {worker.pid} was ended by {worker.exit_cause()}.')
         else:
-            self.logger.debug(f'Worker {worker.pid} ended with status {status}.')
+            self._logger.debug(f'Worker {worker.pid} ended with status {status}.')
 
-    def _clear_up(self, now):
+    def _poll_orphans(self, now):
         """End what the worker has left behind; once that is gone, go on."""
-        if not self._leftovers.gone(now):
+        if not self._orphans.poll(now):
             return
-        names, self._leftovers = self._leftovers.names, None
+        names, self._orphans = self._orphans.names, None
         if names:
-            self.logger.info('Ended what the worker left behind: {}.'.format(', '.join(names)))
-        if self._then is not None:
-            self._then(self)
-        elif self._terminal.listen(self._on_enter):
-            self.logger.info('Press ENTER or change a file to reload.')
+            self._logger.info('Ended what the worker left behind: {}.'.format(', '.join(names)))
+        self.state = self.IDLE
+        self._go_on()
+
+    def _go_on(self):
+        """No worker runs, nor anything that it has left: start the next one, leave, or wait."""
+        if self._after_exit == self.QUIT:
+            self._status = self._last_status
+        elif self._after_exit == self.RESTART:
+            self._start()
         else:
-            self.logger.info('Waiting for a file to change before reload.')
+            if self._terminal.listen(self._on_enter):
+                self._logger.info('Press ENTER or change a file to reload.')
+            else:
+                self._logger.info('Waiting for a file to change before reload.')
+            self._launcher.make_standby()
 
-    def _leave(self):
-        self._status = self._last_status
+    # Signals.
 
-    # Signals, and requests of the worker.
+    def _on_sigchld(self):
+        status = self._worker.poll() if self._worker else None
+        if status is not None:
+            self._on_exit(status)
+        self._launcher.reap_standby()
+        self._reaper.reap(self._known_pids(), ended=True)
 
     def _on_sigint(self):
-        is_told = (self._worker and self._worker.is_interrupted) or self._terminal.interrupts(self._worker)
-        self._on_stop_signal(not is_told and signal.SIGINT)
+        """Ctrl-C at our terminal reaches the worker as well, unless the app has not begun yet."""
+        self._interrupted_at = time.monotonic()
+        if self._worker and self._worker.has_begun() and self._terminal.interrupts(self._worker):
+            self._on_stop_signal(None)
+        else:
+            self._on_stop_signal(signal.SIGINT)
 
     def _on_sigterm(self):
         self._on_stop_signal(signal.SIGTERM)
 
-    def _on_stop_signal(self, ask):
-        if self._has_signal and self._worker:
+    def _on_stop_signal(self, signum):
+        if self._is_stop_requested and self._worker:
             self._worker.kill()
-        self._has_signal = True
-        self._stop(Reloader._leave, ask)
+        self._is_stop_requested = True
+        self._stop(self.QUIT, signum)
 
     def _on_sigquit(self):
-        """We go if that ends the worker, which may have a handler for it."""
-        self._may_quit = True
+        """Quit only if SIGQUIT ends the worker, which may handle it."""
+        self._has_sigquit = True
         if not self._worker:
             self._on_stop_signal(None)
         elif not self._terminal.interrupts(self._worker):
@@ -509,43 +559,57 @@ class Reloader:
         if self._terminal.is_gone():
             self._on_stop_signal(signal.SIGTERM)
         else:
-            self._force('Received SIGHUP')
+            self._request_reload('Received SIGHUP')
 
     def _on_sigcont(self):
-        """We may be in the foreground again, or no longer: `_terminal.listening` asks the next time it is read."""
+        """We may be in the foreground now: `wait` asks for that anyway."""
+
+    _SIGNAL_HANDLERS = {
+        'SIGCHLD': _on_sigchld,
+        'SIGINT': _on_sigint,
+        'SIGTERM': _on_sigterm,
+        'SIGQUIT': _on_sigquit,
+        'SIGHUP': _on_sighup,
+        'SIGCONT': _on_sigcont,
+    }
+
+    # Requests of the user and of the worker.
 
     def _on_enter(self):
-        self._force('ENTER')
+        self._request_reload('ENTER')
 
-    def _force(self, why):
-        self.logger.info(f'{why}; reloading ...')
-        self._forced = True
-        self._schedule.change(time.monotonic())
+    def _request_reload(self, why):
+        self._logger.info(f'{why}; reloading ...')
+        self._reload_requested = True
+        self._schedule.note_change(time.monotonic())
 
     def _on_message(self, kind, path, value):
         if kind == 'import':
             self.monitor.add_source(path, value)
         elif kind == 'file':
             self.monitor.add_path(path, value)
-        elif kind == 'early':
+        elif kind == 'startup':
             self.monitor.add_path(path, value)
-            self._launcher.note_early(path)
+            self._launcher.note_startup_file(path)
         elif kind == 'missing':
             self.monitor.add_missing(path, bool(value))
-        elif kind == 'begun':
-            self._schedule.begun(time.monotonic())
-            self._settled_at = time.monotonic() + 0.5
-        elif kind == 'bytecode':
-            self._worker.wrote_bytecode = True
+        elif kind == 'app-start':
+            self._on_app_start(has_discarded_sigint=bool(value))
         elif kind == 'reload':
-            self._force('The worker asks for it')
+            self._request_reload('Reload requested by the worker')
         elif kind == 'stop':
-            self._stop(Reloader._leave, signal.SIGTERM)
-        elif kind == 'absent':
-            self._worker.absent = path
+            self._stop(self.QUIT, signal.SIGTERM)
+        elif kind == 'no-target':
+            self._worker.missing_target = path
         elif not self._worker.sent_garbage:
             self._worker.sent_garbage = True
-            self.logger.error(f'The worker sent what is no message of ours ({kind[:40]!r}); ignored.')
+            self._logger.error(f'The worker sent an unknown message ({kind[:40]!r}); ignored.')
+
+    def _on_app_start(self, has_discarded_sigint):
+        self._worker.app_started = True
+        self._boot_check_at = time.monotonic() + 0.5
+        if has_discarded_sigint and self._interrupted_at is not None:
+            self._on_stop_signal(signal.SIGINT)  # a Ctrl-C that came after the start
 
     # Changes.
 
@@ -556,37 +620,56 @@ class Reloader:
         self._waiter.wake()
 
     def _on_change(self, path, now):
-        if self._is_echo(path, now):
-            self._pending.pop(path, None)  # its beginning may have been taken for somebody else's
-            if not self._pending and not self._forced:
-                self._schedule.hold()
-            return
+        hold = self._loop_guard.hold(path, now, path in self.monitor.expected_sources)
+        if hold:
+            self._hold(path, now, hold)
+        else:
+            self._held.pop(path, None)
+            self._add_pending(path, now)
+
+    def _add_pending(self, path, now):
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
-        self._schedule.change(now, path, self.monitor.settle_time(path, self._schedule))
+        self._schedule.note_change(now, path, self.monitor.settle_time(path, self._schedule))
+
+    def _hold(self, path, now, seconds):
+        if path not in self._held:
+            self._held[path] = now + seconds
+            self._logger.error(
+                f'{path} changes at each start: the next reload waits {seconds:g} s. To ignore the file: '
+                f'-x {os.path.basename(path)}; SIGHUP, or ENTER while the program does not run, reloads at once.'
+            )
 
     def _due(self):
         """When the pending changes lead to a start; None where there are none, or an end is under way."""
-        if self._then is None and self._leftovers is None:
-            return self._schedule.due()
+        if self.state not in (self.RUNNING, self.IDLE):
+            return None
+        times = [self._schedule.due(), *self._held.values()]
+        return min((at for at in times if at is not None), default=None)
 
     def _on_due(self, now):
-        if not self._forced:
-            if self.monitor.recheck(self._pending):
-                return  # still being written
-            for path in filter(self.monitor.is_undone, list(self._pending)):
-                del self._pending[path]
-            if not self._pending:
-                self._schedule.hold()
-                return
-            if self._worker and not self._all_parse():
-                self._schedule.hold()
-                return
-            for path in list(self._pending)[:5]:
-                self.logger.info(f'{path} changed; reloading ...')
-            if len(self._pending) > 5:
-                self.logger.info(f'... and {len(self._pending) - 5} more.')
-        self._schedule.hold()
-        self._stop(Reloader._leave if self._once else Reloader._start, signal.SIGTERM)
+        for path in [path for path, until in self._held.items() if now >= until]:
+            del self._held[path]
+            self._add_pending(path, now)
+        due = self._schedule.due()
+        if due is None or now < due or not (self._reload_requested or self._must_reload()):
+            return
+        self._schedule.cancel()
+        self._stop(self.QUIT if self._once else self.RESTART, signal.SIGTERM)
+
+    def _must_reload(self):
+        """Whether the pending changes still call for a reload now; report them if so."""
+        if self.monitor.recheck(self._pending):
+            return False  # still being written
+        for path in filter(self.monitor.is_undone, list(self._pending)):
+            del self._pending[path]
+        if not self._pending or (self._worker and not self._all_parse()):
+            self._schedule.cancel()
+            return False
+        for path in list(self._pending)[:5]:
+            self._logger.info(f'{path} changed; reloading ...')
+        if len(self._pending) > 5:
+            self._logger.info(f'... and {len(self._pending) - 5} more.')
+        return True
 
     def _all_parse(self):
         """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
@@ -596,95 +679,102 @@ class Reloader:
             if error:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
-                    self.logger.error(
+                    self._logger.error(
                         f'{path} does not parse; still running the code of {self._worker.clock}.\n{error}'
                     )
         self._broken = broken
         return not broken
 
-    def _note_causes(self):
-        """Count for each file how many starts in a row it has caused, changed just after the start before.
-
-        Only a file that the worker before may have written itself: an app that writes it each time it boots.
-        """
-        self._streak = {
-            path: self._streak.get(path, 0) + 1
-            for path, changed in self._pending.items()
-            if self._schedule.just_started(changed) and self._former and self._former.has_written(path) is not False
-        }
-        self._left_out.intersection_update(self._streak)
-
-    def _is_echo(self, path, now):
-        """Whether to leave out a change: the third start in a row that the app itself has caused was the last one."""
-        if self._streak.get(path, 0) < 3 or not self._schedule.just_started(now):
-            return False
-        worker = self._worker or self._former
-        worker.channel.drain()
-        wrote = worker.has_written(path)
-        if wrote is False or (wrote is None and self._streak[path] < 20 and not self._is_up_to_date(path)):
-            return False  # rather too many starts than a lost save
-        if path not in self._left_out:
-            self._left_out.add(path)
-            self.logger.error(
-                f'{path} changes at each start: left out until another file changes; '
-                f'to ignore it for good: -x {os.path.basename(path)}'
-            )
-        return True
-
-    def _is_up_to_date(self, path):
-        """Whether a file is no source, or one that the running worker has read as it is now, or is still to read."""
-        if path not in self.monitor.expected_sources:
-            return True
-        signature = _signature(path)
-        return bool(self._worker and self.monitor.sources_of_worker.get(path, signature) == signature)
-
 
 class _Schedule:
-    """When pending changes lead to a start. Knows no clock: every method is told the time, in seconds.
+    """Decides when changes cause a start; the caller supplies the time, in seconds.
 
-    A complete change is acted on at once, if the last start is `interval` ago. Else the first one waits for a moment
-    of quiet, and while the tree does not calm down, later ones until `interval` after the last start.
+    A complete change fires at once if the last start is `interval` old. Otherwise it waits for `quiet` seconds of
+    silence, which takes one of BURST tokens; without a token, and while changes keep coming, until `interval` after
+    the last start. One token comes back in each interval.
     """
+
+    BURST = 5
 
     def __init__(self, interval):
         self.interval = interval
         self.quiet = min(0.1, interval)
-        self._started = self._begun = self._changed = -_FOREVER
-        self._first = None  # the oldest pending change that is not held back
-        self._unsettled = {}  # path -> until when it may still be on its way
-        self._calm = True  # one start before its time is left
+        self._tokens = self.BURST  # left by the last start
+        self._started_at = self._changed_at = -_FOREVER
+        self._pending_since = None
+        self._unsettled = {}  # path -> until when more of its change may come
 
-    def change(self, now, path=None, settle=0):
+    def note_change(self, now, path=None, settle=0):
         """Note a change; `settle`: how long to wait for more of it, 0 for a complete one."""
-        if now - self._changed >= self.interval:
-            self._calm = True
-        self._changed = now
-        self._first = now if self._first is None else self._first
+        self._changed_at = now
+        self._pending_since = now if self._pending_since is None else self._pending_since
         self._unsettled[path] = now + settle
 
-    def hold(self):
-        """Wait for the next change."""
-        self._first = None
+    def note_start(self, now):
+        self._tokens = max(0, self._tokens_at(now) - 1)
+        self._started_at = now
+        self.cancel()
 
-    def started(self, now):
-        self._calm = self._calm and now >= self._started + self.interval
-        self._started = self._begun = now
-        self._first = None
+    def cancel(self):
+        """Wait for the next change."""
+        self._pending_since = None
         self._unsettled.clear()
 
-    def begun(self, now):
-        """The interpreter is up, which may take its time: only now can the app have done anything."""
-        self._begun = now
-
-    def just_started(self, now):
-        return now - self._begun < 1.0
-
     def due(self):
-        if self._first is None:
+        if self._pending_since is None:
             return None
-        free = self._started + self.interval
-        due = max(self._changed, min(self._changed + self.quiet, free) if self._calm else free)
-        return min(max(due, *self._unsettled.values()), self._first + self.interval)
+        free_at, quiet_at = self._started_at + self.interval, self._changed_at + self.quiet
+        if self._changed_at >= free_at:
+            due = self._changed_at
+        else:
+            due = min(quiet_at, free_at) if self._tokens_at(quiet_at) >= 1 else free_at
+        return min(max(due, *self._unsettled.values()), self._pending_since + self.interval)
+
+    def _tokens_at(self, now):
+        return min(self.BURST, self._tokens + (now - self._started_at) / self.interval)
+
+
+class _LoopGuard:
+    """Slows down an app that causes its own reloads by writing, while it boots, to what is watched.
+
+    A start is self-caused if its change came before the worker had booted, or within a second after. After five in a
+    row such a change is held: for twice the interval, four times, and so on up to a minute. The caller supplies the
+    time, in seconds.
+    """
+
+    FREE_STARTS, LONGEST_HOLD = 5, 60
+
+    def __init__(self, interval):
+        self._interval = interval
+        self._window_end = -_FOREVER  # until when a change counts as the app's own
+        self._suspects = set()  # paths that have changed in the running worker's window
+        self._streak = 0  # self-caused starts in a row
+        self._causes = set()  # paths that caused them
+
+    def note_start(self, now, causes, was_requested=False):
+        """A worker starts because of changes of these paths, or because somebody has asked for it."""
+        if causes and self._suspects.issuperset(causes):
+            self._streak += 1
+            self._causes.update(causes)
+        elif not self._suspects and not was_requested and now > self._window_end:
+            self._streak = 0
+            self._causes.clear()
+        self._suspects.clear()
+        self._window_end = _FOREVER
+
+    def note_boot(self, now):
+        """The worker has booted, or ended before that."""
+        self._window_end = min(self._window_end, now + 1)
+
+    def hold(self, path, changed_at, is_source):
+        """Return for how many seconds to hold a change; `is_source`: the worker has imported the file."""
+        if changed_at > self._window_end:
+            return 0
+        self._suspects.add(path)
+        if self._streak < self.FREE_STARTS or (is_source and path not in self._causes):
+            return 0
+        wait = min(self._interval * 2 ** (self._streak - self.FREE_STARTS + 1), self.LONGEST_HOLD)
+        return min(wait, 2 * self._interval) if is_source else wait
 
 
 class FileMonitorProxy:
@@ -946,221 +1036,233 @@ def _split_command_line(argv):
     return options, 'script', rest[0] if rest else '', rest[1:]
 
 
-class _Launcher:
-    """Starts workers: by fork where that is clean, else by spawn, from a standby if one is ready."""
+class _LaunchSpec:
+    """What a worker has to know to run the app. A new interpreter gets it through its control pipe."""
 
-    def __init__(self, target, may_fork, interval, waiter, logger):
-        self.target = target
+    __slots__ = (
+        *('kind', 'name', 'args', 'orig_argv'),  # of the _Target
+        'argv',  # for a call: the program's own sys.argv, and its sys.path
+        'sys_path',
+        'folder',
+        'monitor_pid',
+        'is_first',  # the first worker reports a missing target
+        'expected_sources',  # what the last worker had imported: if one is missing, it comes back in a moment
+        'reload_interval',
+        'signal_mask',
+        'ignored_signals',
+        'environment_changed',  # since the monitor began
+    )
+
+    def dump(self):
+        import marshal
+
+        return marshal.dumps([getattr(self, name) for name in self.__slots__])
+
+    @classmethod
+    def load(cls, data):
+        import marshal
+
+        spec = cls()
+        for name, value in zip(cls.__slots__, marshal.loads(data)):
+            setattr(spec, name, value)
+        return spec
+
+
+class _Launcher:
+    """Makes and starts workers. The next one, the standby, is made while the last one runs.
+
+    A worker is a fork of this process where that is clean, else a new interpreter. Either way it gets ready to the
+    last step, then waits on its control pipe: see _WorkerMain.
+    """
+
+    def __init__(self, target, may_fork, reload_interval, waiter, logger):
         self.may_fork = may_fork
-        self.order = None  # in a forked worker: what it is to do
+        self.standby = None
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self._next_is_fork = False
-        self._interval = interval
+        self._target = target
+        self._reload_interval = reload_interval
         self._waiter = waiter
         self._logger = logger
-        self.standby = None  # the next worker, if it waits already
         self._folder = _current_folder()
-        self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # others Python passes over
-        self._early = _early_files()
-        self._environment = {}  # path -> signature, of the installation that this interpreter was born into
-        self._latest = {}  # the same as it was when we last looked
-        self._standby_is = None  # what it was made in and how: (environment, whether it is a fork)
+        self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
+        self._startup_files = _startup_files()
+        self._environment = {}  # signatures of the installation that this interpreter began in
+        self._standby_made_for = None  # (signatures of its installation, whether a fork is clean)
+        self._expected_sources = ()
 
-    def start(self, first, sources):
-        """Start a worker and return it; None in the forked worker itself."""
-        environment = self._look_at_environment()
-        known = {path: self._environment.setdefault(path, signature) for path, signature in environment.items()}
-        self.started_ns = _file_clock()
-        order = {
-            **vars(self.target),
-            'argv': [str.__str__(str(arg)) for arg in sys.argv],
-            'sys_path': self._sys_path,
-            'folder': self._folder,
-            'monitor': os.getpid(),
-            'started_ns': self.started_ns,
-            'first': first,
-            'sources': sources,
-            'interval': self._interval,
-            'mask': self._waiter.mask,
-            'ignored': self._waiter.ignored,
-            'new_environment': environment != known,
-        }
-        obstacle = self._obstacle(order)
-        self._next_is_fork = obstacle is None
-        if obstacle:
-            self._logger.debug(f'The worker is started by spawn: {obstacle}.')
-        if self.standby and self._standby_is != (environment, self._next_is_fork):
+    def start(self, expected_sources):
+        """Start the standby, or a worker made now, and return it; raise OSError if none can be made."""
+        self._expected_sources = expected_sources
+        for _ in range(2):
+            worker, self.standby = self.standby or self._make(), None
+            self.started_ns = _file_clock()
+            try:
+                self._logger.info(f'Starting monitor for PID {worker.pid}.')
+                worker.start(sorted(set(expected_sources).difference(worker.expected_sources)))
+                return worker
+            except BrokenPipeError as error:  # it has died while it waited, for lack of memory, say
+                worker.discard()
+                failure = error
+        raise failure
+
+    def make_standby(self):
+        """Make the next worker, if there is none yet: the running one has booted, or has ended."""
+        if self.standby or self._is_traced():
+            return
+        try:
+            self.standby = self._make()
+        except OSError as error:
+            self._logger.debug(f'There is no standby: {error}')
+
+    def renew_standby(self):
+        """Make the next worker, also where there is one that is no longer what a new start would be."""
+        if self.standby and self._standby_made_for != self._circumstances():
             self._logger.debug('The standby is thrown away: it is not what a new start would be.')
             self.drop_standby()
-        try:
-            return self._begin(order)
-        except BrokenPipeError:  # it has died before its start, as one under the debugger or short of memory may
-            self.drop_standby()
-            return self._begin(order)
+        self.make_standby()
 
-    def _look_at_environment(self):
-        before, self._latest = self._latest, _environment(self._early)
-        for path in self._early:
-            if self._latest[path] != before.get(path, self._latest[path]) and not _is_installed(path):
-                _remove_bytecode(path)
-        return self._latest
+    def drop_standby(self):
+        if self.standby:
+            self.standby.discard()
+            self.standby = None
 
-    def _obstacle(self, order):
-        """Why the worker can't be a fork of this process, if so."""
+    def reap_standby(self):
+        if self.standby and self.standby.poll() is not None:
+            self.drop_standby()  # it has died by itself: the next start makes a new one
+
+    def _circumstances(self):
+        """What a worker made now would be made in: the installation, and why it can't be a fork."""
+        environment = _environment(self._startup_files)
+        self._environment = self._environment or environment
+        return environment, self._fork_obstacle(environment)
+
+    def note_startup_file(self, path):
+        """A worker reports one that this process could not know of."""
+        self._startup_files.add(path)
+
+    def _fork_obstacle(self, environment):
+        """Return why the worker can't be a fork of this process; None if it can."""
         if not self.may_fork:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _fork_obstacle():
             return obstacle
         if self._is_traced():
             return 'the interpreter is traced from its start'
-        if order['new_environment']:
+        if environment != self._environment:
             return 'what is installed has changed'
-        if shadowed := _shadowed(order, sys.modules):
+        if shadowed := _shadowed(self._make_spec(), sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 
     @staticmethod
     def _is_traced():
         return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
-    def _begin(self, order):
-        self.standby = self.standby or self._make()
-        if self.standby:
-            self.standby.begin(order, self._waiter.arrived)
-        worker, self.standby = self.standby, None
-        return worker
+    def _make_spec(self):
+        spec = _LaunchSpec()
+        for name in ('kind', 'name', 'args', 'orig_argv'):
+            setattr(spec, name, getattr(self._target, name))
+        spec.argv = [str.__str__(str(arg)) for arg in sys.argv]
+        spec.sys_path = self._sys_path
+        spec.folder = self._folder
+        spec.monitor_pid = os.getpid()
+        spec.is_first = self.started_ns is None
+        spec.expected_sources = sorted(self._expected_sources)
+        spec.reload_interval = self._reload_interval
+        spec.signal_mask = self._waiter.mask
+        spec.ignored_signals = self._waiter.ignored
+        return spec
 
-    def _make(self, is_standby=False):
-        """Make a worker that waits for its order; in a fork that has got it, return None."""
-        (channel, write), (read, order) = _pipe(), _pipe()
+    def _make(self):
+        """Make a worker that gets ready and waits."""
+        spec = self._make_spec()
+        self._standby_made_for = environment, obstacle = self._circumstances()
+        spec.environment_changed = environment != self._environment
+        if obstacle:
+            self._logger.debug(f'The worker is started by spawn: {obstacle}.')
+        (channel, write), (read, control) = _pipe(), _pipe()
         try:
-            process = (self._fork if self._next_is_fork else self._boot)(write, read, is_standby)
+            process = self._spawn(write, read) if obstacle else self._fork(spec, write, read)
         except OSError:
             _close(channel)
-            _close(order)
+            _close(control)
             raise
         finally:
             _close(write)
             _close(read)
-        return _Worker(process, channel, order) if process else None
+        worker = _Worker(process, channel, control, spec.expected_sources)
+        if obstacle:
+            worker.send(spec.dump())
+        return worker
 
-    def _fork(self, write, read, is_standby):
-        """Return the pid of a fork; in the fork, None once it has its order."""
-        monitor = os.getpid()
+    def _fork(self, spec, channel_fd, control_fd):
+        """Return the pid of a fork, which leaves this stack."""
         _flush()
         with self._waiter:
             pid = os.fork()
             if pid == 0:
-                _die_with(monitor)
+                _set_parent_death_signal(spec.monitor_pid)
                 self._waiter.reset()
-                _descriptors.difference_update((write, read))
-                for fd in list(_descriptors):
-                    _close(fd)
-                self.order = _receive_order(read, monitor, is_standby)
-                _begin_worker(self.order, write)
-                return None
-        if is_standby:
-            _stand_aside(pid)
+                _close_monitor_fds(keep=(channel_fd, control_fd))
+        if pid == 0:
+            _WorkerMain(spec, channel_fd, _ControlPipe(control_fd)).take_over()
         return pid
 
-    def _boot(self, write, read, is_standby):
-        """Return the process of an interpreter of its own, with nothing of the app imported."""
+    def _spawn(self, channel_fd, control_fd):
+        """Return the process of a new interpreter, with nothing of the app imported."""
         import subprocess
 
-        name = __name__ if __name__ == 'hupper' else ''
-        boot = _BOOT % (_LIBRARY, name, _FILE, write, read, os.getpid(), is_standby)
         if not os.path.exists(_FILE):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _FILE)
-        options = self.target.options
+        for path in self._startup_files:
+            _remove_bytecode(path)
+        name = __name__ if __name__ == 'hupper' else ''
+        code = _BOOT % (name, _FILE, (channel_fd, control_fd, os.getpid()))
+        options = self._target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
-        _set_inheritable(write, True)
-        _set_inheritable(read, True)
-        return _start_interpreter(options, boot, self._waiter)
-
-    def prepare_fork(self):
-        """While the old worker ends, fork the next one; like any standby it waits for its order."""
-        if self._next_is_fork and _fork_obstacle() is None:
-            self._make_standby()
-
-    def prepare(self):
-        """Get ready for the next start."""
-        if self._next_is_fork:
-            import runpy  # noqa: F401  what every fork would have to import, and to find out
-            import warnings  # noqa: F401
-
-            _forget_places()
-        elif not self._is_traced():
-            self._make_standby()
-
-    def _make_standby(self):
-        if self.standby:
-            return
-        self._standby_is = self._look_at_environment(), self._next_is_fork
-        try:
-            self.standby = self._make(True)
-        except OSError as error:
-            self._logger.debug(f'There is no standby: {error}')
-
-    def note_early(self, path):
-        """A worker tells of one of its _early_files()."""
-        self._early.add(path)
-        self._environment.setdefault(path, _signature(path))
-
-    def drop_standby(self):
-        standby, self.standby = self.standby, None
-        if standby:
-            standby.kill()
-            standby.wait()
-            standby.close()
-
-    def reap_standby(self):
-        if self.standby and self.standby.poll() is not None:
-            self.drop_standby()  # it has died by itself: the next start is a plain one
+        _set_inheritable(channel_fd, True)
+        _set_inheritable(control_fd, True)
+        return _start_interpreter(options, code, self._waiter)
 
 
-# What a spawned interpreter executes. `name` is that of the API's module in the monitor's program, so that the app's
-# `import hupper` is free; a file that the app could not import by that name stays out of sys.modules. Nothing goes on
-# sys.path, and what is in front of Python's own library goes behind: a project's own select.py is not for us.
+# What a spawned interpreter executes: this file, without a search of sys.path, where the project may have modules of
+# its own. It enters sys.modules only under the name by which the monitor's program has imported it.
 _BOOT = """
 import sys
-if sys.path[:1] == ['']: del sys.path[0]
-at = next((at for at, path in enumerate(sys.path) if path.endswith(%r)), 0)
-front = sys.path[:at]
-sys.path[:] = sys.path[at:] + front
-first = frozenset(sys.modules)
-import os
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-name, file = %r, %r
-folder, file = os.path.split(file)
-spec = PathFinder.find_spec(os.path.splitext(file)[0], [folder])
+from _frozen_importlib import ModuleSpec, module_from_spec
+from _frozen_importlib_external import SourceFileLoader, SourcelessFileLoader
+name, file, worker_fds = %r, %r, %r
+loader = (SourcelessFileLoader if file.endswith('.pyc') else SourceFileLoader)(name or 'hupper', file)
+spec = ModuleSpec(loader.name, loader, origin=file)
+spec.has_location = True
 module = module_from_spec(spec)
+module._worker_fds = worker_fds
 if name: sys.modules[name] = module
-spec.loader.exec_module(module)
-module._FIRST, module._FRONT[:] = first, front
-module._worker_main(%d, %d, %d, %d)
+loader.exec_module(module)
+try:
+    module._spawned_main(*worker_fds)
+except KeyboardInterrupt:
+    if sys.implementation.name == 'cpython': raise
+    sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 """
 
 
-_CUSTOMIZE = 'sitecustomize', 'usercustomize'  # what Python imports at its start, from wherever it is
-
-
-def _environment(early):
-    """Signatures of what an interpreter reads but once, at its start: what is installed, .pth files, pyvenv.cfg."""
-    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *early]
-    paths += [os.path.join(folder, name + '.py') for folder in _FRONT for name in _CUSTOMIZE]
+def _environment(startup_files):
+    """Return signatures of what an interpreter reads at its start: what is installed, .pth files, pyvenv.cfg."""
+    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *startup_files]
     for folder in _site_folders():
         paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
     return {path: _signature(path) for path in paths}
 
 
-def _early_files():
-    """The files that Python itself imported, as far as is known here: sitecustomize.py, say, and what that imports."""
-    return {_file_of(sys.modules.get(name)) for name in _FIRST if name != '__main__'} - {''}
+def _startup_files():
+    """Return the files of the project that Python itself has imported, for a sitecustomize.py or a .pth file, say."""
+    paths = {_absolute(_file_of(sys.modules.get(name)) or os.__file__) for name in _STARTUP_MODULES - {'__main__'}}
+    return {path for path in paths if not _is_installed(path)}
 
 
 def _remove_bytecode(path):
-    """Have Python itself, which believes its cache too easily (see _Observer), read this source anew."""
+    """Make Python read a source again: it trusts its cache too easily, see _Observer."""
     from importlib.util import cache_from_source
 
     try:
@@ -1169,17 +1271,10 @@ def _remove_bytecode(path):
         pass
 
 
-def _file_of(module):
-    """The file that a module was read from, which may be a zip file."""
-    loader = getattr(getattr(module, '__spec__', None), 'loader', None)
-    path = getattr(loader, 'archive', None) or getattr(module, '__file__', None)
-    return path if isinstance(path, str) else ''
-
-
-def _shadowed(order, names):
-    """Which of these modules the app's own folders or zip files have a file or folder for."""
+def _shadowed(spec, names):
+    """Return which of these modules the app's own folders or zip files have a file or folder for."""
     shadowed = set()
-    for path in _front(order):
+    for path in _front_paths(spec):
         shadowed.update(name for name in _names_in(path).intersection(names) if not _is_its_own(path, name))
     return sorted(shadowed - {'__main__'})
 
@@ -1187,11 +1282,11 @@ def _shadowed(order, names):
 def _is_its_own(path, name):
     """Whether this module is that of the app already: this one, or one that Python imported at its start."""
     file = str(getattr(sys.modules[name], '__file__', None))
-    return bool(path) and (name in _FIRST or name == __name__) and file.startswith(os.path.join(path, name))
+    return bool(path) and (name in _STARTUP_MODULES or name == __name__) and file.startswith(os.path.join(path, name))
 
 
 def _names_in(path):
-    """The first parts of the names in a folder or zip file, as far as a dot; of modules, if they are such."""
+    """Return the first parts of the names in a folder or zip file, up to a dot: those of modules, if they are such."""
     try:
         if path and os.path.isfile(path):
             import zipimport
@@ -1217,76 +1312,282 @@ def _flush():
 # ------------------------------------------------------------------------------------------------------ worker process
 
 
-def _worker_main(channel, start, monitor, is_standby):
-    """Where a spawned worker begins: wait for the order, then run the app."""
-    _set_inheritable(channel, False)
-    _set_inheritable(start, False)
-    _die_with(monitor)
-    if is_standby:
-        _stand_aside(0)
-        _is_installed(os.__file__)
-        import runpy  # noqa: F401  now, while nobody waits for it
+def _spawned_main(channel_fd, control_fd, monitor_pid):
+    """Where a new interpreter begins."""
+    _set_inheritable(channel_fd, False)
+    _set_inheritable(control_fd, False)
+    _set_parent_death_signal(monitor_pid)
     if 'linecache' in sys.modules:
-        sys.modules['linecache'].cache.clear()  # Python 3.13 takes what is above for the lines of any '<string>'
-    order = _receive_order(start, monitor, is_standby)
-    _begin_worker(order, channel)
-    if __name__ in sys.modules:
-        _observer.see(_FILE)  # the app's own import of it will find it there
-    for name in _shadowed(order, set(sys.modules) - _FIRST):
-        del sys.modules[name]
-    _run_app(order)
+        sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
+    control = _ControlPipe(control_fd)
+    _WorkerMain(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True).take_over()
 
 
-def _receive_order(fd, monitor, is_standby):
-    """Wait for the order, which says what to run."""
-    import marshal
+class _ControlPipe:
+    """The worker's end of the pipe through which the monitor sends the spec, if need be, and the start."""
 
-    data = b''
-    while len(data) < 8 or len(data) < 8 + int.from_bytes(data[:8], 'little'):
-        chunk = _read(fd)
-        if not chunk:
-            os._exit(0)  # the monitor has no use for us any more
-        data += chunk
-    _follow(fd)
-    if is_standby:
-        _step_in(monitor)
-    return marshal.loads(data[8:])
+    def __init__(self, fd):
+        self.fd = fd
+        self._data = b''
 
+    def receive(self):
+        """Wait for a message and return it; end the process if the monitor needs it no more."""
+        while len(self._data) < 8 or len(self._data) < 8 + self._size():
+            chunk = _read(self.fd)
+            if not chunk:
+                os._exit(0)
+            self._data += chunk
+        end = 8 + self._size()
+        message, self._data = self._data[8:end], self._data[end:]
+        return message
 
-def _begin_worker(order, channel):
-    """Make of this process what `python` would have made: folder, paths. Then observe what it imports."""
-    handshake = _Handshake(order['monitor'], os.getpid(), channel, _identity(channel))
-    os.environ[_Handshake.NAME] = str(handshake)
-    try:
-        os.chdir(order['folder'] or os.curdir)
-    except OSError:
-        handshake.send('missing', order['folder'])  # when it is back, so are we, in it
-    import importlib.machinery  # noqa: F401  while no folder of the app's is searched for it
-
-    _set_paths(order)
-    _forget_places()
-    global _observer
-    _observer = _Observer(handshake, order)
+    def _size(self):
+        return int.from_bytes(self._data[:8], 'little')
 
 
-def _front(order):
-    """What stands in front of Python's own library in the app's sys.path."""
-    path0 = _path0(order)
-    return ([] if path0 is None else [path0]) + _FRONT
+class _WorkerMain:
+    """What a worker does around the app: it gets ready, waits for its start, runs the app and reports its end.
+
+    The app is to run with nothing of ours below it but one frame. So the worker raises KeyboardInterrupt through
+    whatever stack it was made in, and Python calls `sys.excepthook`, which runs the app. It must be exactly that
+    exception: if it is the app's end as well, Python itself then dies by SIGINT.
+    """
+
+    def __init__(self, spec, channel_fd, control, is_spawned=False):
+        self._spec = spec
+        self._channel_fd = channel_fd
+        self._control = control
+        self._is_spawned = is_spawned
+        self._excepthook = sys.excepthook
+
+    def take_over(self) -> NoReturn:
+        """Leave the stack, to run the app."""
+        sys.excepthook = self._make_excepthook()
+        raise KeyboardInterrupt
+
+    def _make_excepthook(self):
+        """Return the function that runs the app: the outermost frame, which has the file name of plain Python's one.
+
+        That is where debuggers look. Its globals are those that `warnings` falls back to beyond the outermost frame.
+        """
+        from importlib import import_module
+
+        worker = self
+        module = self._spec.name.rpartition('.')[0] if self._spec.kind == 'call' else None
+
+        def run_app(_, leave, traceback):
+            worker.get_ready(leave, traceback)
+            leave = traceback = error = None
+            try:
+                worker.begin()
+                if module:
+                    import_module(module)
+                function, args, kwargs = worker.entry_point()
+                function(*args, **kwargs)
+            except SystemExit as exit:
+                worker.report_exit(exit)
+                raise
+            except BaseException as caught:
+                error = caught
+            worker.report_exit(error)
+            if error:
+                excepthook = worker.prepare_to_print(error)
+                try:
+                    excepthook(type(error), error, error.__traceback__)
+                except Exception as failure:
+                    worker.print_failure_of_excepthook(failure, error)
+            return worker.end(error)
+
+        code = run_app.__code__.replace(co_filename=self._outermost_file())
+        return type(run_app)(code, _OUTERMOST_GLOBALS, closure=run_app.__closure__)
+
+    def _outermost_file(self):
+        name = self._spec.name
+        if self._spec.kind == 'script' and not _has_main(name):
+            return _main_path(name)
+        if self._spec.kind in ('script', 'module'):
+            import runpy
+
+            return runpy.run_path.__code__.co_filename
+        return '<string>'
+
+    # Before the start.
+
+    def get_ready(self, leave, traceback):
+        """Prepare all that the app does not depend on, wait for the start, and do the rest."""
+        self._forget_stack(leave, traceback)
+        self._make_main_module()
+        handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
+        os.environ[_Handshake.NAME] = str(handshake)
+        import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
+        import marshal
+        import runpy  # noqa: F401
+
+        global _observer
+        _observer = _Observer(handshake, self._spec)
+        _is_installed(os.__file__)  # finds out where packages are installed
+        self._on_start(marshal.loads(self._control.receive()))
+
+    def _forget_stack(self, leave, traceback):
+        sys.excepthook = self._excepthook
+        for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
+            vars(sys).pop(name, None)
+        while traceback:
+            traceback.tb_frame.clear()
+            traceback = traceback.tb_next
+        if leave:
+            leave.__traceback__ = None
+
+    def _make_main_module(self):
+        global _bootstrap_main
+        _bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
+        sys.modules['__main__'] = main
+        main.__builtins__ = sys.modules['builtins']
+        main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+        main.__annotations__ = {}
+
+    # The start.
+
+    def _on_start(self, more_sources):
+        _observer.started_ns = _file_clock()
+        _observer.expected_sources.update(more_sources)
+        _watch_control_pipe(self._control.fd)
+        try:
+            os.chdir(self._spec.folder or os.curdir)
+        except OSError:
+            _observer.handshake.send('missing', self._spec.folder)  # when it is back, so are we, in it
+        _set_paths(self._spec)
+        _clear_importer_caches()
+        if __name__ in sys.modules:
+            _observer.see(_FILE)  # the app's own import of it will find it there
+        if self._is_spawned:
+            for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
+                del sys.modules[name]
+        _observer.handshake.send('app-start', value=int(_discard_pending_signals()))
+
+    def begin(self):
+        """From here on a signal is the app's."""
+        _reset_signals(self._spec)
+
+    def entry_point(self):
+        """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
+        kind, name = self._spec.kind, self._spec.name
+        if kind == 'call':
+            return self._function()
+        from runpy import _run_module_as_main
+
+        if kind == 'module':
+            return _run_module_as_main, (name, True), {}
+        main = vars(sys.modules['__main__'])
+        if kind == 'command':
+            return exec, (compile(name, '<string>', 'exec', dont_inherit=True), main), {}
+        path = _main_path(name)
+        if not _has_main(path):
+            return exec, (_script_code(path, main), main), {}
+        if not os.path.isdir(path):
+            _observer.see(path, 'file')
+        return _run_module_as_main, ('__main__', False), {}
+
+    def _function(self):
+        module, _, name = self._spec.name.rpartition('.')
+        args, kwargs = (), {}
+        if self._spec.args:
+            import pickle
+
+            args, kwargs = pickle.loads(self._spec.args)
+        return getattr(sys.modules[module], name), args, kwargs
+
+    # The app's end.
+
+    def report_exit(self, error):
+        """Send the final reports; a Ctrl-C meanwhile comes too late for the app."""
+        try:
+            self._report_exit(error)
+        except KeyboardInterrupt:
+            pass
+
+    def _report_exit(self, error):
+        if self._spec.is_first and self._spec.kind in ('module', 'script') and type(error) is SystemExit:
+            import runpy
+
+            if type(error.__context__) is runpy._Error:
+                _observer.handshake.send('no-target', str(error.__context__))
+                error.code = 2
+        _observer.look_at_modules()
+        _observer.look_at_crash(error)
+
+    def prepare_to_print(self, error):
+        """Take our frames out of the traceback, as the app's own excepthook is to see it; return that."""
+        trace = None
+        for each in reversed(list(_traces(error))):
+            if not _is_our_frame(each.tb_frame):
+                each.tb_next, trace = trace, each
+        error.__traceback__ = trace
+        sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+        if sys.version_info >= (3, 12):
+            sys.last_exc = error
+        return sys.excepthook
+
+    def print_failure_of_excepthook(self, failure, error):
+        """As Python itself says it."""
+        failure.__traceback__ = failure.__traceback__ and failure.__traceback__.tb_next
+        print('Error in sys.excepthook:', file=sys.stderr)
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+        print('\nOriginal exception was:', file=sys.stderr)
+        sys.__excepthook__(type(error), error, error.__traceback__)
+
+    def end(self, error):
+        """End the process. For KeyboardInterrupt return: Python then ends it by SIGINT, if it is told by `exec`."""
+        if type(error) is not KeyboardInterrupt:
+            sys.exit(1 if error else 0)
+        if sys.implementation.name != 'cpython':
+            sys.exit(130)
+        try:
+            exec('raise KeyboardInterrupt')  # sets the flag that any exec or eval of a text resets
+        except KeyboardInterrupt:
+            pass
 
 
-def _path0(order):
-    """What plain Python puts in front of sys.path for this target; None: nothing."""
-    kind, name = order['kind'], order['name']
+_OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
+_observer = None
+_bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
+
+
+def _is_our_frame(frame):
+    return frame.f_globals is globals() or frame.f_globals is _OUTERMOST_GLOBALS
+
+
+def _script_code(path, main):
+    """Return the code of a script, with `__main__` made ready for it."""
+    from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+
+    is_bytecode = path.endswith('.pyc')
+    _observer.see(path, stat=_observer.settled(path))
+    loader = (SourcelessFileLoader if is_bytecode else SourceFileLoader)('__main__', path)
+    main.update(__loader__=loader, __file__=path, __cached__=None)
+    if is_bytecode:
+        return loader.get_code('__main__')
+    return compile(loader.get_data(path), path, 'exec', dont_inherit=True)
+
+
+def _front_paths(spec):
+    """Return what stands in front of Python's own library in the app's sys.path."""
+    path0 = _app_path0(spec)
+    return ([] if path0 is None else [path0]) + _PRE_STDLIB_PATHS
+
+
+def _app_path0(spec):
+    """Return what plain Python puts in front of sys.path for this target; None: nothing."""
+    kind, name = spec.kind, spec.name
     if kind == 'script' and _has_main(name):
         return _main_path(name)
     if _SAFE_PATH:
         return None
     if kind == 'call':
-        return next(iter(order['sys_path']), None)
+        return next(iter(spec.sys_path), None)
     if kind == 'script':
         return os.path.dirname(os.path.realpath(_absolute(name)))
-    return order['folder'] if kind == 'module' else ''
+    return spec.folder if kind == 'module' else ''
 
 
 def _has_main(path):
@@ -1298,7 +1599,7 @@ def _has_main(path):
             file.seek(max(0, os.path.getsize(path) - (1 << 16)))
             return b'PK\5\6' in file.read()  # where a zip file's directory ends
     except OSError:
-        return False  # it is away: the app fails
+        return False  # it is missing: the app fails
 
 
 def _main_path(name):
@@ -1307,132 +1608,24 @@ def _main_path(name):
     return _from_here(name) if sys.version_info >= (3, 9) else name
 
 
-def _set_paths(order):
-    if order['kind'] == 'call':
-        new = [path for path in sys.path if path not in order['sys_path']] if order['new_environment'] else []
-        sys.path[:] = order['sys_path'] + new
-        sys.argv[:] = order['argv']
+def _set_paths(spec):
+    """Set sys.path and sys.argv as plain Python has them."""
+    if spec.kind == 'call':
+        new = [path for path in sys.path if path not in spec.sys_path] if spec.environment_changed else []
+        sys.path[:] = spec.sys_path + new
+        sys.argv[:] = spec.argv
     else:
-        sys.path[:] = _front(order) + [path for path in sys.path if path not in _FRONT]
-        sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(order['kind'], order['name']), *order['args']]
-    if order['orig_argv']:
-        sys.orig_argv = order['orig_argv']
+        sys.path[:] = _front_paths(spec) + [path for path in sys.path if path not in _PRE_STDLIB_PATHS]
+        sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(spec.kind, spec.name), *spec.args]
+    if spec.orig_argv:
+        sys.orig_argv = spec.orig_argv
 
 
-def _forget_places():
-    """What was found, or not, in folders and zip files of the project may be older than they are."""
+def _clear_importer_caches():
+    """Forget what was found, or not, in folders and zip files of the project."""
     for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
         del sys.path_importer_cache[path]
     getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
-
-
-def _run_app(order):
-    """Run the target as Python itself would, in a fresh `__main__`."""
-    global _former_main
-    _former_main, main = sys.modules['__main__'], type(sys)('__main__')
-    sys.modules['__main__'] = main
-    main.__builtins__ = sys.modules['builtins']
-    main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-    main.__annotations__ = {}
-    try:
-        _reset_signals(order)  # a Ctrl-C hits the app, if only from here
-        _observer.handshake.send('begun')
-        _RUN[order['kind']](order, main)
-    finally:
-        _look_back(sys.exc_info()[1])
-
-
-def _look_back(error):
-    """Tell what there is to tell at the app's end. A Ctrl-C waits for that: it is not to show where we are."""
-    held = _hold_interrupts()
-    _observer.look_at_modules()
-    _observer.look_at_crash(error)
-    if error and not isinstance(error, SystemExit):  # which is to let go of the app's objects, as it does without us
-        _hide_our_frames(error, held)
-    else:
-        _let_go(held)
-
-
-def _run_module(order, main, name=None):
-    """Run a module as __main__, or with `name` the __main__ that a folder or zip file in sys.path[0] has."""
-    import runpy
-
-    try:
-        runpy._run_module_as_main(name or order['name'], name is None)
-    except SystemExit as error:
-        if order['first'] and type(error.__context__) is runpy._Error:
-            _observer.handshake.send('absent', str(error.__context__))
-            sys.exit(2)
-        raise
-
-
-def _run_script(order, main):
-    path = _main_path(order['name'])
-    if _has_main(path):
-        if not os.path.isdir(path):
-            _observer.see(path, 'file')
-        _run_module(order, main, '__main__')
-        return
-    from importlib.machinery import SourceFileLoader, SourcelessFileLoader
-
-    _observer.see(path, stat=_observer.settled(path))
-    loader = (SourcelessFileLoader if path.endswith('.pyc') else SourceFileLoader)('__main__', path)
-    vars(main).update(__loader__=loader, __file__=path, __cached__=None)
-    if path.endswith('.pyc'):
-        code = loader.get_code('__main__')
-    else:
-        code = compile(loader.get_data(path), path, 'exec', dont_inherit=True)
-    exec(code, vars(main))
-
-
-def _run_command(order, main):
-    exec(compile(order['name'], '<string>', 'exec', dont_inherit=True), vars(main))
-
-
-def _run_call(order, main):
-    from importlib import import_module
-
-    module, _, name = order['name'].rpartition('.')
-    function = getattr(import_module(module), name)
-    args, kwargs = (), {}
-    if order['args']:
-        import pickle
-
-        args, kwargs = pickle.loads(order['args'])
-    function(*args, **kwargs)
-
-
-_RUN = {'module': _run_module, 'script': _run_script, 'command': _run_command, 'call': _run_call}
-
-
-def _hide_our_frames(error, held):
-    """Have the traceback of an exception that ends the app printed without the frames of ours, then let Ctrl-C go."""
-    hook, trace = sys.excepthook, None
-    for each in reversed(list(_traces(error))):
-        if each.tb_frame.f_globals is not globals():
-            each.tb_next, trace = trace, each
-
-    def excepthook(kind, value, _):
-        sys.excepthook, sys.last_traceback = hook, trace
-        if hook is not sys.__excepthook__:
-            _let_go(held)  # the app's own may take its time
-        hook(kind, value.with_traceback(trace), trace)
-        _let_go(held)
-
-    sys.excepthook = excepthook
-
-
-def _hold_interrupts():
-    return hasattr(signal, 'pthread_sigmask') and signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-
-
-def _let_go(held):
-    """End the hold; what has come meanwhile is too late for the app, unless it has a handler for it."""
-    try:
-        if held is not False:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    except KeyboardInterrupt:
-        pass
 
 
 def _traces(error):
@@ -1440,6 +1633,13 @@ def _traces(error):
     while trace:
         yield trace
         trace = trace.tb_next
+
+
+def _file_of(module):
+    """The file that a module was read from, which may be a zip file."""
+    loader = getattr(getattr(module, '__spec__', None), 'loader', None)
+    path = getattr(loader, 'archive', None) or getattr(module, '__file__', None)
+    return path if isinstance(path, str) else ''
 
 
 class _Observer:
@@ -1454,22 +1654,17 @@ class _Observer:
     _MARGIN = 2_000_000_000  # in ns, of the clock of the files
     _MOMENT = 200_000_000
 
-    def __init__(self, handshake, order):
+    def __init__(self, handshake, spec):
         self.handshake = handshake
-        self._started = order['started_ns']
-        self._sources = order['sources']  # of the last worker: if one is away now, it comes back in a moment
-        self._patience = order['interval']
+        self.started_ns = 0  # set when the worker starts
+        self.expected_sources = set(spec.expected_sources)  # if one is missing now, it comes back in a moment
+        self._patience = spec.reload_interval
         self._deadline = None  # of that patience
-        self._has_bytecode = False  # has been written
         self._seen, self._count = set(sys.modules), len(sys.modules)
         self._reported = set()
         self._observe()
-        for path in _early_files():
-            self._see_late(path, 'early')
-        for name in _CUSTOMIZE:
-            places = [os.path.join(_absolute(folder), name) for folder in _FRONT]
-            if not _file_of(sys.modules.get(name)).startswith(tuple(places)):  # none, or the one that Debian has
-                self._miss(places)
+        for path in _startup_files():
+            self._see_late(path, 'startup')
 
     def _observe(self):
         import io
@@ -1492,18 +1687,11 @@ class _Observer:
             return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
 
         SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
-        _prepend(SourceFileLoader, 'set_data', lambda *_, **kw: self.tell_of_bytecode())
         _prepend(SourcelessFileLoader, 'get_data', lambda loader, path: self.see(path, 'file'))
         _prepend(ExtensionFileLoader, 'create_module', lambda loader, spec: self.see(spec.origin, 'file'))
         _prepend(sys.modules.get('zipimport'), '_read_directory', lambda archive: self.see(archive, 'file'))
         _prepend(io, 'open_code', self.see)  # what runpy.run_path, pdb and others read scripts with
         sys.meta_path.append(self)
-
-    def tell_of_bytecode(self):
-        """Say once that it is not only the app that writes files here."""
-        if not self._has_bytecode:
-            self._has_bytecode = True
-            self.handshake.send('bytecode')
 
     def read_bytecode(self, loader, path):
         """Read a .pyc, if it can be believed: by few system calls, which pays for all that we add to an import."""
@@ -1557,7 +1745,7 @@ class _Observer:
         if stat is None:
             return
         self._reported.add(path)
-        self.handshake.send(kind, path, 1 if _is_younger(path, stat, self._started) else _signature(path, stat))
+        self.handshake.send(kind, path, 1 if _is_younger(path, stat, self.started_ns) else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1593,7 +1781,7 @@ class _Observer:
 
     def _returns(self, path):
         """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
-        if path not in self._sources:
+        if path not in self.expected_sources:
             return False
         self._deadline = self._deadline or time.monotonic() + self._patience
         while not os.path.exists(path):
@@ -1605,7 +1793,7 @@ class _Observer:
     def _is_begun(self, path, stat):
         """Whether a source of the last worker is empty, and so new that its text may be about to be written."""
         is_new = not stat.st_size and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
-        return is_new and _absolute(path) in self._sources
+        return is_new and _absolute(path) in self.expected_sources
 
 
 def _linked_ns(path):
@@ -1622,10 +1810,6 @@ def _newest_link(path):
     except OSError:
         return newest  # it is no link
     return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
-
-
-_observer = None
-_former_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
 
 
 def _hidden(function):
@@ -1757,7 +1941,7 @@ def _find_proxy(logger):
     if handshake is None:
         return None
     if _Handshake.here() is None:
-        if not _is_below(handshake):
+        if not _is_descendant_of(handshake):
             return None  # the variable has outlived its monitor
         logger.info(f'PID {handshake.monitor} watches this program already: no monitor inside a monitor.')
     return ReloaderProxy(handshake)
@@ -1796,7 +1980,6 @@ class _Channel:
     def __init__(self, fd):
         self._fd = fd
         self._rest = b''
-        self.received = 0  # bytes
         self._paused_until = time.monotonic() + self._PAUSE
         self.on_message = None
 
@@ -1812,7 +1995,6 @@ class _Channel:
     def drain(self):
         """Hand on all messages that are there; return whether there were any."""
         data = self._read()
-        self.received += len(data)
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _PIPE_BUF:
             messages.append(self._rest)
@@ -2453,7 +2635,7 @@ class _Inotify:
             raise OSError(errno.ENOSYS, 'this system has no inotify')
         self._libc = libc
         try:
-            self.fd = _keep(self._call(libc.inotify_init1, os.O_NONBLOCK | os.O_CLOEXEC))
+            self.fd = _register_fd(self._call(libc.inotify_init1, os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             if error.errno == errno.EMFILE:
                 error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
@@ -2539,7 +2721,7 @@ class _MountWatch(_Part):
         self.step = callback
         self.events = select.POLLPRI  # the file can always be read; a change is urgent
         try:
-            self._fd = _keep(os.open('/proc/self/mountinfo', os.O_RDONLY))
+            self._fd = _register_fd(os.open('/proc/self/mountinfo', os.O_RDONLY))
         except OSError:
             self._fd = None  # no /proc
 
@@ -2702,7 +2884,7 @@ def _monitor_factory(name, logger):
         if attribute not in globals():
             logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
         return globals().get(attribute, _best_monitor)
-    here = _PATH0 is not None and _current_folder()  # a command line may name one of the project
+    here = _REMOVED_PATH0 is not None and _current_folder()  # a command line may name one of the project
     sys.path[:0] = [here] if here else []
     try:
         from importlib import import_module
@@ -2777,32 +2959,54 @@ class SilentLogger(DefaultLogger):
 _LINUX = sys.platform.startswith('linux')
 
 
-class _AnyWorker:
-    """A process that runs the app, and the channel from it."""
+class _WorkerBase:
+    """A process that gets ready to run the app, then runs it; and the two pipes to it."""
 
-    def __init__(self, pid, channel, order):
+    def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
-        self._order = order  # where a new interpreter reads what it is to do
         self.channel = _Channel(channel)
-        self.absent = None  # what it could not find to run
+        self.expected_sources = expected_sources  # which it knows already
+        self.app_started = False
+        self.stopped_by = None  # the signal, if it was to stop before the app began
+        self.clock = None  # when it was started, for people
+        self.missing_target = None  # why it could not begin
         self.sent_garbage = False
-        self.wrote_bytecode = False
-        self.is_interrupted = False  # by a Ctrl-C that came before it was there
+        self._control = control
 
-    def begin(self, order, arrived):
-        """Send a new process its order; `arrived` are the signals that came to us alone."""
+    def send(self, message):
+        data = len(message).to_bytes(8, 'little') + message
+        while data:
+            data = data[_write(self._control, data) :]
+
+    def start(self, more_sources):
+        """Let it run the app."""
         import marshal
 
         self.clock = time.strftime('%H:%M:%S')
-        data = marshal.dumps(order)
-        data = len(data).to_bytes(8, 'little') + data
-        while data:
-            data = data[_write(self._order, data) :]
+        self.send(marshal.dumps(more_sources))
+
+    def has_begun(self):
+        """Whether the app may have begun: before that, signals are discarded."""
+        self.channel.drain()
+        return self.app_started
+
+    def ask_to_stop(self, signum):
+        if self.has_begun():
+            self.send_signal(signum)
+        else:
+            self.stopped_by = signum
+            self.kill()
+
+    def discard(self):
+        """End a worker that has not been started."""
+        self.kill()
+        self.wait()
+        self.close()
 
     def close(self):
         self.channel.drain()
         self.channel.close()
-        _close(self._order)
+        _close(self._control)
 
 
 def _file_clock():
@@ -2976,35 +3180,33 @@ if sys.platform == 'win32':
         code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
-    def _become(arguments):
+    def _exec(arguments):
         """Run another program in place of this one: exec does not wait for it here."""
         import subprocess
 
         sys.exit(subprocess.call(arguments))
 
-    def _die_with(monitor):
+    def _set_parent_death_signal(monitor):
         """Nothing: the monitor has put this process into a job, which ends with it."""
 
-    def _reset_signals(order):
+    def _discard_pending_signals():
+        return False
+
+    def _reset_signals(spec):
         """In a worker, in which Ctrl-C was ignored: from now on it counts."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _thread.start_new_thread(_obey, (_start,))
+        _thread.start_new_thread(_interrupt_on_request, (_control_pipe,))
 
-    def _stand_aside(pid):
-        """Nothing: a job tells whose child a process is."""
+    _control_pipe = 0
 
-    _step_in = _stand_aside
-
-    _start = 0  # the pipe through which the order came
-
-    def _follow(start):
+    def _watch_control_pipe(pipe):
         """Obey the monitor, as soon as an interrupt counts."""
-        global _start
-        _start = start
+        global _control_pipe
+        _control_pipe = pipe
 
-    def _obey(start):
-        """A byte in the pipe of the order is the monitor's polite way to stop us."""
-        while _read(start):
+    def _interrupt_on_request(pipe):
+        """A byte in the control pipe is the monitor's polite way to stop us."""
+        while _read(pipe):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
@@ -3104,17 +3306,17 @@ if sys.platform == 'win32':
             if '\r' in typed:
                 self._on_enter()
 
-    class _Worker(_AnyWorker):
+    class _Worker(_WorkerBase):
         """A process that runs the app, in a job with all that it starts: they end when the job's handle is closed.
 
-        Who wants to live on, as a browser may, asks for that by CREATE_BREAKAWAY_FROM_JOB.
+        A child that must survive passes CREATE_BREAKAWAY_FROM_JOB.
         """
 
         running: set[_Worker] = set()
-        latest: _Worker | None = None  # to have its order
+        latest: _Worker | None = None  # to be started
 
-        def __init__(self, process, channel, order):
-            super().__init__(process.pid, channel, order)
+        def __init__(self, process, channel, control, expected_sources):
+            super().__init__(process.pid, channel, control, expected_sources)
             self._process = process
             self.handle = int(process._handle)
             self.job = type(process._handle)(_CreateJobObject(None, f'hupper-{self.pid}'))  # it closes itself
@@ -3124,9 +3326,9 @@ if sys.platform == 'win32':
             _AssignProcessToJobObject(self.job, self.handle)
             self.running.add(self)
 
-        def begin(self, order, arrived):
+        def start(self, more_sources):
             _Worker.latest = self
-            super().begin(order, arrived)
+            super().start(more_sources)
 
         def poll(self):
             """Return its status if it has ended, below 0 where the system did that; else None."""
@@ -3137,23 +3339,20 @@ if sys.platform == 'win32':
             self._process.wait()
             self.running.discard(self)
 
-        def ending(self):
+        def exit_cause(self):
             """Return what ended it, if it was the system."""
             return None if self.poll() >= 0 else 'exception 0x%X' % (self.poll() + 2**32)
 
-        def has_written(self, path):
-            return None
-
-        def ask_to_stop(self, signum):
+        def send_signal(self, signum):
             try:
-                _write(self._order, b'\0')
+                _write(self._control, b'\0')
             except OSError:
                 pass  # it has just ended
 
         def kill(self):
             self._process.kill()
 
-    class _Kin:
+    class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
         def reap(self, known, ended=False):
@@ -3162,15 +3361,15 @@ if sys.platform == 'win32':
         def close(self):
             pass
 
-    class _Leftovers:
+    class _OrphanTerminator:
         """Descendants that have outlived their worker. Windows knows no polite end for them."""
 
-        def __init__(self, worker, kin, known, interval):
+        def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
             self.names = [f'PID {pid}' for pid in self._pids()]
             _TerminateJobObject(self._job, 1)
 
-        def gone(self, now):
+        def poll(self, now):
             self.kill_at = now + 0.01  # the time to look again
             return not self._pids()
 
@@ -3179,7 +3378,7 @@ if sys.platform == 'win32':
             _QueryInformationJobObject(self._job, 3, byref(found), sizeof(found), None)  # 3: the list of pids
             return found.pids[: found.listed]
 
-    def _is_below(handshake):
+    def _is_descendant_of(handshake):
         """Whether we are in the job of its worker."""
         inside = _BOOL()
         try:
@@ -3200,27 +3399,32 @@ else:
     def _ctime_ns(path, stat):
         return stat.st_ctime_ns
 
-    # Descriptors of this process that are its own business: a forked worker closes them.
-    _descriptors: set[int] = set()
+    _monitor_fds: set[int] = set()  # what a forked worker closes
 
-    def _keep(fd):
-        """Take a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
+    def _register_fd(fd):
+        """Register a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
         low = []
         while fd <= 2:
             low.append(fd)
             fd = os.dup(fd)
         for each in low:
             os.close(each)
-        _descriptors.add(fd)
+        _monitor_fds.add(fd)
         return fd
 
     def _close(fd):
-        if fd in _descriptors:
-            _descriptors.discard(fd)
+        if fd in _monitor_fds:
+            _monitor_fds.discard(fd)
             os.close(fd)
 
+    def _close_monitor_fds(keep):
+        """In a forked worker: close what is the monitor's business. From now on `_close` does nothing."""
+        for fd in _monitor_fds.difference(keep):
+            os.close(fd)
+        _monitor_fds.clear()
+
     def _pipe():
-        return tuple(map(_keep, os.pipe()))
+        return tuple(map(_register_fd, os.pipe()))
 
     def _read(fd):
         return os.read(fd, 1 << 16)
@@ -3265,36 +3469,27 @@ else:
         process.returncode = 0  # it is for us to wait for it
         return process.pid
 
-    def _become(arguments):
+    def _exec(arguments):
         """Run another program in place of this one."""
         os.execv(arguments[0], arguments)
 
-    def _die_with(monitor):
+    def _set_parent_death_signal(monitor):
         """See to it that this process ends when the monitor does, even by SIGKILL: on Linux the kernel does that."""
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != monitor:
             os._exit(1)  # it went before this was set
 
-    def _follow(start):
-        """Elsewhere a thread waits for the end of the pipe that the order came through: the monitor holds it open."""
+    def _watch_control_pipe(fd):
+        """Elsewhere a thread waits for the end of the control pipe, which the monitor holds open."""
         if _LINUX:
-            os.close(start)
+            os.close(fd)
         else:
-            _thread.start_new_thread(_wait_for_end, (start,))
+            _thread.start_new_thread(_die_at_end_of, (fd,))
 
-    def _wait_for_end(start):
-        while _read(start):
+    def _die_at_end_of(fd):
+        while _read(fd):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
-
-    def _stand_aside(pid):
-        """Have a standby in a group of its own, so that the monitor need not ask whose child this is."""
-        os.setpgid(pid, pid)
-
-    def _step_in(monitor):
-        """In a standby that becomes the worker: be in the monitor's group, which the terminal speaks to."""
-        os.setpgid(0, os.getpgid(monitor))
-        signal.signal(signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))  # forget one that was for all of us
 
     class _Waiter:
         """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
@@ -3303,16 +3498,16 @@ else:
             self._read, self._write = _pipe()
             os.set_blocking(self._write, False)
             self.arrived = []  # the names of the signals that came
-            self._former = {}
-            self._former_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._saved_handlers = {}
+            self._saved_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCHLD', 'SIGCONT'):
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
                 if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
                     signal.signal(signum, lambda *_, name=name: self.arrived.append(name))
-                    self._former[signum] = signal.SIG_DFL if former is None else former
-            self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._former)))
-            self.ignored = [int(signum) for signum, former in self._former.items() if former is signal.SIG_IGN]
+                    self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
+            self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
+            self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
 
         def wait(self, sources, times):
             """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
@@ -3340,8 +3535,8 @@ else:
                 pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
 
         def __enter__(self):
-            """Hold signals back, while a child is made: one that hits it at once would come to this process as well."""
-            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._former)
+            """Block signals around a fork: until it resets its handlers, the child writes to our wake-up pipe."""
+            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._saved_handlers)
 
         def __exit__(self, *_):
             signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
@@ -3350,24 +3545,32 @@ else:
             """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
             signal.set_wakeup_fd(-1)
             self.arrived.clear()
-            for signum, former in self._former.items():
+            for signum, former in self._saved_handlers.items():
                 signal.signal(signum, former)
             self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
         def close(self, leaving):
-            signal.set_wakeup_fd(self._former_fd)
-            for signum, former in self._former.items():
+            signal.set_wakeup_fd(self._saved_fd)
+            for signum, former in self._saved_handlers.items():
                 if leaving and signum == signal.SIGINT:
                     former = signal.SIG_IGN  # an impatient Ctrl-C more changes nothing now
                 signal.signal(signum, former)
             _close(self._read)
             _close(self._write)
 
-    def _reset_signals(order):
-        """In a worker, in which they were held back: have them as the monitor's program found them."""
-        for signum in order['ignored']:
+    def _discard_pending_signals():
+        """Discard what has reached this process before its start; return whether SIGINT has."""
+        pending = signal.sigpending()
+        for signum in pending:
+            handler = signal.signal(signum, signal.SIG_IGN)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        return signal.SIGINT in pending
+
+    def _reset_signals(spec):
+        """In a worker, in which signals were blocked: handle them as the monitor's program found them."""
+        for signum in spec.ignored_signals:
             signal.signal(signum, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, order['mask'])
+        signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
 
     class _Terminal(_Part):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
@@ -3462,7 +3665,7 @@ else:
                 # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
                 with select.epoll() as epoll:
                     epoll.register(0, select.EPOLLIN | select.EPOLLET)
-                    self._edge = _keep(os.dup(epoll.fileno()))
+                    self._edge = _register_fd(os.dup(epoll.fileno()))
             return self.is_ours()
 
         def wait_fd(self):
@@ -3482,29 +3685,17 @@ else:
             if b'\n' in typed:
                 self._on_enter()
 
-    class _Worker(_AnyWorker):
+    class _Worker(_WorkerBase):
         """A process that runs the app."""
 
         group = _status = None
         _signal = 0
-        _counts: dict[bytes, bytes] = {}
-        _has_children = False
         children = ()
-
-        def begin(self, order, arrived):
-            try:
-                os.setpgid(self.pid, os.getpgrp())  # from here on a Ctrl-C comes to both of us
-            except OSError:
-                pass  # a new interpreter does that itself
-            if 'SIGINT' in arrived:  # the worker holds it back until the app begins
-                self.is_interrupted = True
-                self.ask_to_stop(signal.SIGINT)
-            super().begin(order, arrived)
 
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
             if self._status is None:
-                self._look()
+                self._note_group()
                 try:
                     pid, status = os.waitpid(self.pid, options)
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
@@ -3517,7 +3708,7 @@ else:
         def wait(self):
             self.poll(0)
 
-        def ending(self):
+        def exit_cause(self):
             """Return the signal that ended it, if it was one."""
             try:
                 from signal import Signals
@@ -3526,35 +3717,16 @@ else:
             except ValueError:
                 return f'signal {self._signal}'
 
-        def _look(self):
-            """Note what can't be asked any more once it is waited for."""
+        def _note_group(self):
+            """Note its process group, which can't be asked for once it is waited for."""
             try:
                 self.group = os.getpgid(self.pid)
             except OSError:
                 pass
-            if _LINUX:  # see `man 5 proc`; of a process that has just ended not everybody is told the counts
-                counts = dict(line.split(b': ') for line in _read_proc(str(self.pid), 'io').splitlines())
-                self._counts = counts or self._counts
-                waited_for = _read_proc(str(self.pid), 'stat').rpartition(b')')[2].split()[8:9] != [b'0']
-                self._has_children = waited_for or _read_proc(str(self.pid), 'task', str(self.pid), 'children') != b''
 
-        def has_written(self, path):
-            """Whether it may have written a file, by what the kernel has counted; None if that can't be told."""
+        def send_signal(self, signum):
             if self._status is None:
-                self._look()
-            if not self._counts or self._has_children:
-                return None
-            if int(self._counts[b'wchar']) - self.channel.received < getattr(_stat(path), 'st_size', 0):
-                return False  # all that it has written is less than that
-            if _Mounts().of(path)[1] not in ('ext2', 'ext3', 'ext4', 'xfs', 'btrfs', 'f2fs'):
-                return None  # what goes to disks is not counted, or by others
-            if self._counts[b'write_bytes'] == b'0':
-                return False
-            return None if self.wrote_bytecode else True
-
-        def ask_to_stop(self, signum):
-            if self._status is None:
-                self._look()
+                self._note_group()
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
                 try:
@@ -3563,7 +3735,7 @@ else:
                     pass  # it has just ended, or is another user's now
 
         def kill(self):
-            self.ask_to_stop(signal.SIGKILL)
+            self.send_signal(signal.SIGKILL)
 
     class _Process:
         """A line of the system's table of processes."""
@@ -3594,7 +3766,7 @@ else:
         state, parent, group = tail.split(None, 3)[:3]
         return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
 
-    class _Kin:
+    class _ChildReaper:
         """The children of this process: what its program had before, and what its workers leave behind.
 
         On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants
@@ -3618,15 +3790,10 @@ else:
                     return []
             return [process for process in _processes() if process.parent == os.getpid()]
 
-        @staticmethod
-        def any_in(group):
-            """Whether we have a child in a process group, by one system call: the standby is in its own."""
-            try:
-                if hasattr(os, 'waitid') and group:
-                    os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return False
-            return True
+        def has_adopted(self, known):
+            """Whether we have children beside these, by one read where the kernel lists them (CONFIG_PROC_CHILDREN)."""
+            pids = [_read_proc('self', 'task', task, 'children') for task in os.listdir('/proc/self/task')]
+            return not any(pids) or not self._own.union(known).issuperset(map(int, b' '.join(pids).split()))
 
         def reap(self, known, ended=False):
             """Wait for those adopted that have ended; return the others."""
@@ -3642,21 +3809,21 @@ else:
         def close(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
-    class _Leftovers:
+    class _OrphanTerminator:
         """Descendants that have outlived their worker: asked to end, then made to.
 
         Those that began a session or process group of their own are left alone.
         """
 
-        def __init__(self, worker, kin, known, interval):
+        def __init__(self, worker, reaper, known, interval):
             self.names = []
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
-            self._kin, self._known, self._interval = kin, known, interval
+            self._reaper, self._known, self._interval = reaper, known, interval
             self._children = worker.children
             self._killed = False
 
-        def gone(self, now):
+        def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
             left = [process for process in self._left() if process.group in self._groups]
             if self._killed or (self.kill_at is not None and now >= self.kill_at):
@@ -3670,7 +3837,7 @@ else:
         def _left(self):
             if not _LINUX:
                 return self._children and [process for process in _processes() if process.pid in self._children]
-            return self._kin.reap(self._known) if any(map(self._kin.any_in, self._groups)) else []
+            return self._reaper.reap(self._known) if self._reaper.has_adopted(self._known) else []
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
@@ -3684,7 +3851,7 @@ else:
             except OSError:
                 self._known.add(process.pid)  # it has just ended, or is another user's: leave it alone
 
-    def _is_below(handshake):
+    def _is_descendant_of(handshake):
         """Whether its monitor is among our ancestors."""
         parents = {process.pid: process.parent for process in _processes()}
         at = os.getpid()
@@ -3716,20 +3883,17 @@ class _Options:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; `args` is sys.argv[1:] if not given. Return the status; a forked worker runs the app."""
+    """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
     try:
         reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
     if _find_proxy(reloader.logger):  # be the program, without a monitor
-        target = reloader._target
+        target = reloader.target
         module = ['-m'] if target.kind == 'module' else []
-        _become([sys.executable, *(target.options or ()), *module, target.name, *target.args])
-    status = reloader._supervise()
-    if reloader._launcher.order:
-        _run_app(reloader._launcher.order)
-    return status
+        _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
+    return _Supervisor(reloader).run()
 
 
 def _reloader_for(args):
@@ -3739,18 +3903,17 @@ def _reloader_for(args):
         args = _parse_options(args, options)
     logger = DefaultLogger(options.verbose)
     interval = _seconds('--reload-interval', options.reload_interval)
-    reloader = Reloader(
+    return Reloader(
         worker_path=_target_for(args),
         monitor_factory=options.monitor,
         logger=logger,
         reload_interval=interval,
         shutdown_interval=_seconds('--shutdown-interval', options.shutdown_interval or interval),
         ignore_files=options.ignore,
+        extra_paths=options.watch,
+        exit_on_crash=options.exit_on_crash,
+        may_fork=_IS_COMMAND,
     )
-    reloader._watch = options.watch
-    reloader._exit_on_crash = options.exit_on_crash
-    reloader._may_fork = _IS_COMMAND
-    return reloader
 
 
 def _parse_options(args, options):
