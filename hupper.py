@@ -298,7 +298,6 @@ class _Supervisor:
         self._once = once  # leave after one worker
         self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to end
         self._worker = None  # the running _Worker
-        self._previous_worker = None
         self._kill_at = None  # when a worker that was asked to end is killed
         self._boot_check_at = None  # when to see whether a new worker has booted
         self._orphans = None  # the _OrphanTerminator, while REAPING
@@ -469,9 +468,10 @@ class _Supervisor:
         self._worker.kill()
 
     def _on_exit(self, status):
-        worker, self._worker = self._worker, None
+        worker = self._worker
+        worker.channel.drain()
         worker.close()
-        self._previous_worker = worker
+        self._worker = None
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore()
@@ -1051,6 +1051,7 @@ class _LaunchSpec:
         'signal_mask',
         'ignored_signals',
         'environment_changed',  # since the monitor began
+        'made_ns',  # when the worker was made, as file times are kept
     )
 
     def dump(self):
@@ -1170,6 +1171,7 @@ class _Launcher:
         spec.reload_interval = self._reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
+        spec.made_ns = _file_clock()
         return spec
 
     def _make(self):
@@ -1664,7 +1666,7 @@ class _Observer:
         self._reported = set()
         self._observe()
         for path in _startup_files():
-            self._see_late(path, 'startup')
+            self._see_late(path, 'startup', since=spec.made_ns)
 
     def _observe(self):
         import io
@@ -1738,14 +1740,15 @@ class _Observer:
         for module in new.values():
             self._see_late(_file_of(module))
 
-    def _see_late(self, path, kind='file'):
+    def _see_late(self, path, kind='file', since=None):
         """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
+        since = self.started_ns if since is None else since
         path = _absolute(path) if isinstance(path, str) and path else ''
         stat = None if not path or path in self._reported or _is_installed(path) else _stat(path)
         if stat is None:
             return
         self._reported.add(path)
-        self.handshake.send(kind, path, 1 if _is_younger(path, stat, self.started_ns) else _signature(path, stat))
+        self.handshake.send(kind, path, 1 if _is_younger(path, stat, since) else _signature(path, stat))
 
     def look_at_crash(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -3004,7 +3007,6 @@ class _WorkerBase:
         self.close()
 
     def close(self):
-        self.channel.drain()
         self.channel.close()
         _close(self._control)
 
