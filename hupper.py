@@ -1099,7 +1099,7 @@ class _Launcher:
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
-                worker.start(sorted(set(expected_sources).difference(worker.expected_sources)))
+                worker.start(list(set(expected_sources) - worker.expected_sources))
                 return worker
             except BrokenPipeError as error:  # it has died while it waited, for lack of memory, say
                 worker.discard()
@@ -1167,7 +1167,6 @@ class _Launcher:
         spec.folder = self._folder
         spec.monitor_pid = os.getpid()
         spec.is_first = self.started_ns is None
-        spec.expected_sources = sorted(self._expected_sources)
         spec.reload_interval = self._reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
@@ -1177,6 +1176,7 @@ class _Launcher:
     def _make(self):
         """Make a worker that gets ready and waits."""
         spec = self._make_spec()
+        spec.expected_sources = sorted(self._expected_sources)
         self._standby_made_for = environment, obstacle = self._circumstances()
         spec.environment_changed = environment != self._environment
         if obstacle:
@@ -1191,7 +1191,7 @@ class _Launcher:
         finally:
             _close(write)
             _close(read)
-        worker = _Worker(process, channel, control, spec.expected_sources)
+        worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
         if obstacle:
             worker.send(spec.dump())
         return worker
@@ -1427,7 +1427,9 @@ class _WorkerMain:
 
         global _observer
         _observer = _Observer(handshake, self._spec)
-        _is_installed(os.__file__)  # finds out where packages are installed
+        if __name__ in sys.modules:
+            _observer._see_late(_FILE, since=self._spec.made_ns)  # the app's own import of it will find it there
+        _clear_importer_caches()
         self._on_start(marshal.loads(self._control.receive()))
 
     def _forget_stack(self, leave, traceback):
@@ -1459,9 +1461,6 @@ class _WorkerMain:
         except OSError:
             _observer.handshake.send('missing', self._spec.folder)  # when it is back, so are we, in it
         _set_paths(self._spec)
-        _clear_importer_caches()
-        if __name__ in sys.modules:
-            _observer.see(_FILE)  # the app's own import of it will find it there
         if self._is_spawned:
             for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
                 del sys.modules[name]
@@ -3712,10 +3711,12 @@ else:
 
         def exit_cause(self):
             """Return the signal that ended it, if it was one."""
-            try:
-                from signal import Signals
+            if not self._signal:
+                return None
+            from signal import Signals
 
-                return self._signal and Signals(self._signal).name
+            try:
+                return Signals(self._signal).name
             except ValueError:
                 return f'signal {self._signal}'
 
