@@ -1527,7 +1527,7 @@ class _WorkerMain:
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
         if sys.version_info >= (3, 12):
             sys.last_exc = error
-        return sys.excepthook
+        return getattr(sys, 'excepthook', sys.__excepthook__)
 
     def print_failure_of_excepthook(self, failure, error):
         """As Python itself says it."""
@@ -3019,6 +3019,8 @@ def _fork_obstacle():
     """Return why this process can't be forked, None if it can."""
     if not hasattr(os, 'fork') or sys.platform == 'darwin':
         return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+    if sys.implementation.name != 'cpython':
+        return 'only CPython lets sys.excepthook end the process'  # see _WorkerMain
     if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
         return 'a fork of Python 3.8 that checks its memory crashes at its end'
     try:

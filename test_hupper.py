@@ -6160,13 +6160,31 @@ class Endings(ModeCase):
         'thread': 'import threading\nthread = threading.Thread(target=int, args="x")\nthread.start()\nthread.join()',
         'atexit': 'import atexit\natexit.register(int, "x")',
         'group': 'raise ExceptionGroup("several", [ValueError(1), KeyError(2)])',
+        'hook that raises': 'import sys\nsys.excepthook = lambda *args: 1 / 0\nimport part',
+        'hook that exits': 'import sys\nsys.excepthook = lambda *args: sys.exit(7)\nimport part',
+        'handled in the hook': 'import sys\nsys.excepthook = lambda *args: print(sys.exc_info())\nimport part',
+        'text': 'import sys\nsys.exit("text")',
+        'none': 'import sys\nsys.exit()',
+        'number': 'import sys\nsys.exit(300)',
+        'last': 'import atexit, sys\natexit.register(lambda: print(sys.last_value, sys.last_type))\nimport part',
+        'nothing last': 'import sys\nprint([name for name in vars(sys) if name.startswith("last")])',
+        'interrupt of its own': 'class Own(KeyboardInterrupt): pass\nraise Own',
+        'interrupt after an eval': 'import collections\ncollections.namedtuple("T", "x")\nraise KeyboardInterrupt',
+        'what an exception holds': 'import sys\ndef hook(kind, error, trace):\n    while trace:\n'
+        '        print(trace.tb_frame.f_code.co_name)\n        trace = trace.tb_next\n'
+        '    print(error.__context__, error.__cause__)\nsys.excepthook = hook\nimport part',
+        'thread that goes on': 'import threading, time\nthreading.Timer(0.1, print, ["x"]).start()',
+        'warning of nobody': 'import warnings\nwarnings.warn("x", DeprecationWarning, stacklevel=9)',
     }
+    NEEDS_CPYTHON = 'hook that raises', 'hook that exits', 'interrupt of its own', 'last'
 
     def test_output_and_status(self):
         self.write('part.py', 'def f(): raise ValueError(1)\nf()\n')
         self.write('app.py', 'import ends, sys\nexec(ends.ENDS[sys.argv[1]])\n')
         self.write('ends.py', f'ENDS = {self.ENDS!r}\n')
         names = ['cause', 'interrupt', 'own hook'] if self.mode == 'spawn' and not FULL else self.ENDS
+        if sys.implementation.name != 'cpython':
+            names = set(names).difference(self.NEEDS_CPYTHON)
         for name in names:
             with self.subTest(name):
                 plain = self.project.python('app.py', name)
