@@ -1245,7 +1245,7 @@ try:
     module._spawned_main(*worker_fds)
 except KeyboardInterrupt:
     if sys.implementation.name == 'cpython': raise
-    sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
+sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 """
 
 
