@@ -70,8 +70,8 @@ if _IS_COMMAND:
 else:
     _FIRST = frozenset()
 
-import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _imp
+import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
 import errno
 import select
@@ -1403,7 +1403,7 @@ def _run_app(order):
 def _look_back(error):
     """Tell what there is to tell at the app's end. A Ctrl-C waits for that: it is not to show where we are."""
     held = _hold_interrupts()
-    _observer.report_new_modules(at_end=True)
+    _observer.report_new_modules()
     _observer.report_traceback_files(error)
     if error and not isinstance(error, SystemExit):  # which is to let go of the app's objects, as it does without us
         _hide_our_frames(error, held)
@@ -1521,7 +1521,7 @@ class _Observer:
         self._reported = set()  # paths
         self._known = set(sys.modules)  # names of modules that need no look
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
-        self._main_file = ''
+        self._main_id = id(sys.modules.get('__main__'))
         self._observe()
 
     def _observe(self):
@@ -1530,16 +1530,22 @@ class _Observer:
 
         loader_type = _external.SourceFileLoader
         read, stats = loader_type.get_data, loader_type.path_stats
-        compilers = loader_type.get_code, loader_type.source_to_code
-        is_python = all(getattr(each, '__globals__', None) is vars(_external) for each in (read, *compilers))
+        get_code, source_to_code = loader_type.get_code, loader_type.source_to_code
+        is_python = all(
+            getattr(each, '__globals__', None) is vars(_external) for each in (read, get_code, source_to_code)
+        )
+        names = {'get_data', 'get_code', 'source_to_code'}
 
         def is_plain(loader):
             """Whether this is Python's own loader, unpatched: it compiles what the file says, as the monitor can."""
-            if not is_python or type(loader) is not loader_type or loader_type.get_data is not get_data:
-                return False
-            if loader_type.get_code is not compilers[0] or loader_type.source_to_code is not compilers[1]:
-                return False
-            return _attributes(loader).keys().isdisjoint(('get_data', 'get_code', 'source_to_code'))
+            return (
+                type(loader) is loader_type
+                and is_python
+                and loader_type.get_data is get_data
+                and loader_type.get_code is get_code
+                and loader_type.source_to_code is source_to_code
+                and names.isdisjoint(loader.__dict__)
+            )
 
         def path_stats(loader, path):
             if type(loader) is loader_type and loader.name == '<py_compile>':
@@ -1556,11 +1562,9 @@ class _Observer:
             return source.read_bytecode(path) if source else read(loader, path)
 
         loader_type.path_stats, loader_type.get_data = path_stats, get_data
-        self._loaders = loader_type, _external.SourcelessFileLoader, _external.ExtensionFileLoader
-        self._file_loader = _external.FileLoader
-        self._path_types = list, tuple, _external._NamespacePath
-        _call_before(self._loaders[1], 'get_data', lambda _, path: self.report(path))
-        _call_before(self._loaders[2], 'create_module', lambda _, spec: self.report(_file_of_spec(spec)))
+        self._source_loader = loader_type
+        _call_before(_external.SourcelessFileLoader, 'get_data', lambda _, path: self.report(path))
+        _call_before(_external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec)))
         _call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
         _call_before(io, 'open_code', self.report)  # what runpy.run_path, pdb and others read scripts with
         _call_before(bootstrap, '_init_module_attrs', self.report_spec)
@@ -1583,7 +1587,7 @@ class _Observer:
 
     def report(self, path, kind='watch', stat=None):
         """Report a file that is about to be read."""
-        if not issubclass(type(path), (str, os.PathLike)):
+        if type(path) is not str and not issubclass(type(path), (str, os.PathLike)):
             return  # no file: its reader will complain
         path = _absolute(path)
         if not _is_installed(path):
@@ -1592,30 +1596,34 @@ class _Observer:
 
     def report_spec(self, spec, *_, **kw):
         """Report the file of a module that is about to be made, unless Python's own loader will do so."""
-        self.report_new_modules()
+        if len(sys.modules) != self._count or id(sys.modules.get('__main__')) != self._main_id:
+            self.report_new_modules()
         attributes = _spec_attributes(spec)
-        kind, path = type(attributes.get('loader')), _file_of_spec(spec)
-        if not any(kind is each for each in self._loaders):
-            self.report_loaded(path, reads_later=issubclass(kind, self._file_loader))
-        name = attributes.get('name')
-        if path and type(name) is str:
-            self._known.add(name)
-            self._count = len(sys.modules) + (name not in sys.modules)
+        kind, name = type(attributes.get('loader')), attributes.get('name')
+        if kind is self._source_loader or self._report_unusual(spec, kind):
+            if type(name) is str:
+                self._known.add(name)
+                self._count += name not in sys.modules
         else:
-            self._count = -1  # have a look at the next import
+            self._count = -1  # look at it with the next import
 
-    def report_new_modules(self, at_end=False):
+    def _report_unusual(self, spec, kind):
+        """Report the file of a module with another loader; return whether the spec names one."""
+        path = _file_of_spec(spec)
+        if kind is not _external.SourcelessFileLoader and kind is not _external.ExtensionFileLoader:
+            self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
+        return bool(path)
+
+    def report_new_modules(self):
         """Report the files of modules that have come past our hooks, and that of a new __main__."""
-        main_file = _file_of(sys.modules.get('__main__'))
-        if main_file != self._main_file:  # coverage and others make one
-            self._main_file = main_file
-            self.report_loaded(main_file)
-        if at_end or len(sys.modules) != self._count:
-            for name in set(sys.modules) - self._known:
-                path = _file_of(sys.modules.get(name))
-                self.report_loaded(path)
-                self._known.update([name] if path else ())  # one without may have one later
-            self._count = len(sys.modules)
+        main = sys.modules.get('__main__')  # coverage and others make one
+        self._main_id = id(main)
+        self.report_loaded(_file_of(main))
+        for name in set(sys.modules) - self._known:
+            path = _file_of(sys.modules.get(name))
+            self.report_loaded(path)
+            self._known.update([name] if path else ())  # one without may have one later
+        self._count = len(sys.modules)
 
     def report_loaded(self, path, reads_later=False):
         """Report a file that may have been read already: it counts as changed if it is younger than this worker."""
@@ -1662,7 +1670,7 @@ class _Observer:
         """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
         tail = name.rpartition('.')[2]
         path = sys.path if path is None else path
-        folders = path if issubclass(type(path), self._path_types) else ()
+        folders = path if issubclass(type(path), (list, tuple, _external._NamespacePath)) else ()
         folders = [folder for folder in folders if type(folder) is str]
         places = [os.path.join(_absolute(folder), tail) for folder in folders]
         if any(self._comes_back(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
@@ -1723,12 +1731,11 @@ class _Source:
             if not self.is_young:
                 raise
             stat, data = None, b''
-        flags = int.from_bytes(data[4:8], 'little') if len(data) > 16 and data[:4] == _MAGIC else 0
-        if flags == 3 and _checks_hashes():
+        if data[:8] == _CHECKED and len(data) > 16 and _checks_hashes():
             return data if self.is_young or _is_installed(path) else self._without_hash(path, stat, data)
         if self.is_young:
             return _OUTDATED
-        is_trusted = stat.st_mtime_ns >= self.trusted_ns and (not flags or _checks_hashes())
+        is_trusted = stat.st_mtime_ns >= self.trusted_ns and (data[4:8] == bytes(4) or _checks_hashes())
         if not is_trusted and not _is_installed(path):
             raise OSError(f'{path} may be older than its source')
         return data
@@ -1762,7 +1769,7 @@ def _replace_head(path, stat, head):
 
 
 def _read_file(path):
-    """Return the status and the contents of a file: by few system calls, which pays for all that we add to an import."""
+    """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
     fd = os.open(path, os.O_RDONLY | _O_BINARY)
     try:
         stat = os.fstat(fd)
@@ -1803,7 +1810,7 @@ _former_main = None  # kept alive: before 3.12 `python -c` goes on to use the na
 
 @_hide_from_tracebacks
 def _call_before(owner, name, report):
-    """Have a function of a class or module, if there is one, call `report` with its arguments before it does its work."""
+    """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
     function = getattr(owner, name, None)
 
     def wrapper(*args, **kw):
@@ -1826,6 +1833,8 @@ def _attribute(instance, name, owner):
 
 @_hide_from_tracebacks
 def _attributes(loader):
+    if type(loader) is _external.SourceFileLoader:
+        return loader.__dict__  # the same, and quicker
     return _attribute(loader, '__dict__', _external.FileLoader) or {}
 
 
@@ -1856,13 +1865,16 @@ _external = sys.modules['_frozen_importlib_external']
 _ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
 _ExceptionGroup = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
 _MAGIC = _external.MAGIC_NUMBER
-_OUTDATED = _MAGIC + b'\3\0\0\0' + b'\xff' * 8  # a checked .pyc with no right hash: Python writes such a one instead
+_CHECKED = _MAGIC + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
+_OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
 
 
 @_hide_from_tracebacks
 def _absolute(path):
     """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
     path = os.fsdecode(path)  # a loader may have been given a Path
+    if path.startswith('/') and '/.' not in path and '//' not in path and os.sep == '/':
+        return path.rstrip('/') or path  # the same, and quicker
     path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
     plain = os.path.normpath(path)
     return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
