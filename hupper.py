@@ -1555,6 +1555,8 @@ class _Observer:
             source = _attributes(loader)['_source'] = _Source(path, stat)
             if source.is_young and not (can_check and _checks_hashes()):
                 raise OSError(f'{path} has just changed: no bytecode for now')
+            if not can_check:
+                source.remove_untrusted_bytecode()
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
@@ -1740,6 +1742,13 @@ class _Source:
             raise OSError(f'{path} may be older than its source')
         return data
 
+    def remove_untrusted_bytecode(self):
+        """Do so for a loader that may read it past `read_bytecode`; if that fails, there is none for this import."""
+        path = _external.cache_from_source(self.path)
+        stat = _stat(path)
+        if stat and stat.st_mtime_ns < self.trusted_ns and not _is_installed(path):
+            os.remove(path)
+
     def _without_hash(self, path, stat, data):
         """Make an ordinary .pyc of a checked one whose source has got old enough: later starts are quicker."""
         source_stat, text = _read_file(self.path)
@@ -1877,7 +1886,15 @@ def _absolute(path):
         return path.rstrip('/') or path  # the same, and quicker
     path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
     plain = os.path.normpath(path)
-    return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
+    return plain if os.pardir not in path or _real_path(path) == _real_path(plain) else path
+
+
+@_hide_from_tracebacks
+def _real_path(path):
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return path  # no file can have that name
 
 
 @_hide_from_tracebacks
@@ -1897,10 +1914,10 @@ def _is_installed(path):
         if not _library:
             folders = [os.path.dirname(os.__file__), *_site_folders()]
             folders += [os.path.join(sys.base_prefix, name) for name in ('lib_pypy', 'DLLs')]  # PyPy, Windows
-            _library.extend(os.path.realpath(each) + os.sep for each in folders)
-        installed = (os.path.realpath(folder or os.sep) + os.sep).startswith(tuple(_library))
+            _library.extend(_real_path(each) + os.sep for each in folders)
+        installed = (_real_path(folder or os.sep) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
-    return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
+    return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_library)))
 
 
 _library: list[str] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
