@@ -1522,49 +1522,13 @@ class _Observer:
         self._known = set(sys.modules)  # names of modules that need no look
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
         self._main_id = id(sys.modules.get('__main__'))
-        self._observe()
+        self._hook_imports()
 
-    def _observe(self):
+    def _hook_imports(self):
         import _frozen_importlib as bootstrap
         import io
 
-        loader_type = _external.SourceFileLoader
-        read, stats = loader_type.get_data, loader_type.path_stats
-        get_code, source_to_code = loader_type.get_code, loader_type.source_to_code
-        is_python = all(
-            getattr(each, '__globals__', None) is vars(_external) for each in (read, get_code, source_to_code)
-        )
-        names = {'get_data', 'get_code', 'source_to_code'}
-
-        def is_plain(loader):
-            """Whether this is Python's own loader, unpatched: it compiles what the file says, as the monitor can."""
-            return (
-                type(loader) is loader_type
-                and is_python
-                and loader_type.get_data is get_data
-                and loader_type.get_code is get_code
-                and loader_type.source_to_code is source_to_code
-                and names.isdisjoint(loader.__dict__)
-            )
-
-        def path_stats(loader, path):
-            if type(loader) is loader_type and loader.name == '<py_compile>':
-                return stats(loader, path)  # nothing is imported
-            can_check = is_plain(loader)
-            stat = self.report_source(path, 'import' if can_check else 'import-transformed')
-            source = _attributes(loader)['_source'] = _Source(path, stat)
-            if source.is_young and not (can_check and _checks_hashes()):
-                raise OSError(f'{path} has just changed: no bytecode for now')
-            if not can_check:
-                source.remove_untrusted_bytecode()
-            return {'mtime': stat.st_mtime, 'size': stat.st_size}
-
-        def get_data(loader, path):
-            source = type(path) is str and path.endswith('.pyc') and _attributes(loader).get('_source')
-            return source.read_bytecode(path) if source else read(loader, path)
-
-        loader_type.path_stats, loader_type.get_data = path_stats, get_data
-        self._source_loader = loader_type
+        self._hook_source_loader(_external.SourceFileLoader)
         _call_before(_external.SourcelessFileLoader, 'get_data', lambda _, path: self.report(path))
         _call_before(_external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec)))
         _call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
@@ -1572,6 +1536,29 @@ class _Observer:
         _call_before(bootstrap, '_init_module_attrs', self.report_spec)
         _call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
         sys.meta_path.append(self)
+
+    def _hook_source_loader(self, owner):
+        read, stats = owner.get_data, owner.path_stats
+
+        def path_stats(loader, path):
+            if type(loader) is owner and loader.name == '<py_compile>':
+                return stats(loader, path)  # nothing is imported
+            plain = is_plain(loader)
+            stat = self.report_source(path, 'import' if plain else 'import-transformed')
+            source = _attributes(loader)[_Source.KEY] = _Source(path, stat)
+            if source.is_young and not (plain and _checks_hashes()):
+                raise OSError(f'{path} has just changed: no bytecode for now')
+            if not plain:
+                source.remove_untrusted_bytecode()
+            return {'mtime': stat.st_mtime, 'size': stat.st_size}
+
+        def get_data(loader, path):
+            source = type(path) is str and path.endswith('.pyc') and _attributes(loader).get(_Source.KEY)
+            return source.read_bytecode(path) if source else read(loader, path)
+
+        is_pythons = getattr(read, '__globals__', None) is vars(_external)
+        owner.path_stats, owner.get_data = path_stats, get_data
+        is_plain = _plain_loader_test(owner) if is_pythons else lambda loader: False
 
     def report_source(self, path, kind='import'):
         """Report a source that is about to be read; return its status."""
@@ -1602,7 +1589,7 @@ class _Observer:
             self.report_new_modules()
         attributes = _spec_attributes(spec)
         kind, name = type(attributes.get('loader')), attributes.get('name')
-        if kind is self._source_loader or self._report_unusual(spec, kind):
+        if kind is _external.SourceFileLoader or self._report_unusual(spec, kind):
             if type(name) is str:
                 self._known.add(name)
                 self._count += name not in sys.modules
@@ -1705,6 +1692,26 @@ class _Observer:
 
 
 @_hide_from_tracebacks
+def _plain_loader_test(owner):
+    """Return a test for Python's own source loader, unpatched: it compiles what the file says, as the monitor can."""
+    get_data, get_code, source_to_code = owner.get_data, owner.get_code, owner.source_to_code
+    names = {'get_data', 'get_code', 'source_to_code'}
+    if any(getattr(each, '__globals__', None) is not vars(_external) for each in (get_code, source_to_code)):
+        return lambda loader: False  # patched before we came
+
+    def is_plain(loader):
+        return (
+            type(loader) is owner
+            and owner.get_data is get_data
+            and owner.get_code is get_code
+            and owner.source_to_code is source_to_code
+            and names.isdisjoint(loader.__dict__)
+        )
+
+    return is_plain
+
+
+@_hide_from_tracebacks
 class _Source:
     """A source that is being imported, and which bytecode is trusted for it.
 
@@ -1715,6 +1722,7 @@ class _Source:
 
     __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
 
+    KEY = '_hupper_source'  # the loader's attribute for it
     _MARGIN = 2_000_000_000  # ns, of the clock of the files
     _TICK = 100_000_000  # of that clock, at the most
 
@@ -1763,6 +1771,7 @@ class _Source:
         return head + data[16:]
 
 
+@_hide_from_tracebacks
 def _replace_head(path, stat, head):
     """Write the first bytes of a .pyc in place. Who reads half of them finds no match, and compiles the source."""
     try:
@@ -1777,6 +1786,7 @@ def _replace_head(path, stat, head):
         pass  # a cache that can only be read
 
 
+@_hide_from_tracebacks
 def _read_file(path):
     """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
     fd = os.open(path, os.O_RDONLY | _O_BINARY)
@@ -1790,6 +1800,7 @@ def _read_file(path):
     return stat, data
 
 
+@_hide_from_tracebacks
 def _checks_hashes():
     """Whether Python compares the hash in a checked .pyc with that of the source."""
     return getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'

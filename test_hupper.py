@@ -1866,7 +1866,8 @@ class Observing(BackendCase):
 
             names = '__getattr__ __getattribute__ __eq__ __bool__ __len__ __iter__ __str__ __repr__ __fspath__'.split()
             space = dict.fromkeys(names, touched)
-            space.update(__hash__=None, **dict.fromkeys(['__file__', '__spec__', '__dict__', '__class__'], property(touched)))
+            names = '__file__', '__spec__', '__dict__', '__class__'
+            space.update(dict.fromkeys(names, property(touched)), __hash__=None)
             Meta = type('Meta', (type,), {'__eq__': touched, '__hash__': type.__hash__, '__getattribute__': touched})
             for number, base in enumerate((object, type(sys), str, dict, Exception)):
                 for meta in type, Meta:
@@ -1891,7 +1892,8 @@ class Observing(BackendCase):
 
             spec = ModuleSpec('x', None)
             del spec.origin, spec.loader
-            values = [None, 1, b'x', '', 'a\0b', '\ud800', '\ud800/../x', '/', '.', [], Touched('part.py'), Spec('x', None), spec]
+            values = [None, 1, b'x', '', 'a\0b', '\ud800', '\ud800/../x', '/', '.', [], spec]
+            values += [Touched('part.py'), Spec('x', None)]
             for at, value in enumerate(values):
                 for name in '__file__', '__spec__':
                     module = sys.modules[f'nonsense{at}{name}'] = type(sys)('nonsense')
