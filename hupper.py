@@ -73,6 +73,7 @@ if _IS_COMMAND or _IS_SPAWNED:
 else:
     _STARTUP_MODULES = frozenset()
 
+import _imp
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
 import errno
@@ -90,6 +91,24 @@ __all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_su
 _DEFAULT = '<the reload interval>'  # for an argument that was not given
 _FILE = os.path.abspath(__file__)  # as long as the current folder is what it was
 _FOREVER = float('inf')
+_O_BINARY = getattr(os, 'O_BINARY', 0)
+
+
+def _hide_from_tracebacks(function):
+    """Disguise a function, or all of a class, as import machinery: tracebacks and tracers (coverage) skip it.
+
+    For what runs within an import of the app's.
+    """
+    for each in vars(function).values() if isinstance(function, type) else [function]:
+        if hasattr(each, '__code__'):
+            each.__code__ = _disguise(each.__code__)
+    return function
+
+
+def _disguise(code):
+    parts = tuple(_disguise(each) if isinstance(each, type(code)) else each for each in code.co_consts)
+    return code.replace(co_filename='<frozen importlib._bootstrap>', co_consts=parts)
+
 
 # ---------------------------------------------------------------------------------------------------------- public API
 
@@ -418,7 +437,8 @@ class _Supervisor:
     def _on_started(self, now, changed_at):
         self.state = self.RUNNING
         self._boot_check_at = None
-        self._worker.channel.on_message = self._on_message
+        self._worker.channel.handlers = self._message_handlers()
+        self._worker.channel.on_garbage = self._on_garbage
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker(self._launcher.started_ns)
@@ -583,33 +603,34 @@ class _Supervisor:
         self._reload_requested = True
         self._schedule.note_change(time.monotonic())
 
-    def _on_message(self, kind, path, value):
-        if kind == 'import':
-            self.monitor.add_source(path, value)
-        elif kind == 'file':
-            self.monitor.add_path(path, value)
-        elif kind == 'startup':
-            self.monitor.add_path(path, value)
-            self._launcher.note_startup_file(path)
-        elif kind == 'missing':
-            self.monitor.add_missing(path, bool(value))
-        elif kind == 'app-start':
-            self._on_app_start(has_discarded_sigint=bool(value))
-        elif kind == 'reload':
-            self._request_reload('Reload requested by the worker')
-        elif kind == 'stop':
-            self._stop(self.QUIT, signal.SIGTERM)
-        elif kind == 'no-target':
-            self._worker.missing_target = path
-        elif not self._worker.sent_garbage:
-            self._worker.sent_garbage = True
-            self._logger.error(f'The worker sent an unknown message ({kind[:40]!r}); ignored.')
+    def _message_handlers(self):
+        return {
+            'import': self.monitor.add_source,
+            'import-transformed': self.monitor.add_transformed_source,
+            'watch': self.monitor.add_file,
+            'watch-since': self.monitor.add_since,
+            'changed': self.monitor.add_changed,
+            'missing': self.monitor.add_missing,
+            'startup': self._launcher.note_startup_file,
+            'app-start': self._on_app_start,
+            'no-target': self._on_no_target,
+            'reload': lambda: self._request_reload('Reload requested by the worker'),
+            'stop': lambda: self._stop(self.QUIT, signal.SIGTERM),
+        }
 
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
         if has_discarded_sigint and self._interrupted_at is not None:
             self._on_stop_signal(signal.SIGINT)  # a Ctrl-C that came after the start
+
+    def _on_no_target(self, message):
+        self._worker.missing_target = message
+
+    def _on_garbage(self, kind):
+        if not self._worker.sent_garbage:
+            self._worker.sent_garbage = True
+            self._logger.error(f'The worker sent an unknown message ({kind[:40]!r}); ignored.')
 
     # Changes.
 
@@ -675,7 +696,7 @@ class _Supervisor:
         """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
         broken = {}
         for path in self._pending:
-            error = path in self.monitor.sources_of_worker and _syntax_error(path)
+            error = self.monitor.is_python(path) and _syntax_error(path)
             if error:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
@@ -791,10 +812,12 @@ class FileMonitorProxy:
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
         self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
+        self._python_sources = set()  # those of them that Python compiles as they are
         self.expected_sources = set()  # that, and until it has had its start what those before it imported
         self._is_ignored = _path_matcher(ignore_files)
         self._asked_by = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
+        self._trees = set()  # folders in which paths may be watched that nobody has named
 
     def file_changed(self, path):
         """Take note that `path` has changed."""
@@ -835,26 +858,40 @@ class FileMonitorProxy:
         """The parts of our own monitors that the loop is to drive."""
         return self.monitor.parts() if self.monitor and self._is_driven else ()
 
-    def add_path(self, path, signature=None, since=None):
-        """Watch a file, folder or glob. It has changed already if it is not what `signature` says, or since then (ns).
+    def add_path(self, path, since=None):
+        """Watch a file, folder or glob that the user names; what is younger than `since` (ns) has changed."""
+        self._add(path, _FOREVER, since)
 
-        A worker sends a signature, or for a folder or glob the negative time of its call.
-        """
+    def add_file(self, path, signature):
+        """Watch a file for the worker; it has changed already if it is not what `signature` says."""
+        if self._add(path, self._worker_number):
+            self._compare(path, signature)
+
+    def add_since(self, path, since):
+        """Watch a folder or glob for the worker."""
+        if self._add(path, self._worker_number, since) and not (_is_glob(path) or os.path.lexists(path)):
+            self.file_changed(path)  # a folder that has gone since
+
+    def add_changed(self, path):
+        """Watch a file for the worker which may have read it before its last change."""
+        if self._add(path, self._worker_number):
+            self.file_changed(path)
+
+    def _add(self, path, worker_number, since=None):
+        """Watch a path; return whether that is so, and it is not ignored."""
         path = _absolute(path)
         new = path not in self._asked_by
-        self._asked_by[path] = max(self._asked_by.get(path, 0), _FOREVER if signature is None else self._worker_number)
-        if signature is not None and signature < 0:
-            since = -signature
-            signature = None if _is_glob(path) or os.path.lexists(path) else _POSITIVE  # a folder that has gone since
+        self._asked_by[path] = max(self._asked_by.get(path, 0), worker_number)
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
-            return
+            return False
         if new:
+            if not os.path.isfile(path):
+                self._trees.add(_split_glob(path)[0])
             if not (os.path.lexists(path) or _is_glob(path)):
                 self.logger.debug(f'{path} does not exist yet: it is waited for.')
             self._watch(path, since)
-        if signature is not None:
-            self._compare(path, signature)
+        return True
 
     def _compare(self, path, signature):
         """See whether a file is still what the worker has read; if so, that is what later changes are measured by."""
@@ -865,20 +902,36 @@ class FileMonitorProxy:
             self.monitor.files[path] = signature
 
     def add_source(self, path, signature):
+        """Watch a source that the worker imports, and that Python itself compiles."""
+        self._python_sources.add(path)
+        self.add_transformed_source(path, signature)
+
+    def add_transformed_source(self, path, signature):
+        """Watch a source that the worker imports; what is compiled may be another text."""
         self.sources_of_worker[path] = signature
         self.expected_sources.add(path)
         if path in self._asked_by and self._is_driven and self.monitor.files.get(path) == signature:
             self._asked_by[path] = max(self._asked_by[path], self._worker_number)  # watched since: no need to look
         else:
-            self.add_path(path, signature)
+            self.add_file(path, signature)
 
-    def add_missing(self, path, nowhere=False):
+    def is_python(self, path):
+        """Whether a file is known to be compiled by Python itself as it is: only then does a look at its text tell.
+
+        That is so if this worker imports it in that way; or if it is in a folder that is watched, and another
+        interpreter (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
+        """
+        if path in self.sources_of_worker or path in self._asked_by or not path.endswith('.py'):
+            return path in self._python_sources
+        return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
+
+    def add_missing(self, path, has_parent=True):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
         if self._is_driven:
-            self.monitor.add_missing(path, nowhere)
+            self.monitor.add_missing(path, not has_parent)
         else:
             for name in (path, path + '.py'):
-                self.add_path(name, 0)
+                self.add_file(name, 0)
 
     def _watch(self, path, since=None):
         if self._is_driven:
@@ -898,6 +951,7 @@ class FileMonitorProxy:
             self.monitor.started_ns = started_ns
             self.monitor.appeared.clear()
         self.sources_of_worker = {}
+        self._python_sources = set()
         old = [path for path, number in self._asked_by.items() if number < self._worker_number - 2]
         for path in old:
             del self._asked_by[path]
@@ -936,8 +990,18 @@ def _seconds(name, value):
     return seconds
 
 
+def _has_bytecode(path):
+    """Whether a Python like this one has imported a source."""
+    from importlib.util import cache_from_source
+
+    try:
+        return any(os.path.exists(cache_from_source(path, optimization=level)) for level in ('', 1, 2))
+    except NotImplementedError:
+        return False  # no bytecode here
+
+
 def _syntax_error(path):
-    """Return what CPython says of a source that does not parse; None if it does, or if that can't be told here."""
+    """Return what CPython says of a source that does not parse; None if it does, or if only the worker can tell."""
     import warnings
 
     try:
@@ -1428,7 +1492,7 @@ class _WorkerMain:
         global _observer
         _observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
-            _observer._see_late(_FILE, since=self._spec.made_ns)  # the app's own import of it will find it there
+            _observer.report_loaded(_FILE)  # the app's own import of it will find it there
         _clear_importer_caches()
         self._on_start(marshal.loads(self._control.receive()))
 
@@ -1459,12 +1523,13 @@ class _WorkerMain:
         try:
             os.chdir(self._spec.folder or os.curdir)
         except OSError:
-            _observer.handshake.send('missing', self._spec.folder)  # when it is back, so are we, in it
+            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
         _set_paths(self._spec)
         if self._is_spawned:
             for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
                 del sys.modules[name]
-        _observer.handshake.send('app-start', value=int(_discard_pending_signals()))
+        _observer.report_arguments()
+        _observer.handshake.send('app-start', int(_discard_pending_signals()))
 
     def begin(self):
         """From here on a signal is the app's."""
@@ -1486,7 +1551,7 @@ class _WorkerMain:
         if not _has_main(path):
             return exec, (_script_code(path, main), main), {}
         if not os.path.isdir(path):
-            _observer.see(path, 'file')
+            _observer.report(path)
         return _run_module_as_main, ('__main__', False), {}
 
     def _function(self):
@@ -1514,8 +1579,8 @@ class _WorkerMain:
             if type(error.__context__) is runpy._Error:
                 _observer.handshake.send('no-target', str(error.__context__))
                 error.code = 2
-        _observer.look_at_modules()
-        _observer.look_at_crash(error)
+        _observer.report_new_modules()
+        _observer.report_traceback_files(error)
 
     def prepare_to_print(self, error):
         """Take our frames out of the traceback, as the app's own excepthook is to see it; return that."""
@@ -1563,7 +1628,7 @@ def _script_code(path, main):
     from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 
     is_bytecode = path.endswith('.pyc')
-    _observer.see(path, stat=_observer.settled(path))
+    _observer.report(path, 'import', _observer.stat_when_saved(path))
     loader = (SourcelessFileLoader if is_bytecode else SourceFileLoader)('__main__', path)
     main.update(__loader__=loader, __file__=path, __cached__=None)
     if is_bytecode:
@@ -1629,180 +1694,329 @@ def _clear_importer_caches():
     getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
 
 
+@_hide_from_tracebacks
 def _traces(error):
-    trace = error.__traceback__
+    trace = _attribute(error, '__traceback__', BaseException)
     while trace:
         yield trace
         trace = trace.tb_next
 
 
-def _file_of(module):
-    """The file that a module was read from, which may be a zip file."""
-    loader = getattr(getattr(module, '__spec__', None), 'loader', None)
-    path = getattr(loader, 'archive', None) or getattr(module, '__file__', None)
-    return path if isinstance(path, str) else ''
-
-
+@_hide_from_tracebacks
 class _Observer:
-    """Tells the monitor of every file that this process imports, with the signature from before it was read.
+    """Reports every file that this process imports, with the signature from before it was read.
 
-    Python's own loader asks `path_stats` for a source just before it reads it. That is also the place to keep stale
-    bytecode away: CPython trusts a .pyc that has its source's size and time in whole seconds. Here neither is a source
-    read from its cache or written to it within two seconds after its last change, nor a .pyc believed that is not two
-    seconds younger than that; such a one is written anew.
+    Python's own loader calls `path_stats` just before it reads a source. `_init_module_attrs` is called for each module
+    that is made from a spec, whoever its loader is. Modules that come into sys.modules by other ways are looked for at
+    the next import. Nothing here may run code of the app's or raise into its import: see `_attribute`.
     """
 
-    _MARGIN = 2_000_000_000  # in ns, of the clock of the files
-    _MOMENT = 200_000_000
+    _MOMENT = 200_000_000  # ns
 
     def __init__(self, handshake, spec):
         self.handshake = handshake
-        self.started_ns = 0  # set when the worker starts
-        self.expected_sources = set(spec.expected_sources)  # if one is missing now, it comes back in a moment
-        self._patience = spec.reload_interval
-        self._deadline = None  # of that patience
-        self._seen, self._count = set(sys.modules), len(sys.modules)
-        self._reported = set()
-        self._observe()
+        self.started_ns = spec.made_ns  # later than that once the worker starts
+        self.expected_sources = set(spec.expected_sources)  # the last worker's: one that is missing may return
+        self.reload_interval = spec.reload_interval
+        self._deadline = None  # until when we wait for those
+        self._reported = set()  # paths
+        self._known = set(sys.modules)  # names of modules that need no look
+        self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
+        self._main_id = id(sys.modules.get('__main__'))
+        self._hook_imports()
         for path in _startup_files():
-            self._see_late(path, 'startup', since=spec.made_ns)
+            handshake.send('startup', path)
+            self.report_loaded(path)
 
-    def _observe(self):
+    def _hook_imports(self):
+        import _frozen_importlib as bootstrap
         import io
-        from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
 
-        observer, read, stats = self, SourceFileLoader.get_data, SourceFileLoader.path_stats
-
-        @_hidden
-        def path_stats(loader, path):
-            if getattr(loader, 'name', '') == '<py_compile>':
-                return stats(loader, path)  # nothing is imported
-            stat = observer.see_source(path)
-            loader._changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
-            if loader._changed_ns + observer._MARGIN > time.time_ns():
-                raise OSError(f'{path} has just changed: no bytecode for now')
-            return {'mtime': stat.st_mtime, 'size': stat.st_size}
-
-        @_hidden
-        def get_data(loader, path):
-            return observer.read_bytecode(loader, path) if str(path).endswith('.pyc') else read(loader, path)
-
-        SourceFileLoader.path_stats, SourceFileLoader.get_data = path_stats, get_data
-        _prepend(SourcelessFileLoader, 'get_data', lambda loader, path: self.see(path, 'file'))
-        _prepend(ExtensionFileLoader, 'create_module', lambda loader, spec: self.see(spec.origin, 'file'))
-        _prepend(sys.modules.get('zipimport'), '_read_directory', lambda archive: self.see(archive, 'file'))
-        _prepend(io, 'open_code', self.see)  # what runpy.run_path, pdb and others read scripts with
+        self._hook_source_loader(_external.SourceFileLoader)
+        _call_before(_external.SourcelessFileLoader, 'get_data', lambda _, path: self.report(path))
+        _call_before(_external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec)))
+        _call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
+        _call_before(io, 'open_code', self.report)  # what runpy.run_path, pdb and others read scripts with
+        _call_before(bootstrap, '_init_module_attrs', self.report_spec)
+        _call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
         sys.meta_path.append(self)
 
-    def read_bytecode(self, loader, path):
-        """Read a .pyc, if it can be believed: by few system calls, which pays for all that we add to an import."""
-        fd = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0))
-        try:
-            stat = os.fstat(fd)
-            if stat.st_mtime_ns < getattr(loader, '_changed_ns', 0) + self._MARGIN and not _is_installed(path):
-                raise OSError(f'{path} may be older than its source')
-            data = os.read(fd, stat.st_size)
-        finally:
-            os.close(fd)
-        if len(data) != stat.st_size:
-            raise OSError(f'{path} is being written')
-        return data
+    def _hook_source_loader(self, owner):
+        read, stats = owner.get_data, owner.path_stats
 
-    def see_source(self, path):
+        def path_stats(loader, path):
+            if type(loader) is owner and loader.name == '<py_compile>':
+                return stats(loader, path)  # nothing is imported
+            plain = is_plain(loader)
+            stat = self.report_source(path, 'import' if plain else 'import-transformed')
+            source = _attributes(loader)[_Source.KEY] = _Source(path, stat)
+            if source.is_young and not (plain and _checks_hashes()):
+                raise OSError(f'{path} has just changed: no bytecode for now')
+            if not plain:
+                source.remove_untrusted_bytecode()
+            return {'mtime': stat.st_mtime, 'size': stat.st_size}
+
+        def get_data(loader, path):
+            source = type(path) is str and path.endswith('.pyc') and _attributes(loader).get(_Source.KEY)
+            return source.read_bytecode(path) if source else read(loader, path)
+
+        is_pythons = getattr(read, '__globals__', None) is vars(_external)
+        owner.path_stats, owner.get_data = path_stats, get_data
+        is_plain = _plain_loader_test(owner) if is_pythons else lambda loader: False
+
+    def report_source(self, path, kind='import'):
         """Report a source that is about to be read; return its status."""
-        stat = self.settled(path) or os.stat(path)
-        self.see(path, stat=stat)
-        if len(sys.modules) != self._count + 1:  # another one than this one has come, or one has gone
-            self.look_at_modules()
-        self._count = len(sys.modules)
+        stat = self.stat_when_saved(path) or os.stat(path)
+        self.report(path, kind, stat)
         return stat
 
-    def settled(self, path):
-        """Return the status of a source, or None; that of one which is just being saved when that is done."""
+    def stat_when_saved(self, path):
+        """Return the status of a source, or None; if it is just being saved, wait until that is done."""
         stat = _stat(path)
-        while (not stat and self._returns(_absolute(path))) or (stat and self._is_begun(path, stat)):
+        while (not stat and self._comes_back(_absolute(path))) or (stat and self._is_half_written(path, stat)):
             time.sleep(0.005)
             stat = _stat(path)
         return stat
 
-    def see(self, path, kind='import', stat=None):
+    def report(self, path, kind='watch', stat=None):
         """Report a file that is about to be read."""
+        if type(path) is not str and not issubclass(type(path), (str, os.PathLike)):
+            return  # no file: its reader will complain
         path = _absolute(path)
         if not _is_installed(path):
             self._reported.add(path)
             self.handshake.send(kind, path, _signature(path, stat))
 
-    def look_at_modules(self):
-        """Report what loaders have brought in that passed the above by, as far as can be told afterwards."""
-        new = {name: module for name, module in sys.modules.copy().items() if name not in self._seen}
-        self._seen.update(new)
-        for module in new.values():
-            self._see_late(_file_of(module))
+    def report_spec(self, spec, *_, **kw):
+        """Report the file of a module that is about to be made, unless Python's own loader will do so."""
+        if len(sys.modules) != self._count or id(sys.modules.get('__main__')) != self._main_id:
+            self.report_new_modules()
+        attributes = _spec_attributes(spec)
+        kind, name = type(attributes.get('loader')), attributes.get('name')
+        if kind is _external.SourceFileLoader or self._report_unusual(spec, kind):
+            if type(name) is str:
+                self._known.add(name)
+                self._count += name not in sys.modules
+        else:
+            self._count = -1  # look at it with the next import
 
-    def _see_late(self, path, kind='file', since=None):
-        """Report a file only after it has been read: it counts as changed if it is younger than this worker."""
-        since = self.started_ns if since is None else since
-        path = _absolute(path) if isinstance(path, str) and path else ''
-        stat = None if not path or path in self._reported or _is_installed(path) else _stat(path)
-        if stat is None:
+    def _report_unusual(self, spec, kind):
+        """Report the file of a module with another loader; return whether the spec names one."""
+        path = _file_of_spec(spec)
+        if kind is not _external.SourcelessFileLoader and kind is not _external.ExtensionFileLoader:
+            self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
+        return bool(path)
+
+    def report_new_modules(self):
+        """Report the files of modules that have come past our hooks, and that of a new __main__."""
+        main = sys.modules.get('__main__')  # coverage and others make one
+        self._main_id = id(main)
+        self.report_loaded(_file_of(main))
+        for name in set(sys.modules) - self._known:
+            path = _file_of(sys.modules.get(name))
+            self.report_loaded(path)
+            self._known.update([name] if path else ())  # one without may have one later
+        self._count = len(sys.modules)
+
+    def report_loaded(self, path, reads_later=False):
+        """Report a file that may have been read already: it counts as changed if it is younger than this worker."""
+        stat = _stat(path) if path and type(path) is str else None
+        if stat is None or stat.st_mode & 0o170000 != 0o100000:
+            return  # no regular file
+        path = _absolute(path)
+        if path in self._reported or _is_installed(path):
             return
         self._reported.add(path)
-        self.handshake.send(kind, path, 1 if _is_younger(path, stat, since) else _signature(path, stat))
+        if not reads_later and _is_younger(path, stat, self.started_ns):
+            self.handshake.send('changed', path)
+        else:
+            self.handshake.send('watch', path, _signature(path, stat))
 
-    def look_at_crash(self, error):
+    def report_arguments(self):
+        """Report the sources that the app's arguments name: coverage and other tools read a script by themselves."""
+        for before, argument in zip(['', *sys.argv[1:]], sys.argv[1:]):
+            paths = [argument.rpartition('=')[2]]
+            if before == '-m':
+                place = argument.replace('.', os.sep)
+                ends = '.py', os.path.join('', '__main__.py')
+                paths = [os.path.join(folder, place + end) for folder in sys.path for end in ends]
+            for path in paths:
+                if path.endswith('.py') and os.path.isfile(path):
+                    self.report(path)
+
+    def report_traceback_files(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
-        seen = set()
-        while error is not None and id(error) not in seen:
+        todo, seen = [error], {id(None)}
+        while todo:
+            error = todo.pop()
+            if id(error) in seen:
+                continue
             seen.add(id(error))
             for trace in _traces(error):
                 if trace.tb_frame.f_globals is not globals():
-                    self._see_late(trace.tb_frame.f_code.co_filename)
-            if isinstance(error, SyntaxError):
-                self._see_late(error.filename)
-            error = error.__cause__ or error.__context__
+                    self.report_loaded(trace.tb_frame.f_code.co_filename)
+            self.report_loaded(_attribute(error, 'filename', SyntaxError))
+            todo += [_attribute(error, name, BaseException) for name in ('__cause__', '__context__')]
+            todo += _attribute(error, 'exceptions', _ExceptionGroup) or ()
 
     def find_spec(self, name, path=None, target=None):
         """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
         tail = name.rpartition('.')[2]
-        folders = [folder for folder in (sys.path if path is None else path) if isinstance(folder, str)]
+        path = sys.path if path is None else path
+        folders = path if issubclass(type(path), (list, tuple, _external._NamespacePath)) else ()
+        folders = [folder for folder in folders if type(folder) is str]
         places = [os.path.join(_absolute(folder), tail) for folder in folders]
-        if any(self._returns(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
+        if any(self._comes_back(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
             from importlib import invalidate_caches
             from importlib.machinery import PathFinder
 
             invalidate_caches()
             return PathFinder.find_spec(name, path, target)
-        self._miss(places)
-        return None
-
-    def _miss(self, places):
         for place in places:
             if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
-                self.handshake.send('missing', place, int(not os.path.exists(os.path.dirname(place))))
+                self.handshake.send('missing', place, int(os.path.exists(os.path.dirname(place))))
+        return None
 
-    def _returns(self, path):
+    def _comes_back(self, path):
         """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
         if path not in self.expected_sources:
             return False
-        self._deadline = self._deadline or time.monotonic() + self._patience
+        self._deadline = self._deadline or time.monotonic() + self.reload_interval
         while not os.path.exists(path):
             if time.monotonic() > self._deadline:
                 return False
             time.sleep(0.005)
         return True
 
-    def _is_begun(self, path, stat):
+    def _is_half_written(self, path, stat):
         """Whether a source of the last worker is empty, and so new that its text may be about to be written."""
         is_new = not stat.st_size and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
         return is_new and _absolute(path) in self.expected_sources
 
 
+@_hide_from_tracebacks
+def _plain_loader_test(owner):
+    """Return a test for Python's own source loader, unpatched: it compiles what the file says, as the monitor can."""
+    get_data, get_code, source_to_code = owner.get_data, owner.get_code, owner.source_to_code
+    names = {'get_data', 'get_code', 'source_to_code'}
+    if any(getattr(each, '__globals__', None) is not vars(_external) for each in (get_code, source_to_code)):
+        return lambda loader: False  # patched before we came
+
+    def is_plain(loader):
+        return (
+            type(loader) is owner
+            and owner.get_data is get_data
+            and owner.get_code is get_code
+            and owner.source_to_code is source_to_code
+            and names.isdisjoint(loader.__dict__)
+        )
+
+    return is_plain
+
+
+@_hide_from_tracebacks
+class _Source:
+    """A source that is being imported, and which bytecode is trusted for it.
+
+    CPython trusts a .pyc that has its source's size, and its time in whole seconds: after two saves of one length
+    within a second it runs the old code. We trust one only if it is two seconds newer than its source. For a source
+    changed within two seconds Python writes and reads one that has a hash of the source in it (PEP 552, "checked").
+    """
+
+    __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
+
+    KEY = '_hupper_source'  # the loader's attribute for it
+    _MARGIN = 2_000_000_000  # ns, of the clock of the files
+    _TICK = 100_000_000  # of that clock, at the most
+
+    def __init__(self, path, stat):
+        self.path = path
+        self.stat = stat
+        changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
+        self.trusted_ns = changed_ns + self._MARGIN  # from when on bytecode is trusted
+        self.is_young = self.trusted_ns + self._TICK > time.time_ns()
+
+    def read_bytecode(self, path):
+        """Return the contents of a .pyc for Python to judge; raise OSError if it is not to be trusted."""
+        try:
+            stat, data = _read_file(path)
+        except OSError:
+            if not self.is_young:
+                raise
+            stat, data = None, b''
+        if data[:8] == _CHECKED and len(data) > 16 and _checks_hashes():
+            return data if self.is_young or _is_installed(path) else self._without_hash(path, stat, data)
+        if self.is_young:
+            return _OUTDATED
+        is_trusted = stat.st_mtime_ns >= self.trusted_ns and (data[4:8] == bytes(4) or _checks_hashes())
+        if not is_trusted and not _is_installed(path):
+            raise OSError(f'{path} may be older than its source')
+        return data
+
+    def remove_untrusted_bytecode(self):
+        """Do so for a loader that may read it past `read_bytecode`; if that fails, there is none for this import."""
+        path = _external.cache_from_source(self.path)
+        stat = _stat(path)
+        if stat and stat.st_mtime_ns < self.trusted_ns and not _is_installed(path):
+            os.remove(path)
+
+    def _without_hash(self, path, stat, data):
+        """Make an ordinary .pyc of a checked one whose source has got old enough: later starts are quicker."""
+        source_stat, text = _read_file(self.path)
+        if data[8:16] != _imp.source_hash(int.from_bytes(_MAGIC, 'little'), text):
+            raise OSError(f'{path} is older than its source')
+        if _signature(self.path, source_stat) != _signature(self.path, self.stat):
+            return data  # the source has just changed: let Python look for itself
+        fields = 0, int(self.stat.st_mtime) & 0xFFFFFFFF, self.stat.st_size & 0xFFFFFFFF
+        head = _MAGIC + b''.join(field.to_bytes(4, 'little') for field in fields)
+        if not sys.dont_write_bytecode:
+            _replace_head(path, stat, head)
+        return head + data[16:]
+
+
+@_hide_from_tracebacks
+def _replace_head(path, stat, head):
+    """Write the first bytes of a .pyc in place. Who reads half of them finds no match, and compiles the source."""
+    try:
+        fd = os.open(path, os.O_WRONLY | _O_BINARY)
+        try:
+            now = os.fstat(fd)
+            if (now.st_ino, now.st_mtime_ns, now.st_nlink) == (stat.st_ino, stat.st_mtime_ns, 1):
+                os.write(fd, head)
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # a cache that can only be read
+
+
+@_hide_from_tracebacks
+def _read_file(path):
+    """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
+    fd = os.open(path, os.O_RDONLY | _O_BINARY)
+    try:
+        stat = os.fstat(fd)
+        data = os.read(fd, stat.st_size)
+    finally:
+        os.close(fd)
+    if len(data) != stat.st_size:
+        raise OSError(f'{path} is being written')
+    return stat, data
+
+
+@_hide_from_tracebacks
+def _checks_hashes():
+    """Whether Python compares the hash in a checked .pyc with that of the source."""
+    return getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'
+
+
+@_hide_from_tracebacks
 def _linked_ns(path):
     """Return when the newest link was made on the way from a linked file to what it means; 0 for any other file."""
     return _newest_link(path) if os.path.islink(path) else 0
 
 
+@_hide_from_tracebacks
 def _newest_link(path):
     folder, name = os.path.split(path)
     newest = _newest_link(folder) if name else 0
@@ -1814,38 +2028,87 @@ def _newest_link(path):
     return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
 
 
-def _hidden(function):
-    """Have this function pass for one of the import system: left out of tracebacks, and by tools as `coverage` is."""
-    function.__code__ = _hidden_code(function.__code__)
-    return function
-
-
-def _hidden_code(code):
-    parts = tuple(_hidden_code(each) if isinstance(each, type(code)) else each for each in code.co_consts)
-    return code.replace(co_filename='<frozen importlib._bootstrap>', co_consts=parts)
-
-
-def _prepend(owner, name, tell):
-    """Have a function of a class or module, if there is one, tell what it is called with before it does its work."""
+@_hide_from_tracebacks
+def _call_before(owner, name, report):
+    """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
     function = getattr(owner, name, None)
 
-    @_hidden
     def wrapper(*args, **kw):
-        tell(*args, **kw)
+        report(*args, **kw)
         return function(*args, **kw)
 
     if function:
         setattr(owner, name, wrapper)
 
 
+@_hide_from_tracebacks
+def _attribute(instance, name, owner):
+    """Return an attribute of an instance of `owner` as that defines it; None if it is no such instance.
+
+    Objects in sys.modules, loaders and exceptions may be lazy ones or proxies, with properties or a __getattr__ of the
+    app's. None of their own code runs here, that of their __class__ neither, which isinstance() would look at.
+    """
+    return vars(owner)[name].__get__(instance) if issubclass(type(instance), owner) else None
+
+
+@_hide_from_tracebacks
+def _attributes(loader):
+    if type(loader) is _external.SourceFileLoader:
+        return loader.__dict__  # the same, and quicker
+    return _attribute(loader, '__dict__', _external.FileLoader) or {}
+
+
+@_hide_from_tracebacks
+def _spec_attributes(spec):
+    return vars(spec) if type(spec) is _ModuleSpec else {}
+
+
+@_hide_from_tracebacks
+def _file_of_spec(spec):
+    """The file that a module is read from, which may be a zip file."""
+    attributes = _spec_attributes(spec)
+    loader, path = attributes.get('loader'), attributes.get('origin')
+    if type(loader) is getattr(sys.modules.get('zipimport'), 'zipimporter', None):
+        path = loader.archive
+    return path if type(path) is str else ''
+
+
+@_hide_from_tracebacks
+def _file_of(module):
+    """The file that a module was read from, as far as it tells."""
+    attributes = _attribute(module, '__dict__', type(sys)) or {}
+    path = attributes.get('__file__')
+    return path if type(path) is str else _file_of_spec(attributes.get('__spec__'))
+
+
+_external = sys.modules['_frozen_importlib_external']
+_ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
+_ExceptionGroup = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
+_MAGIC = _external.MAGIC_NUMBER
+_CHECKED = _MAGIC + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
+_OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
+
+
+@_hide_from_tracebacks
 def _absolute(path):
     """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
     path = os.fsdecode(path)  # a loader may have been given a Path
+    if path.startswith('/') and '/.' not in path and '//' not in path and os.sep == '/':
+        return path.rstrip('/') or path  # the same, and quicker
     path = path if os.path.isabs(path) else os.path.join(_current_folder() or os.sep, path)
     plain = os.path.normpath(path)
-    return plain if os.pardir not in path or os.path.realpath(path) == os.path.realpath(plain) else path
+    return plain if os.pardir not in path or _real_path(path) == _real_path(plain) else path
 
 
+@_hide_from_tracebacks
+def _real_path(path):
+    try:
+        return os.path.realpath(path)
+    except ValueError:
+        return path  # no file can have that name
+
+
+@_hide_from_tracebacks
 def _current_folder():
     try:
         return os.getcwd()
@@ -1853,6 +2116,7 @@ def _current_folder():
         return ''  # it has been deleted
 
 
+@_hide_from_tracebacks
 def _is_installed(path):
     """Whether a file belongs to Python or to an installed package, and is not linked in from elsewhere."""
     folder = path.rpartition(os.sep)[0]  # quicker than os.path.dirname
@@ -1861,10 +2125,10 @@ def _is_installed(path):
         if not _library:
             folders = [os.path.dirname(os.__file__), *_site_folders()]
             folders += [os.path.join(sys.base_prefix, name) for name in ('lib_pypy', 'DLLs')]  # PyPy, Windows
-            _library.extend(os.path.realpath(each) + os.sep for each in folders)
-        installed = (os.path.realpath(folder or os.sep) + os.sep).startswith(tuple(_library))
+            _library.extend(_real_path(each) + os.sep for each in folders)
+        installed = (_real_path(folder or os.sep) + os.sep).startswith(tuple(_library))
         _installed_folders[folder] = installed
-    return installed and not (os.path.islink(path) and not os.path.realpath(path).startswith(tuple(_library)))
+    return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_library)))
 
 
 _library: list[str] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
@@ -1885,6 +2149,21 @@ def _site_folders():
 
 _PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
 
+# The messages of a worker, each with the types of its fields. A signature is that of the file just before it was read.
+_MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
+    'startup': (os.fsdecode,),  # a file of the project that Python itself has imported
+    'app-start': (int,),  # all that comes before the app is done; whether a SIGINT was discarded
+    'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
+    'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
+    'watch': (os.fsdecode, int),  # path and signature of any other file
+    'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: what is younger has changed
+    'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have
+    'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
+    'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
+    'reload': (),
+    'stop': (),
+}
+
 
 class _Handshake:
     """How a process knows that it is a worker: an environment variable, true for one pid and one pipe alone.
@@ -1902,15 +2181,18 @@ class _Handshake:
         self.identity = identity
 
     def __str__(self):
-        return f'1 {self.monitor} {self.worker} {self.fd} {self.identity}'
+        return f'2 {self.monitor} {self.worker} {self.fd} {self.identity}'
 
     @classmethod
     def read(cls):
         """Return what the environment says, whoever it was said to; None if it says nothing."""
         version, *fields = os.environ.get(cls.NAME, '').split(' ')
-        if version != '1' or len(fields) != 4 or not all(field.isdigit() for field in fields[:3]):
+        if version != '2' or len(fields) != 4:
             return None
-        return cls(*map(int, fields[:3]), fields[3])
+        numbers = [int(field) for field in fields[:3] if field.isascii() and field.isdigit() and len(field) <= 10]
+        if len(numbers) != 3 or max(numbers) >= 1 << 31:
+            return None  # not ours
+        return cls(*numbers, fields[3])
 
     @classmethod
     def here(cls):
@@ -1918,16 +2200,21 @@ class _Handshake:
         handshake = cls.read()
         return handshake if handshake and handshake.worker == os.getpid() and handshake.is_open() else None
 
+    @_hide_from_tracebacks
     def is_open(self):
         return _identity(self.fd) == self.identity
 
-    def send(self, kind, path='-', value=0):
+    @_hide_from_tracebacks
+    def send(self, kind, *fields):
         """Send one message, in one write, which the system keeps whole up to PIPE_BUF bytes (`man 7 pipe`).
 
-        Two NULs enclose it and one stands between its fields: a path can't have one.
+        Two NULs enclose it and one stands between its fields, which have none and are not empty. See `_MESSAGES`.
         """
-        message = os.fsencode(f'\0\0{kind}\0{path}\0{value}\0\0')
-        if len(message) > _PIPE_BUF or not self.is_open():
+        try:
+            message = os.fsencode('\0\0' + '\0'.join(map(str, (kind, *fields))) + '\0\0')
+        except UnicodeEncodeError:
+            return  # the name of no file
+        if len(message) > _PIPE_BUF or message.count(0) != len(fields) + 4 or not self.is_open():
             return
         if self.worker != os.getpid() and not _has_reader(self.fd):
             return  # a child that outlives its worker, for which SIGPIPE may be the end
@@ -1958,11 +2245,11 @@ class ReloaderProxy(IReloaderProxy):
     def watch_files(self, paths):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
-        for path in paths:
-            path = _absolute(path)
-            self._handshake.send(
-                'file', path, -_file_clock() if os.path.isdir(path) or _is_glob(path) else _signature(path)
-            )
+        for path in map(_absolute, paths):
+            if os.path.isdir(path) or _is_glob(path):
+                self._handshake.send('watch-since', path, _file_clock())
+            else:
+                self._handshake.send('watch', path, _signature(path))
 
     def trigger_reload(self):
         self._handshake.send('reload')
@@ -1983,7 +2270,8 @@ class _Channel:
         self._fd = fd
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
-        self.on_message = None
+        self.handlers = {}  # kind of message -> what is called with its fields
+        self.on_garbage = None  # what is called with the first field of any other
 
     def wait_fd(self):
         return None if self._paused_until else self._fd
@@ -2002,16 +2290,19 @@ class _Channel:
             messages.append(self._rest)
             self._rest = b''
         for message in filter(None, messages):
-            self._hand_on(message.split(b'\0'))
+            self._dispatch(*message.split(b'\0'))
         return bool(data)
 
-    def _hand_on(self, fields):
+    def _dispatch(self, kind, *fields):
         try:
-            kind, path, value = fields
-            message = kind.decode('ascii', 'replace'), os.fsdecode(path), int(value)
-        except ValueError:
-            message = f'garbage: {fields[0]!r}', '', 0
-        self.on_message(*message)
+            types = _MESSAGES[kind.decode()]
+            if len(fields) != len(types):
+                raise ValueError(f'{len(fields)} fields')
+            values = [convert(field) for convert, field in zip(types, fields)]
+        except (KeyError, ValueError):
+            self.on_garbage(kind)
+        else:
+            self.handlers[kind.decode()](*values)
 
     def _read(self):
         chunks = []
@@ -2039,12 +2330,14 @@ _SEEN, _TOLD, _OPEN, _DONE = 'seen', 'told', 'open', 'done'
 _POSITIVE = (1 << 60) - 1  # bits of a signature
 
 
+@_hide_from_tracebacks
 def _signature(path, stat=None):
     """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
     stat = stat or _stat(path)
     return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE if stat else 0
 
 
+@_hide_from_tracebacks
 def _stat(path):
     try:
         return os.stat(path)
@@ -2751,6 +3044,7 @@ def _inode(path):
     return getattr(_stat(path), 'st_ino', None)
 
 
+@_hide_from_tracebacks
 def _is_younger(path, stat, since):
     """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come tells nothing."""
     return not since or any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
@@ -3143,9 +3437,11 @@ if sys.platform == 'win32':
         _heard.discard(handle)
         _winapi.CloseHandle(handle)
 
+    @_hide_from_tracebacks
     def _has_reader(handle):
         return True
 
+    @_hide_from_tracebacks
     def _identity(handle):
         """Return the pid of who has made the pipe behind a handle; empty if there is none."""
         pid = _DWORD()
@@ -3155,6 +3451,7 @@ if sys.platform == 'win32':
             return ''
         return str(pid.value)
 
+    @_hide_from_tracebacks
     def _ctime_ns(path, stat):
         """Return when a file was changed last, be it by a new name: what Python calls st_ctime is its birth."""
         times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
@@ -3399,6 +3696,7 @@ else:
         """Return what Python makes of a script's name: its dots stay, as after a link they mean another folder."""
         return os.path.join(_current_folder(), name)
 
+    @_hide_from_tracebacks
     def _ctime_ns(path, stat):
         return stat.st_ctime_ns
 
@@ -3436,11 +3734,13 @@ else:
         os.set_blocking(fd, False)
         return os.read(fd, 1 << 16)
 
+    @_hide_from_tracebacks
     def _has_reader(fd):
         poll = select.poll()
         poll.register(fd, 0)
         return not poll.poll(0)
 
+    @_hide_from_tracebacks
     def _identity(fd):
         """Return what tells an open descriptor's file from every other; empty if it is not open."""
         try:
@@ -3987,15 +4287,6 @@ def _find_script(name):
                 if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
                     return path
     raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
-
-
-# What runs within an import of the app's, which may be under a tracer.
-for _function in (
-    *(_Handshake.send, _Handshake.is_open, _identity, _has_reader, _absolute, _current_folder, _is_installed),
-    *(_file_of, _signature, _stat, _ctime_ns, _linked_ns, _newest_link, _is_younger),
-    *(each for each in vars(_Observer).values() if hasattr(each, '__code__')),
-):
-    _hidden(_function)
 
 
 if __name__ == '__main__':

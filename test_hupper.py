@@ -1003,7 +1003,10 @@ class Channel(unittest.TestCase):
         fd, self.end = hupper._pipe()
         self.got = []
         self.channel = hupper._Channel(fd)
-        self.channel.on_message = lambda *message: self.got.append(message)
+        self.garbage = []
+        for kind in hupper._MESSAGES:
+            self.channel.handlers[kind] = lambda *fields, kind=kind: self.got.append((kind, *fields))
+        self.channel.on_garbage = self.garbage.append
         self.addCleanup(self.channel.close)
 
     def send(self, data):
@@ -1014,32 +1017,32 @@ class Channel(unittest.TestCase):
         if self.end is not None:
             hupper._close(self.end)
 
-    GOOD = b'\0\0file\0/a b\x00123\0\0'
+    GOOD = b'\0\0watch\0/a b\x00123\0\0'
 
     def test_messages(self):
         self.send(self.GOOD)
         self.send(self.GOOD * 2)
-        self.assertEqual(self.got, [('file', '/a b', 123)] * 3)
+        self.assertEqual(self.got, [('watch', '/a b', 123)] * 3)
 
     def test_half_messages(self):
         for byte in self.GOOD:
             self.send(bytes([byte]))
-        self.assertEqual(self.got, [('file', '/a b', 123)])
+        self.assertEqual(self.got, [('watch', '/a b', 123)])
 
     def test_names_that_are_not_utf8(self):
         """Bytes on POSIX, half of a pair of surrogates on Windows."""
-        self.send(b'\0\0file\0%s\x001\0\0' % os.fsencode('caf\udce9\n'))
+        self.send(b'\0\0watch\0%s\x001\0\0' % os.fsencode('caf\udce9\n'))
         self.assertEqual(self.got[0][1], 'caf\udce9\n')
 
     def test_garbage_is_survived(self):
         chance = random.Random(1)
-        for garbage in [b'x' * 60000, b'file\0/a\0b\0c', b'file\0/a\0nan', b'\xff\0\xff\0\xff', b'\0' * 100]:
+        for garbage in [b'x' * 60000, b'watch\0/a\0b\0c', b'watch\0/a\0nan', b'\xff\0\xff\0\xff', b'\0' * 100]:
             self.send(garbage)
         for _ in range(100):
-            self.send(bytes(chance.choices(b'\0\0\0file/1\xff', k=chance.randrange(1, 400))))
+            self.send(bytes(chance.choices(b'\0\0\0watch/1\xff', k=chance.randrange(1, 400))))
         self.got.clear()
         self.send(self.GOOD)
-        self.assertIn(('file', '/a b', 123), self.got)
+        self.assertIn(('watch', '/a b', 123), self.got)
 
     def test_closed(self):
         self.send(self.GOOD[:-4])
@@ -1052,11 +1055,58 @@ class Channel(unittest.TestCase):
     def test_a_real_proxy(self):
         """Messages as the worker's end makes them."""
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
-        handshake.send('file', '/a b', 123)
+        handshake.send('watch', '/a b', 123)
         handshake.send('reload')
         self.channel.drain()
-        self.assertEqual(self.got[0], ('file', '/a b', 123))
+        self.assertEqual(self.got[0], ('watch', '/a b', 123))
         self.assertEqual(self.got[1][0], 'reload')
+
+    def test_each_kind(self):
+        """What the worker's end sends arrives, with its fields; what no path can be is not sent."""
+        handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
+        sent = []
+        for kind, types in hupper._MESSAGES.items():
+            sent.append((kind, *['/caf\udce9' if each is os.fsdecode else 123 for each in types]))
+            handshake.send(*sent[-1])
+        for bad in ('a\0b', '\ud800', 'x' * hupper._PIPE_BUF):
+            handshake.send('watch', bad, 1)
+        self.channel.drain()
+        self.assertEqual(self.got, sent)
+        self.assertEqual(self.garbage, [])
+
+    def test_unknown_kinds_and_fields(self):
+        for data in (b'unknown', b'unknown\0/a\0001', b'watch', b'watch\0/a', b'watch\0/a\0x', b'reload\0/a', b'\xff'):
+            self.send(b'\0\0' + data + b'\0\0')
+        self.assertEqual(self.got, [])
+        kinds = [b'unknown', b'unknown', b'watch', b'watch', b'watch', b'reload', b'\xff']
+        self.assertEqual(self.garbage, kinds)
+
+    def test_variable_that_is_not_ours(self):
+        """Whatever stands in HUPPER_WORKER: it is ours or it is not, and nothing is raised."""
+        good = str(hupper._Handshake(1, 2, 3, 'x')).split()
+        bad = [
+            '\u00b2',
+            '\u0661',
+            '-1',
+            '',
+            'x',
+            '1' * 11,
+            '9' * 10,
+            str(1 << 31),
+            '9' * 5000,
+            '1.0',
+            '0x1',
+            '+1',
+            '1_0',
+        ]
+        texts = ['', ' ', '\u00b2', ' '.join(good[:4]), ' '.join(good + ['x'])]
+        texts += [' '.join(good[:at] + [each] + good[at + 1 :]) for each in bad for at in (0, 1, 2, 3)]
+        for text in texts:
+            with self.subTest(text), mock.patch.dict(os.environ, HUPPER_WORKER=text):
+                self.assertIsNone(hupper._Handshake.read())
+                self.assertFalse(hupper.is_active())
+        with mock.patch.dict(os.environ, HUPPER_WORKER=' '.join(good)):
+            self.assertEqual(str(hupper._Handshake.read()), ' '.join(good))
 
     def test_descriptor_taken_by_another_file(self):
         """An app that closed ours and got its own file under the number does not get our messages in it."""
@@ -1748,6 +1798,286 @@ class Observing(BackendCase):
         monitor = self.run_app()
         monitor.wait_for('app 1')
         self.write('real/part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_own_loader_comes_last(self):
+        """A module that is made from a spec, with no import after it; its loader reads the file by itself."""
+        text = """
+            from importlib.util import module_from_spec, spec_from_file_location
+
+            class Loader:
+                def create_module(self, spec): return None
+                def exec_module(self, module):
+                    with open(module.__spec__.origin) as file: exec(file.read(), vars(module))
+
+            module = module_from_spec(spec_from_file_location('plug', 'part.py', loader=Loader()))
+            module.__spec__.loader.exec_module(module)
+            VALUE = module.VALUE
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    def test_loader_with_load_module_only(self):
+        text = """
+            import sys, warnings
+            from importlib.machinery import ModuleSpec
+            warnings.simplefilter('ignore')
+
+            class Finder:
+                def find_spec(self, name, path=None, target=None):
+                    return ModuleSpec(name, self, origin='part.py') if name == 'plug' else None
+                def load_module(self, name):
+                    module = sys.modules[name] = type(sys)(name)
+                    with open('part.py') as file: exec(file.read(), vars(module))
+                    return module
+
+            sys.meta_path.insert(0, Finder())
+            from plug import VALUE
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    def test_put_into_sys_modules_by_hand(self):
+        """It is seen with the next import, here one that the import system itself does not see as a source."""
+        text = """
+            import sys
+            module = sys.modules['plug'] = type(sys)('plug')
+            module.__file__ = 'part.py'
+            with open('part.py') as file: exec(file.read(), vars(module))
+            VALUE = module.VALUE
+            import _symtable
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    def test_file_told_after_the_module_was_made(self):
+        text = """
+            import sys
+            from importlib.machinery import ModuleSpec
+            from importlib.util import module_from_spec
+            module = sys.modules['plug'] = module_from_spec(ModuleSpec('plug', None))
+            module.__file__ = 'part.py'
+            with open('part.py') as file: exec(file.read(), vars(module))
+            VALUE = module.VALUE
+            import _symtable
+            """
+        self.check_reload(textwrap.dedent(text))
+
+    # A tool as coverage is one: it reads a script by itself and makes a __main__ of it.
+    TOOL = """
+        import sys
+        path = {path}
+        main = sys.modules['__main__'] = type(sys)('__main__')
+        main.__file__ = path
+        with open(path) as file: exec(compile(file.read(), path, 'exec'), vars(main))
+        """
+
+    def check_tool(self, path, *args, extra=''):
+        self.write('app.py', textwrap.dedent(self.TOOL.format(path=path)))
+        self.write('script.py', extra + 'print("app", 1, flush=True)\n' + IDLE)
+        monitor = self.run_app(*args)
+        monitor.wait_for('app 1')
+        self.write('script.py', extra + 'print("app", 22, flush=True)\n' + IDLE)
+        monitor.wait_for('app 22')
+        self.write('script.py', extra + 'print("app", 333, flush=True)\n' + IDLE)
+        monitor.wait_for('app 333')
+        monitor.stop()
+
+    def test_script_of_a_tool(self):
+        self.check_tool('sys.argv[1]', 'script.py')
+
+    def test_script_of_a_tool_in_an_option(self):
+        self.check_tool('"script.py"', 'run', '--script=script.py')
+
+    def test_module_of_a_tool(self):
+        self.check_tool('sys.argv[2] + ".py"', '-m', 'script')
+
+    def test_script_that_no_argument_names(self):
+        self.check_tool('"script.py"', extra='import _symtable\n')
+
+    def check_plain(self, *lines):
+        """The app, which has these lines before an import, prints what it prints without us; its import is watched."""
+        text = '\n'.join(textwrap.dedent(each) for each in lines)
+        self.write('part.py', 'VALUE = 1')
+        self.write('app.py', text + '\nimport _symtable, part\nprint("app", part.VALUE, flush=True)\n')
+        plain = self.project.python('-m', 'app')
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        self.write('app.py', self.project.read('app.py') + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.assertEqual(monitor.text('out'), plain.stdout)
+        self.assertNotIn('Traceback', monitor.text('err'))
+        self.write('part.py', 'VALUE = 22')
+        monitor.wait_for('app 22')
+        monitor.stop()
+
+    def test_lazy_module_stays_lazy(self):
+        self.write('lazy.py', 'print("loaded", flush=True)')
+        lines = """
+            import sys
+            from importlib.util import LazyLoader, find_spec, module_from_spec
+            spec = find_spec('lazy')
+            spec.loader = LazyLoader(spec.loader)
+            module = sys.modules['lazy'] = module_from_spec(spec)
+            spec.loader.exec_module(module)
+            """
+        self.check_plain(lines)
+
+    def test_dead_proxy(self):
+        self.check_plain('import sys, weakref\nm = type(sys)("t"); sys.modules["t"] = weakref.proxy(m); del m')
+
+    def test_strange_objects(self):
+        """Objects that print, import and raise whatever they are asked for, their class and namespace included."""
+        lines = """
+            import sys
+            errors = KeyboardInterrupt, SystemExit, ReferenceError, AttributeError, OSError, RecursionError
+
+            def touched(self, *args):
+                print('touched', args, flush=True)
+                import colorsys
+                raise errors[len(args) % len(errors)]
+
+            names = '__getattr__ __getattribute__ __eq__ __bool__ __len__ __iter__ __str__ __repr__ __fspath__'.split()
+            space = dict.fromkeys(names, touched)
+            names = '__file__', '__spec__', '__dict__', '__class__'
+            space.update(dict.fromkeys(names, property(touched)), __hash__=None)
+            Meta = type('Meta', (type,), {'__eq__': touched, '__hash__': type.__hash__, '__getattribute__': touched})
+            for number, base in enumerate((object, type(sys), str, dict, Exception)):
+                for meta in type, Meta:
+                    cls = meta('Strange', (base,), dict(space))
+                    sys.modules[f'strange{number}{meta is type}'] = base.__new__(cls)
+            """
+        self.check_plain(lines, 'assert "colorsys" not in sys.modules')
+
+    def test_nonsense_in_modules(self):
+        """Modules with anything for a file and a spec; names that are no text; one that was never initialized."""
+        lines = r"""
+            import sys
+            from importlib.machinery import ModuleSpec
+
+            class Touched(str):
+                def __getattribute__(self, *args): print('touched', flush=True); raise SystemExit
+                __fspath__ = __str__ = __eq__ = __getattribute__
+                __hash__ = str.__hash__
+
+            class Spec(ModuleSpec):
+                def __getattribute__(self, *args): print('touched', flush=True); raise KeyboardInterrupt
+
+            spec = ModuleSpec('x', None)
+            del spec.origin, spec.loader
+            values = [None, 1, b'x', '', 'a\0b', '\ud800', '\ud800/../x', '/', '.', [], spec]
+            values += [Touched('part.py'), Spec('x', None)]
+            for at, value in enumerate(values):
+                for name in '__file__', '__spec__':
+                    module = sys.modules[f'nonsense{at}{name}'] = type(sys)('nonsense')
+                    setattr(module, name, value)
+            sys.modules['new'] = type(sys).__new__(type(sys))
+            sys.modules[5] = sys.modules[None] = sys.modules[Touched('key')] = type(sys)('key')
+            del module
+            """
+        self.check_plain(lines)
+
+    def test_nonsense_that_is_imported(self):
+        """What the import system itself makes of odd specs, names and paths stays as it is."""
+        lines = r"""
+            from importlib import import_module
+            from importlib.machinery import ModuleSpec, SourceFileLoader
+            from importlib.util import module_from_spec
+            import io, sys
+
+            class Loader(SourceFileLoader):
+                def __getattr__(self, name): raise AttributeError(name)
+                def __setattr__(self, *args): print('touched', flush=True)
+
+            def attempt(function, *args):
+                try:
+                    print(type(function(*args)).__name__)
+                except Exception as error:
+                    print(type(error).__name__, error)
+
+            for name in 'a\0b', '\ud800', 'a..b', 'x/y', 'json.no':
+                attempt(import_module, name)
+            for origin in None, '\ud800/../x', 'a\0b', 5, '.', b'x':
+                for loader in None, object, 5:
+                    attempt(module_from_spec, ModuleSpec('x', loader, origin=origin))
+            attempt(module_from_spec, 5)
+            attempt(io.open_code, 5)
+            sys.path += ['\ud800', 5, None]
+            sys.path_importer_cache['\ud800'] = None
+            attempt(import_module, 'absent')
+            package = sys.modules['package'] = type(sys)('package')
+            for package.__path__ in (['a\0b'], '', 'x', (), iter([])):
+                sys.path_importer_cache['a\0b'] = None
+                attempt(import_module, 'package.absent')
+            """
+        self.check_plain(lines)
+
+    def test_exception_that_fights_back(self):
+        """We name the files that an exception names, without asking it anything."""
+        lines = """
+            class Touched(SyntaxError):
+                def __getattribute__(self, name): print('touched', flush=True); raise SystemExit(name)
+                __bool__ = __len__ = __eq__ = __getattribute__
+                __hash__ = object.__hash__
+
+            def hook(kind, *_):
+                print('hook', kind.__name__, flush=True)
+
+            import sys
+            sys.excepthook = hook
+            error = Touched('x', ('part.py', 1, 1, 'x'))
+            raise KeyError from error
+            """
+        self.write('part.py', '')
+        self.write('app.py', textwrap.dedent(lines))
+        monitor = self.run_app()
+        monitor.wait_for('hook KeyError')
+        monitor.wait_for(WAITING)
+        self.assertNotIn('touched', monitor.text())
+        self.write('part.py', 'x')
+        monitor.wait_for('hook KeyError', count=2)
+        monitor.stop()
+
+    @unittest.skipIf(sys.version_info < (3, 11), 'exception groups came with Python 3.11')
+    def test_files_in_a_group_of_exceptions(self):
+        self.write('part.txt', '1/0')
+        text = 'code = compile(open("part.txt").read(), "part.txt", "exec")\ntry:\n    exec(code)\n'
+        self.write(
+            'app.py', text + 'except ZeroDivisionError as error:\n    one = error\nraise ExceptionGroup("", [one])\n'
+        )
+        monitor = self.run_app()
+        monitor.wait_for(WAITING)
+        self.write('part.txt', 'print("app", 2, flush=True)')
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    def test_traceback_that_names_a_folder(self):
+        """Only a file that it names is watched, no tree."""
+        self.write('tree/deep/file.txt', '')
+        self.write('tree/named.txt', '')
+        tree = self.path('tree')
+        self.write(
+            'app.py',
+            f'try:\n    exec(compile("1/0", {tree + "/named.txt"!r}, "exec"))\n'
+            f'finally:\n    exec(compile("1/0", {tree!r}, "exec"))\n',
+        )
+        monitor = self.run_app()
+        monitor.wait_for(WAITING)
+        self.write('tree/deep/file.txt', 'changed')
+        self.write('tree/new.txt', 'changed')
+        self.write('tree/named.txt', 'changed')
+        monitor.wait_for(WAITING, count=2)
+        self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text()), [self.path('tree/named.txt')])
+        monitor.stop()
+
+    def test_package_in_a_zip(self):
+        self.write_zip('lib.zip', **{'space/__init__': '', 'space/part': 'VALUE = 1'})
+        self.write(
+            'app.py',
+            'import sys\nsys.path.insert(0, "lib.zip")\nfrom space.part import VALUE\n'
+            'print("app", VALUE, flush=True)\n' + IDLE,
+        )
+        monitor = self.run_app()
+        monitor.wait_for('app 1')
+        self.write_zip('lib.zip', **{'space/__init__': '', 'space/part': 'VALUE = 22'})
         monitor.wait_for('app 22')
         monitor.stop()
 
@@ -3115,8 +3445,10 @@ class Booting(BackendCase):
 class Bytecode(BackendCase):
     """Never stale, always used. (The cache is the worker's own affair: one backend tells all.)"""
 
+    app = 'from mod import VALUE\nimport other\nprint("app", VALUE, flush=True)\n'
+
     def start_app(self, *flags, **env):
-        self.write('app.py', 'from mod import VALUE\nimport other\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.write('app.py', self.app + IDLE)
         self.write('other.py', '')
         options = [*flags, 'hupper.py', '--reload-interval=0.1', '-m', 'app']
         if self.mode == 'api':
@@ -3277,6 +3609,192 @@ class Bytecode(BackendCase):
         self.write('other.py', 'x = 1')
         monitor.wait_for('app 1', count=2)
         self.assertEqual(os.stat(self.cache()).st_mtime_ns, written)
+        monitor.stop()
+
+    def flags_of(self, cache):
+        with open(cache, 'rb') as file:
+            return int.from_bytes(file.read(8)[4:], 'little')
+
+    # The app says how often mod.py was compiled.
+    COUNT = """
+        import builtins
+        compiled = []
+        old = builtins.compile
+        def compile(source, path, *args, **kw):
+            if str(path).endswith('mod.py'): compiled.append(path)
+            return old(source, path, *args, **kw)
+        builtins.compile = compile
+        from mod import VALUE
+        builtins.compile = old
+        import other
+        print("app", VALUE, len(compiled), flush=True)
+        """
+
+    def start_counting(self, *flags, **env):
+        self.app = textwrap.dedent(self.COUNT)
+        return self.start_app(*flags, **env)
+
+    def write_young(self, text='VALUE = 1\n'):
+        """Save a source that is young for as long as a test runs."""
+        self.write('mod.py', text)
+        os.utime(self.path('mod.py'), (time.time() + 10**6,) * 2)
+
+    def check_compiled_once(self, *flags, flag=3, **env):
+        """A module that was just saved is compiled once, and its bytecode becomes an ordinary one in time."""
+        self.write_young()
+        cache = self.cache('mod.py', *flags, **env)
+        monitor = self.start_counting(*flags, **env)
+        monitor.wait_for('app 1 1')
+        self.assertEqual(self.flags_of(cache), flag)
+        written = os.stat(cache).st_mtime_ns
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app 1 0')
+        self.assertEqual(os.stat(cache).st_mtime_ns, written)
+        self.write('mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 1')
+        self.age()
+        self.write('other.py', 'x = 2')
+        monitor.wait_for('app 2 0')
+        self.assertEqual(self.flags_of(cache), 0)
+        written = os.stat(cache).st_mtime_ns
+        self.write('other.py', 'x = 3')
+        monitor.wait_for('app 2 0', count=2)
+        self.assertEqual(os.stat(cache).st_mtime_ns, written)
+        monitor.stop()
+
+    def test_compiled_once(self):
+        self.check_compiled_once()
+
+    def test_compiled_once_optimized(self):
+        self.check_compiled_once('-O')
+
+    def test_compiled_once_with_prefix(self):
+        self.check_compiled_once(PYTHONPYCACHEPREFIX=self.project.tmp)
+
+    def test_compiled_once_if_hashes_are_always_checked(self):
+        self.check_compiled_once('--check-hash-based-pycs', 'always')
+
+    def test_hashes_are_never_checked(self):
+        """Then bytecode with a hash is neither written nor believed."""
+        flags = '--check-hash-based-pycs', 'never'
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 3)
+        monitor = self.start_counting(*flags)
+        monitor.wait_for('app 1 1')
+        self.age()
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 3)
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app 1 1', count=2)
+        self.assertEqual(self.flags_of(self.cache()), 0)
+        self.write('mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 1')
+        self.write('other.py', 'x = 2')
+        monitor.wait_for('app 2 1', count=2)
+        monitor.stop()
+
+    def write_hashed(self, cache, source, text, flags, hash_of=None):
+        """Write bytecode of `text` that has the hash of the source, or of `hash_of`."""
+        with open(self.path(source), 'rb') as file:
+            digest = importlib.util.source_hash(file.read() if hash_of is None else hash_of)
+        os.makedirs(os.path.dirname(cache), exist_ok=True)
+        code = marshal.dumps(compile(text, self.path(source), 'exec'))
+        put(cache, importlib.util.MAGIC_NUMBER + struct.pack('<I', flags) + digest + code)
+
+    def test_hashed_by_another_process(self):
+        """The right hash is believed, for a young source and an old one."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "hashed"\n', 3)
+        monitor = self.start_counting()
+        monitor.wait_for('app hashed 0')
+        self.age()
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "again"\n', 3)
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app again 0')
+        self.assertEqual(self.flags_of(self.cache()), 0)
+        self.write('other.py', 'x = 2')
+        monitor.wait_for('app again 0', count=2)
+        monitor.stop()
+
+    def test_wrong_hash(self):
+        self.write_young()
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 3, b'another')
+        monitor = self.start_counting()
+        monitor.wait_for('app 1 1')
+        self.assertEqual(self.flags_of(self.cache()), 3)
+        monitor.stop()
+        self.write('mod.py', 'VALUE = 1\n')
+        self.age()
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 3, b'another')
+        monitor = self.start_counting()
+        monitor.wait_for('app 1 1')
+        self.assertEqual(self.flags_of(self.cache()), 0)
+        monitor.stop()
+
+    def test_unchecked_hash_of_a_young_source(self):
+        for flags in ([], ['--check-hash-based-pycs', 'always']):
+            self.write_young()
+            self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 1, b'another')
+            monitor = self.start_counting(*flags)
+            monitor.wait_for('app 1 1')
+            self.assertEqual(self.flags_of(self.cache()), 3)
+            monitor.stop()
+
+    def test_damaged_bytecode_of_a_young_source(self):
+        head = importlib.util.MAGIC_NUMBER
+        for data in (b'', head, head + b'\3\0\0\0', head + b'\xff' * 30, b'\0\0\r\n' + b'\0' * 30):
+            self.write_young()
+            os.makedirs(os.path.dirname(self.cache()), exist_ok=True)
+            put(self.cache(), data)
+            monitor = self.start_counting()
+            monitor.wait_for('app 1 1')
+            self.assertEqual(self.flags_of(self.cache()), 3, data)
+            monitor.stop()
+
+    def test_hashed_in_a_cache_that_cannot_be_written(self):
+        """As a linked .pyc may belong to somebody else, it is left as it is."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "hashed"\n', 3)
+        link(self.cache(), self.cache() + '.other')
+        self.age()
+        monitor = self.start_counting()
+        monitor.wait_for('app hashed 0')
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app hashed 0', count=2)
+        self.assertEqual(self.flags_of(self.cache()), 3)
+        self.write('mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+
+    def test_no_bytecode_is_written(self):
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write_hashed(self.cache(), 'mod.py', 'VALUE = "hashed"\n', 3)
+        self.age()
+        monitor = self.start_counting('-B')
+        monitor.wait_for('app hashed 0')
+        self.assertEqual(self.flags_of(self.cache()), 3)
+        self.write('mod.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 1')
+        monitor.stop()
+
+    def test_loader_that_reads_bytecode_by_itself(self):
+        """It is not left to that one what to trust."""
+        self.write_value(2)
+        self.age()
+        self.write_stale()
+        self.write(
+            'app.py',
+            textwrap.dedent("""
+            from importlib.machinery import SourceFileLoader
+            def get_data(self, path):
+                with open(path, 'rb') as file: return file.read()
+            SourceFileLoader.get_data = get_data
+            from mod import VALUE
+            print('app', VALUE, flush=True)
+            """)
+            + IDLE,
+        )
+        monitor = self.start(sys.executable, 'hupper.py', '-m', 'app')
+        monitor.wait_for('app 2')
         monitor.stop()
 
     def test_setting_is_that_of_plain_python(self):
@@ -4096,7 +4614,8 @@ class Parsing(BackendCase):
         self.write('mod.py', r"VALUE = len('\d') is 2; assert (1, 'x')" + '\n')
         monitor.wait_for('app ', count=2)
         monitor.stop()
-        plain = self.project.python('-c', 'import mod').stderr
+        plain = self.project.python('-c', 'import mod', env={'PYTHONPYCACHEPREFIX': self.project.tmp}).stderr
+        self.assertGreater(plain.count('Warning'), 0)
         self.assertEqual(monitor.text('err').count('Warning'), plain.count('Warning'), monitor.text())
 
     def test_what_counts_as_parsing(self):
@@ -4130,6 +4649,115 @@ class Parsing(BackendCase):
         self.write_value(2)
         monitor.wait_for('app 2')
         monitor.stop()
+
+    def check_never_judged(self, setup, name='mod.lang', text='VALUE := 22\n', watch=()):
+        """A file of a language on top of Python, in which no save parses as Python, reloads as any file."""
+        self.write(name, 'VALUE := 1\n')
+        self.write('setup.py', textwrap.dedent(setup))
+        self.write('app.py', 'from setup import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app(watch=watch)
+        monitor.wait_for('app 1')
+        for value in (22, 333):
+            self.write(name, text.replace('22', str(value)))
+            monitor.wait_for(f'app {value}')
+        self.assertNotIn('does not parse', monitor.text())
+        monitor.stop()
+
+    def test_patched_class(self):
+        setup = """
+            from importlib.machinery import SourceFileLoader
+            old = SourceFileLoader.source_to_code
+            SourceFileLoader.source_to_code = lambda self, data, path, **kw: old(self, data.replace(b':=', b'='), path)
+            VALUE = SourceFileLoader('mod', 'mod.lang').load_module().VALUE
+            """
+        self.check_never_judged(setup)
+
+    def test_patched_instance(self):
+        setup = """
+            from importlib.machinery import SourceFileLoader
+            loader = SourceFileLoader('mod', 'mod.lang')
+            old = loader.source_to_code
+            loader.source_to_code = lambda data, path, **kw: old(data.replace(b':=', b'='), path)
+            VALUE = loader.load_module().VALUE
+            """
+        self.check_never_judged(setup)
+
+    SUBCLASS = """
+        from importlib.machinery import SourceFileLoader
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        class Loader(SourceFileLoader):
+            def {}
+
+        spec = spec_from_file_location('mod', 'mod.py', loader=Loader('mod', 'mod.py'))
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        VALUE = module.VALUE
+        """
+
+    def test_subclass_that_transforms(self):
+        method = (
+            "source_to_code(self, data, path, **kw): return super().source_to_code(data.replace(b':=', b'='), path)"
+        )
+        self.check_never_judged(self.SUBCLASS.format(method), 'mod.py')
+
+    def test_subclass_that_transforms_in_a_watched_folder(self):
+        """Its bytecode looks as if Python had compiled the file as it is."""
+        method = (
+            "source_to_code(self, data, path, **kw): return super().source_to_code(data.replace(b':=', b'='), path)"
+        )
+        self.check_never_judged(self.SUBCLASS.format(method), 'mod.py', watch=['.'])
+
+    def test_subclass_that_reads_another_text(self):
+        method = """get_data(self, path):
+                data = super().get_data(path)
+                return data.replace(b':=', b'=') if path.endswith('.py') else data"""
+        self.check_never_judged(self.SUBCLASS.format(method), 'mod.py')
+
+    def test_code_that_is_run_by_itself(self):
+        setup = """
+            VALUE = None
+            with open('mod.lang') as file: exec(compile(file.read().replace(':=', '='), 'mod.lang', 'exec'))
+            import hupper
+            hupper.get_reloader().watch_files(['mod.lang'])
+            """
+        self.check_never_judged(setup)
+
+    def start_server(self, **env):
+        """A server as `uvicorn --workers 2` is one: another interpreter imports the module."""
+        self.write_value(1)
+        text = 'import subprocess, sys\nsubprocess.call([sys.executable, "-c", "import child"])\n'
+        self.write('child.py', 'import os, mod\nprint("app", mod.VALUE, flush=True)\n')
+        self.write('app.py', text + IDLE)
+        monitor = self.run_app(watch=['.'], ignore=['__pycache__', 'start.py'], env=env)
+        monitor.wait_for('app 1')
+        return monitor
+
+    def test_imported_by_another_interpreter(self):
+        """What is in a watched folder and has bytecode is Python's, whoever imports it."""
+        monitor = self.start_server()
+        self.break_it(monitor)
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+        self.assertEqual(len(monitor.workers), 2, monitor.text())
+
+    def test_imported_by_another_interpreter_that_leaves_no_sign(self):
+        monitor = self.start_server(PYTHONDONTWRITEBYTECODE='1')
+        self.write('mod.py', 'VALUE = (\n')
+        monitor.wait_for('SyntaxError')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.assertNotIn('does not parse', monitor.text())
+        monitor.stop()
+
+    def test_a_template_in_a_watched_folder(self):
+        self.write('tree/template.py', 'class {{ name }}:\n')
+        monitor = self.start_app(watch=['tree'])
+        self.write('tree/template.py', 'class {{ name }}: pass\n')
+        monitor.wait_for('app 1 1', count=2)
+        monitor.stop()
+        self.assertNotIn('does not parse', monitor.text())
 
     def test_a_template_is_no_source(self):
         """What only ends in .py and was not imported reloads as any file."""
