@@ -816,15 +816,16 @@ class Parts(unittest.TestCase):
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
-        project, changes = Project(), []
+        project = Project()
         self.addCleanup(project.remove)
-        monitor = hupper.PollingFileMonitor(changes.append)
+        monitor = hupper.PollingFileMonitor(print)
         monitor.add_path(project.folder)
+        monitor.take_changes()
         for name, started_ns in (('new', 0), ('old', time.time_ns() + 10**12)):
             monitor.started_ns = started_ns
             path = project.write(name, '')
-            monitor.look_into(project.folder)
-            self.assertEqual(changes.pop(), path)
+            monitor.rescan(project.folder)
+            self.assertEqual([change.path for change in monitor.take_changes()], [path])
             self.assertFalse(monitor.is_undone(path))
             os.remove(path)
             self.assertEqual(monitor.is_undone(path), name == 'new')
@@ -3622,9 +3623,16 @@ class WatchesOfATree(unittest.TestCase):
         os.mkdir(self.root)
         os.mkdir(self.outside)
         self.changed = set()
-        self.monitor = hupper.InotifyFileMonitor(self.changed.add)
+        self.monitor = hupper.InotifyFileMonitor(print)
         self.addCleanup(self.monitor.stop)
         self.random = random.Random(SEED)
+
+    def step(self):
+        """Let the monitor work until it has no more to do; note what has changed."""
+        self.monitor.step()
+        while self.monitor.wait_until() == 0:
+            self.monitor.step()
+        self.changed.update(change.path for change in self.monitor.take_changes())
 
     def folders(self):
         return [folder for folder, _, _ in os.walk(self.root)]
@@ -3665,8 +3673,8 @@ class WatchesOfATree(unittest.TestCase):
 
     def check(self):
         """Watches, folders and files are those of the tree; what is written now is heard of."""
-        for part in self.monitor.parts():
-            part.drain()
+        self.monitor.drain()
+        self.step()
         folders = set(self.folders())
         self.assertEqual(set(self.monitor.folders), folders, f'seed {SEED}')
         self.assertEqual({path for path in self.monitor.files if os.path.isfile(path)}, self.files(), f'seed {SEED}')
@@ -3679,7 +3687,7 @@ class WatchesOfATree(unittest.TestCase):
         sample = self.random.sample(sorted(folders), min(50, len(folders)))
         for folder in sample:
             put(os.path.join(folder, 'file'), 'changed')
-        self.monitor.step()
+        self.step()
         self.assertEqual(self.changed, {os.path.join(folder, 'file') for folder in sample}, f'seed {SEED}')
 
     def converge(self, size, seconds, files=1):
@@ -3691,7 +3699,7 @@ class WatchesOfATree(unittest.TestCase):
             for _ in range(self.random.randint(1, 20)):
                 self.act()
                 if self.random.random() < 0.3:
-                    self.monitor.step()
+                    self.step()
             self.check()
 
     def test_small(self):
@@ -3715,9 +3723,9 @@ class WatchesOfATree(unittest.TestCase):
             maker = threading.Thread(target=make)
             maker.start()
             while maker.is_alive():
-                self.monitor.step()
+                self.step()
             maker.join()
-            self.monitor.step()
+            self.step()
             self.assertIn(path, self.changed)
 
     @only_full
@@ -3729,11 +3737,13 @@ class WatchesOfATree(unittest.TestCase):
             self.skipTest(f'the queue is too long: {limit}')
         self.grow(5)
         self.monitor.add_path(self.root)
+        self.step()
+        self.changed.clear()
         flood(self.root, limit)
         put(os.path.join(self.root, 'd1-new'), 'x')
         os.makedirs(os.path.join(self.root, 'new', 'sub'))
         put(os.path.join(self.root, 'new', 'sub', 'file'), 'x')
-        self.monitor.step()
+        self.step()
         self.assertEqual(
             self.changed, {os.path.join(self.root, 'd1-new'), os.path.join(self.root, 'new', 'sub', 'file')}
         )
