@@ -1919,8 +1919,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self.created = set()  # entries of watched folders that the running worker can't have found at its start
         self.started_ns = 0  # when that was; 0: before this monitor
         self._real_folders = _RealFolders()
-        self._unread = []  # (folder, since, seen at): to be read
-        self._unread_links = []  # the same, behind links: read when all else has been
+        self._unread = []  # (folder, since, seen at): to be read, the last one first
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
         self._seen_at = None  # time of the changes that are being found; None: now
@@ -1984,8 +1983,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self.created.clear()
         self._unconfirmed.clear()
         self._confirm_at = _FOREVER
-        for unread in self._unread, self._unread_links:
-            unread[:] = [(folder, max(since, started_ns), at) for folder, since, at in unread]
+        self._unread = [(folder, max(since, started_ns), at) for folder, since, at in self._unread]
 
     def take_changes(self):
         """Return what has changed since the last call."""
@@ -2018,8 +2016,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _add_folder(self, folder, since):
         """Take in a folder, with all below it that a rule leads to, as soon as there is time for it."""
         is_link = folder not in self.explicit and os.path.islink(folder)
-        at = time.monotonic() if self._seen_at is None else self._seen_at
-        (self._unread_links if is_link else self._unread).append((folder, since, at))
+        self._unread.insert(0 if is_link else len(self._unread), (folder, since, self._time_of_change()))
 
     def _read_folder(self, folder, since, at):
         """Watch a folder, then what is in it."""
@@ -2110,7 +2107,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _changed(self, path, evidence):
         if not self.ignored(path):
-            self._changes.append(_Change(path, evidence, time.monotonic() if self._seen_at is None else self._seen_at))
+            self._changes.append(_Change(path, evidence, self._time_of_change()))
+
+    def _time_of_change(self):
+        return time.monotonic() if self._seen_at is None else self._seen_at
 
     # Which entries of a watched folder count.
 
@@ -2176,17 +2176,18 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._work()
 
     def _is_busy(self):
-        return bool(self._unread or self._unread_links or self._job)
+        return bool(self._unread or self._job)
 
     def _work(self):
         """Go on with what takes longer than a moment, for a moment."""
         until = time.monotonic() + self._SLICE
-        while self._is_busy() and time.monotonic() < until:
-            unread = self._unread or self._unread_links
-            if unread:
-                self._read_folder(*unread.pop())
+        while self._is_busy():
+            if self._unread:
+                self._read_folder(*self._unread.pop())
             elif next(self._job, None) is None:
                 self._job = None
+            if time.monotonic() >= until:
+                break
 
     def _look(self):
         """Look at all that is polled, one folder after the other."""
@@ -2221,7 +2222,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         if os.path.isdir(path):
             return False
         now = time.monotonic()
-        self._unconfirmed.setdefault(path, (self._seen_at or now, now + self.interval))
+        self._unconfirmed.setdefault(path, (self._time_of_change(), now + self.interval))
         self._confirm_at = min(self._confirm_at, now + self._CONFIRM_AFTER)
         return True
 
