@@ -1923,7 +1923,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
         self._seen_at = None  # time of the changes that are being found; None: now
-        self._glances = {}  # polled file -> what _glance() said of it
+        self._glances = {}  # polled file -> what _glances() said of it
         self._unconfirmed = {}  # changed file -> (when it was seen first, until when it is looked at again)
         self._confirm_at = _FOREVER
         self._looked_at = time.monotonic()
@@ -2190,21 +2190,17 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 break
 
     def _look(self):
-        """Look at all that is polled, one folder after the other."""
+        """Look at all that is polled: files, then folders."""
         started, before = time.monotonic(), self._looked_at
-        folders = {}
-        for path in self.files:
-            folder = path.rpartition(os.sep)[0]
-            if path in self.polled or folder in self.polled:
-                folders.setdefault(folder, []).append(path)
-        for folder, paths in folders.items():
-            self._seen_at = before
-            for path, glance in _glance(folder, paths).items():
-                if glance != self._glances.get(path):
-                    self._glances[path] = glance
-                    self.recheck(path)
-            self._seen_at = None
-            yield folder
+        files = [path for path in self.files if path in self.polled or os.path.dirname(path) in self.polled]
+        for number, (path, glance) in enumerate(_glances(files)):
+            if glance != self._glances.get(path):
+                self._glances[path] = glance
+                self._seen_at = before
+                self.recheck(path)
+                self._seen_at = None
+            if number % 100 == 99:
+                yield path
         for folder in self.polled.intersection({*self.folders, *self.missing}):
             self._seen_at = before
             self._poll_folder(folder)
@@ -3213,20 +3209,22 @@ if sys.platform == 'win32':
             pass  # it has just gone
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
-    def _glance(folder, paths):
-        """Return what can be seen of files of one folder, by one call for all of them: times and sizes, no inodes."""
-        seen = dict.fromkeys(paths, 0)
-        paths = {os.path.normcase(path): path for path in paths}
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    path = paths.get(os.path.normcase(entry.path))
-                    if path:
-                        stat = _stat(path) if entry.is_symlink() else entry.stat()
-                        seen[path] = stat and (stat.st_mtime_ns, stat.st_size)
-        except OSError:
-            pass  # it has gone, or is going
-        return seen
+    def _glances(paths):
+        """Yield each path with its time and size, by one call for each folder: that is cheaper, but sees no inodes."""
+        folders = {}
+        for path in paths:
+            folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
+        for folder, absent in folders.items():
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        path = absent.pop(os.path.normcase(entry.path), None)
+                        if path:
+                            stat = _stat(path) if entry.is_symlink() else entry.stat()
+                            yield path, stat and (stat.st_mtime_ns, stat.st_size)
+            except OSError:
+                pass  # it has gone, or is going
+            yield from dict.fromkeys(absent.values(), 0).items()
 
     def _libc():
         raise OSError(errno.ENOSYS, 'this system has no inotify')
@@ -3466,8 +3464,14 @@ else:
     def _ctime_ns(path, stat):
         return stat.st_ctime_ns
 
-    def _glance(folder, paths):
-        return {path: _signature(path) for path in paths}
+    def _glances(paths):
+        """Yield each path with a number that changes with the file."""
+        for path in paths:
+            try:
+                stat = os.stat(path)
+                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+            except (OSError, ValueError):
+                yield path, 0
 
     # Descriptors of this process that are its own business: a forked worker closes them.
     _descriptors: set[int] = set()

@@ -1029,8 +1029,8 @@ class Polling(unittest.TestCase):
         self.now, self.cost = 1000.0, 0  # a look at one folder takes this long
         clock = mock.Mock(monotonic=lambda: self.now, time_ns=time.time_ns)
         self.enter(mock.patch.object(hupper, 'time', clock))
-        glance = hupper._glance
-        self.enter(mock.patch.object(hupper, '_glance', lambda *args: (self.spend(), glance(*args))[1]))
+        glances = hupper._glances
+        self.enter(mock.patch.object(hupper, '_glances', lambda *args: (self.spend(), glances(*args))[1]))
         self.monitor = hupper.PollingFileMonitor(print, interval=1)
         self.monitor.add_path(self.path)
 
