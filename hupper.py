@@ -523,7 +523,7 @@ class Reloader:
 
     def _on_message(self, kind, path, value):
         if kind == 'import':
-            self.monitor.add_source(path, value)
+            self.monitor.watch_file(path, value, is_source=True)
         elif kind == 'file':
             self.monitor.watch_file(path, value) if value >= 0 else self.monitor.watch_since(path, -value)
         elif kind == 'early':
@@ -781,17 +781,17 @@ class FileMonitorProxy:
         elif is_new:
             self.monitor.add_path(path, since)
 
-    def watch_file(self, path, signature):
-        """Watch a file that had this signature when the worker read it, 0 if it did not exist."""
+    def watch_file(self, path, signature, is_source=False):
+        """Watch a file that had this signature when the worker read it, 0 if it did not exist.
+
+        `is_source`: it is being imported through Python's own loader.
+        """
+        if is_source:
+            self.sources_of_worker[path] = signature
+            self.expected_sources.add(path)
         self._requested_in[path] = max(self._requested_in.get(path, 0), self._worker_number)
         if not self._is_ignored(path):
             self.monitor.watch_file(path, signature)
-
-    def add_source(self, path, signature):
-        """Watch a file that the worker imports through Python's own loader."""
-        self.sources_of_worker[path] = signature
-        self.expected_sources.add(path)
-        self.watch_file(path, signature)
 
     def add_missing(self, path, no_parent=False):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
@@ -1942,7 +1942,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._add_rule((root, (*pattern, '**', '*')), since)
         else:
             self._add_explicit(path, since)
-        self._work()
+        if not self._thread:
+            self._work()
 
     def watch_file(self, path, signature):
         """Watch a file that had this signature when it was read last (0: it was missing); another one is a change."""
@@ -2192,7 +2193,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _look(self):
         """Look at all that is polled: files, then folders."""
         started, before = time.monotonic(), self._looked_at
-        files = [path for path in self.files if path in self.polled or os.path.dirname(path) in self.polled]
+        files = [path for path in list(self.files) if path in self.polled or os.path.dirname(path) in self.polled]
         for number, (path, glance) in enumerate(_glances(files)):
             if glance != self._glances.get(path):
                 self._glances[path] = glance
@@ -2624,22 +2625,24 @@ class _Inotify:
         if not hasattr(libc, 'inotify_init1'):
             raise OSError(errno.ENOSYS, 'this system has no inotify')
         self._libc = libc
-        try:
-            self.fd = _keep(self._checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)))
-        except OSError as error:
-            if error.errno == errno.EMFILE:
-                error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
-            raise
+        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd < 0:
+            raise self._error()
+        self.fd = _keep(fd)
 
-    def _checked(self, result):
-        if result < 0:
-            import ctypes
+    def _error(self):
+        import ctypes
 
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return result
+        number = ctypes.get_errno()
+        is_limit = number == errno.EMFILE
+        hint = ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)' if is_limit else ''
+        return OSError(number, os.strerror(number) + hint)
 
     def add(self, path, mask):
-        return self._checked(self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _IN_MASK_ADD))
+        wd = self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
+        if wd < 0:
+            raise self._error()
+        return wd
 
     def remove(self, wd):
         self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
@@ -2710,20 +2713,22 @@ class _ForeignMonitor(_Pollable):
         self._monitor = monitor
         self._is_ignored = is_ignored
         self._on_failure = on_failure
+        self._added = set()
         self._changes = []
         self.start = monitor.start
 
     def add_path(self, path, since=None):
         try:
             for each in _expand(path):
-                if not self._is_ignored(each):
+                if each not in self._added and not self._is_ignored(each):
+                    self._added.add(each)
                     self._monitor.add_path(each)
         except Exception as error:
             self._on_failure(type(self._monitor), error)
 
     def watch_file(self, path, signature):
         self.add_path(path)
-        if signature != _signature(path):
+        if signature != _signature(path) and not self._is_ignored(path):
             self._changes.append(_Change(path, _COMPLETE, time.monotonic()))
 
     def add_missing(self, path, no_parent):
@@ -3217,11 +3222,12 @@ if sys.platform == 'win32':
         for folder, absent in folders.items():
             try:
                 with os.scandir(folder) as entries:
-                    for entry in entries:
-                        path = absent.pop(os.path.normcase(entry.path), None)
-                        if path:
-                            stat = _stat(path) if entry.is_symlink() else entry.stat()
-                            yield path, stat and (stat.st_mtime_ns, stat.st_size)
+                    entries = list(entries)
+                for entry in entries:
+                    path = absent.pop(os.path.normcase(entry.path), None)
+                    if path:
+                        stat = _stat(path) if entry.is_symlink() else entry.stat()
+                        yield path, stat and (stat.st_mtime_ns, stat.st_size)
             except OSError:
                 pass  # it has gone, or is going
             yield from dict.fromkeys(absent.values(), 0).items()
