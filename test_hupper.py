@@ -4196,6 +4196,20 @@ class Mounts(Case):
         monitor.wait_for('app 2', count=2)
         monitor.stop()
 
+    def test_bind_mount_goes_away(self):
+        """Of which there is no event: the next reload notices."""
+        self.write_app()
+        self.write('mnt/part.txt', 'old')
+        os.makedirs(os.path.join(self.project.base, 'other'))
+        monitor = self.start_in_namespace('mount --bind ../other mnt', '-v', '-w', 'mnt', '-m', 'app')
+        monitor.wait_for(re.compile(r'Watching \d+ files'))
+        self.inside(monitor, 'umount', '--lazy', self.path('mnt'))
+        self.check_reload(monitor)
+        mark = monitor.mark()
+        self.write('mnt/part.txt', 'new')
+        monitor.wait_for(self.path('mnt/part.txt') + ' changed', after=mark)
+        monitor.stop()
+
     def test_mount_goes_away(self):
         self.check_unmounted('mount -t tmpfs none mnt && cp ../other/part.py mnt/')
 
