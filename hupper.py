@@ -1951,7 +1951,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return  # it has been watched since
         self.explicit.add(path)
         self._watch_file(path)
-        self.files[path] = _signature(path)
+        self._set_signature(path, _signature(path))
         if self.files[path] != signature:
             self.logger.debug(f'{path} has changed since the worker read it.')
             self._changed(path, _COMPLETE)
@@ -2009,10 +2009,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _add_file(self, path, since=None):
         self._watch_file(path)
-        self.files[path] = _signature(path)
+        self._set_signature(path, _signature(path))
         stat = None if since is None else _stat(path)
         if stat and _is_younger(path, stat, since):
             self._changed(path, _POLLED)
+
+    def _set_signature(self, path, signature):
+        self.files[path] = signature
+        self._glances.pop(path, None)  # it may be of another file
 
     def _add_folder(self, folder, since):
         """Take in a folder, with all below it that a rule leads to, as soon as there is time for it."""
@@ -2036,7 +2040,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                     self._add_folder(entry, since)
             elif entry not in self.files and self._is_watched_entry(entry):
                 self._add_file(entry, since)
-        self._seen_at = None
 
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
@@ -2056,7 +2059,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return self._check_entry(path, evidence)
         old, new = self.files[path], _signature(path)
         if new or path in self.explicit or os.path.islink(path):
-            self.files[path] = new
+            self._set_signature(path, new)
         else:
             self._forget_file(path)
         if os.path.isdir(path):
@@ -2132,7 +2135,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """What the rules ask for below a folder: what is left of each glob; None: everything."""
         rules = list(self._rules_of(folder))
         if any(pattern is None for pattern, _ in rules):
-            return frozenset([None])
+            return (None,)
         return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
 
     def _should_descend(self, path):
@@ -2187,25 +2190,24 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._read_folder(*self._unread.pop())
             elif next(self._job, None) is None:
                 self._job = None
+            self._seen_at = None
             if time.monotonic() >= until:
                 break
 
     def _look(self):
         """Look at all that is polled: files, then folders."""
-        started, before = time.monotonic(), self._looked_at
+        started = time.monotonic()
         files = [path for path in list(self.files) if path in self.polled or os.path.dirname(path) in self.polled]
         for number, (path, glance) in enumerate(_glances(files)):
             if glance != self._glances.get(path):
                 self._glances[path] = glance
-                self._seen_at = before
+                self._seen_at = self._looked_at
                 self.recheck(path)
-                self._seen_at = None
             if number % 100 == 99:
                 yield path
         for folder in self.polled.intersection({*self.folders, *self.missing}):
-            self._seen_at = before
+            self._seen_at = self._looked_at
             self._poll_folder(folder)
-            self._seen_at = None
             yield folder
         self._looked_at, now = started, time.monotonic()
         self._next_look = now + min(self.interval, max(self._SHORTEST_PAUSE, 100 * (now - started)))

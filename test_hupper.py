@@ -1080,6 +1080,17 @@ class Polling(unittest.TestCase):
         evidence = self.step() + self.step()
         self.assertEqual([kind for kind, _ in evidence if kind == hupper._COMPLETE], [hupper._COMPLETE])
 
+    def test_restored_between_two_looks(self):
+        """What the worker has read was never seen by a look."""
+        self.step()
+        kept = self.project.path('kept')
+        rename(self.path, kept)
+        put(self.path, 'read by the worker')
+        self.monitor.watch_file(self.path, hupper._signature(self.path))
+        self.assertEqual(self.monitor.take_changes(), [])
+        replace(kept, self.path)
+        self.assertEqual([kind for kind, _ in self.step()], [hupper._WRITING])
+
     def test_new_worker_has_read_it(self):
         """What changed before a start is not confirmed after it."""
         self.step()
