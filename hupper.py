@@ -1941,7 +1941,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if not _has_magic(pattern[-1]):  # a folder may have that name
                 self._add_rule((root, (*pattern, '**', '*')), since)
         else:
-            self._add_explicit(path, since)
+            self.explicit.add(path)
+            self._add_file(path, since)
         if not self._thread:
             self._work()
 
@@ -1994,7 +1995,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _add_rule(self, rule, since):
         if rule not in self.rules:
             self.rules.append(rule)
-            self._add_explicit(rule[0])
+            self.explicit.add(rule[0])
+            self._add_file(rule[0])
             self._add_folder(rule[0], _file_clock() if since is None else since)
 
     def _begin_rule(self, path):
@@ -2002,10 +2004,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         if not any(root == path for root, _ in self.rules):
             self.rules.append((path, None))
         self._add_folder(path, since=0)
-
-    def _add_explicit(self, path, since=None):
-        self.explicit.add(path)
-        self._add_file(path, since)
 
     def _add_file(self, path, since=None):
         self._watch_file(path)
@@ -2904,7 +2902,8 @@ def _pattern_test(pattern, here):
 
     pattern = os.path.normcase(os.path.expanduser(pattern))
     name = pattern.rstrip(os.sep)
-    parts = os.path.normpath(os.path.join(here, name)).split(os.sep)
+    escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in here)
+    parts = os.path.normpath(os.path.join(escaped, name)).split(os.sep)
 
     def test(path):
         is_above = (here + os.sep).startswith(os.path.join(path, ''))  # names of the folders we are in mean nothing

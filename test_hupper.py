@@ -940,6 +940,8 @@ class Parts(unittest.TestCase):
                 with self.subTest(patterns=patterns, name=name):
                     path = os.path.normpath(os.path.join(project.folder, name))
                     self.assertIs(is_ignored(path), name in fits, (patterns, name))
+        os.chdir(os.path.dirname(project.write('[x]/logs', '')))
+        self.assertTrue(hupper._path_matcher(['./logs'])(project.path('[x]/logs')))
 
     def test_seconds(self):
         for value in (1, 0.5, '2', ' 1e-3 '):
