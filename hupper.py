@@ -2024,6 +2024,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _read_folder(self, folder, since, at):
         """Watch a folder, then what is in it."""
         if not self._real_folders.claim(folder, folder in self.explicit, self._wanted_below(folder)):
+            if os.path.islink(folder):
+                self._add_file(folder)  # it may come to lead elsewhere
             return  # it is being watched under another name
         self._seen_at = at
         self.folders.setdefault(folder, 0)
@@ -2061,8 +2063,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         else:
             self._forget_file(path)
         if os.path.isdir(path):
-            if path not in self.folders:
+            if path in self.explicit and path not in self.folders:
                 self._begin_rule(path)
+            elif path not in self.folders and self._should_descend(path):
+                self._add_folder(path, since=0)
         elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
             self._changed(path, evidence)
         else:

@@ -4048,6 +4048,35 @@ class WatchesOfATree(unittest.TestCase):
         folders = self.monitor._real_folders
         self.assertEqual((len(folders._keys), len(folders._names), folders._linked), (1, 1, set()))
 
+    def test_link_in_between_leads_elsewhere(self):
+        """A folder that is read under another name, through a link which is in no watched folder itself."""
+        for factory in (hupper.InotifyFileMonitor, hupper.PollingFileMonitor):
+            with self.subTest(factory.__name__):
+                base = tempfile.mkdtemp(dir=self.folder)
+                real, new, middle = (os.path.join(base, name) for name in ('root/real', 'new', 'middle'))
+                os.makedirs(real)
+                os.makedirs(new)
+                put(os.path.join(new, 'file'), '')
+                os.symlink(real, middle)
+                os.symlink(middle, os.path.join(base, 'root', 'link'))
+                path = os.path.join(base, 'root', 'link', 'file')
+                monitor = factory(print, interval=0.01)
+                self.addCleanup(monitor.stop)
+                monitor.add_path(os.path.join(base, 'root'))
+                self.assertNotIn(os.path.dirname(path), monitor.folders)
+                os.symlink(new, middle + '2')
+                os.rename(middle + '2', middle)
+                self.wait_for(monitor, path)
+                put(path, 'again')
+                self.wait_for(monitor, path)
+
+    def wait_for(self, monitor, path):
+        def come():
+            monitor.step()
+            return path in [change.path for change in monitor.take_changes()]
+
+        wait_until(come)
+
     def test_link_to_itself(self):
         """There is nothing behind it that would have to be polled."""
         os.symlink('self', os.path.join(self.root, 'self'))
