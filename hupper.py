@@ -334,8 +334,7 @@ class _Supervisor:
         self._waiter = _Waiter()
         self._terminal = _Terminal()
         self._launcher = _Launcher(config.target, config.may_fork, config.reload_interval, self._waiter, self._logger)
-        self.monitor = config.monitor = FileMonitorProxy(self._on_files, self._logger, config.ignore_files)
-        self._changes = []
+        self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -374,14 +373,14 @@ class _Supervisor:
     def _step(self):
         for pollable in self._waiter.wait(self._pollables(), self._times()):
             pollable.step()
-        while self._changes:
-            self._on_change(self._changes.pop(0), time.monotonic())
+        for change in self.monitor.take_changes():
+            self._on_change(change, time.monotonic())
         while self._waiter.arrived:  # handlers of signals add to it at any time
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())
 
     def _pollables(self):
-        yield from self.monitor.sources()
+        yield from self.monitor.pollables()
         if self._worker:
             yield self._worker.channel
         if self._terminal.listening:
@@ -409,9 +408,9 @@ class _Supervisor:
 
     def _start(self):
         """Start a worker, which reads all that has changed until now."""
-        for pollable in self.monitor.sources():
+        for pollable in self.monitor.pollables():
             pollable.drain()
-        self._changes.clear()
+        self.monitor.take_changes()
         now = time.monotonic()
         changed_at = min(self._pending.values(), default=None)
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
@@ -459,7 +458,7 @@ class _Supervisor:
             self._boot_check_at = now + 0.5
             return
         self._loop_guard.note_boot(now)
-        self.monitor.settled()
+        self.monitor.worker_booted()
         self._launcher.make_standby()
 
     def _stop(self, after, signum):
@@ -605,12 +604,12 @@ class _Supervisor:
 
     def _message_handlers(self):
         return {
-            'import': self.monitor.add_source,
-            'import-transformed': self.monitor.add_transformed_source,
-            'watch': self.monitor.add_file,
-            'watch-since': self.monitor.add_since,
-            'changed': self.monitor.add_changed,
-            'missing': self.monitor.add_missing,
+            'import': self.monitor.watch_source,
+            'import-transformed': self.monitor.watch_transformed_source,
+            'watch': self.monitor.watch_file,
+            'watch-since': self.monitor.watch_since,
+            'changed': self.monitor.watch_changed,
+            'missing': self.monitor.watch_missing,
             'startup': self._launcher.note_startup_file,
             'app-start': self._on_app_start,
             'no-target': self._on_no_target,
@@ -634,23 +633,19 @@ class _Supervisor:
 
     # Changes.
 
-    def _on_files(self, paths):
-        """The callback of the FileMonitorProxy, from any thread."""
-        self._changes.extend(paths)
-        paths.clear()
-        self._waiter.wake()
-
-    def _on_change(self, path, now):
-        hold = self._loop_guard.hold(path, now, path in self.monitor.expected_sources)
+    def _on_change(self, change, now):
+        path = change.path
+        hold = self._loop_guard.hold(path, change.at, path in self.monitor.expected_sources)
         if hold:
             self._hold(path, now, hold)
         else:
             self._held.pop(path, None)
-            self._add_pending(path, now)
+            self._add_pending(change, now)
 
-    def _add_pending(self, path, now):
+    def _add_pending(self, change, now):
+        path = change.path
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
-        self._schedule.note_change(now, path, self.monitor.settle_time(path, self._schedule))
+        self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule))
 
     def _hold(self, path, now, seconds):
         if path not in self._held:
@@ -670,7 +665,7 @@ class _Supervisor:
     def _on_due(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
-            self._add_pending(path, now)
+            self._add_pending(_Change(path, _NOTIFIED, now), now)
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
@@ -799,25 +794,26 @@ class _LoopGuard:
 
 
 class FileMonitorProxy:
-    """What is watched: stands between the reloader and its file monitor, whichever that is.
+    """Records what is watched, and for whom; stands between the reloader and its file monitor, whichever that is.
 
-    A monitor calls `file_changed(path)`, from any thread; that calls `callback` with the set of changed paths. What
-    programs for hupper 1.x put in its place uses `lock`, `changed_paths` and `callback`.
+    A monitor from elsewhere calls `file_changed(path)`, from any thread. What programs for hupper 1.x put in its place
+    uses `lock`, `changed_paths` and `callback`; changes that our own monitors find go through it as well then.
     """
 
-    def __init__(self, callback, logger, ignore_files=None):
-        self.callback = callback
+    def __init__(self, logger, ignore_files=None):
+        self.callback = self._take_paths
         self.logger = logger
         self.monitor = None
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
         self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
         self._python_sources = set()  # those of them that Python compiles as they are
-        self.expected_sources = set()  # that, and until it has had its start what those before it imported
+        self.expected_sources = set()  # the same, plus earlier workers' imports until this one has booted
         self._is_ignored = _path_matcher(ignore_files)
-        self._asked_by = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
+        self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
         self._trees = set()  # folders in which paths may be watched that nobody has named
+        self._reported = []  # paths that came through file_changed
 
     def file_changed(self, path):
         """Take note that `path` has changed."""
@@ -825,17 +821,37 @@ class FileMonitorProxy:
             self.changed_paths.add(path)
             self.callback(self.changed_paths)
 
+    _file_changed = file_changed  # to see whether another one has been put in its place
+
+    def _take_paths(self, paths):
+        self._reported.extend(paths)
+        paths.clear()
+        self._wake()
+
+    def take_changes(self):
+        """Return what has changed since the last call, as a list of _Change."""
+        changes = self.monitor.take_changes() if self.monitor else []
+        found = {}
+        if getattr(self.file_changed, '__func__', None) is not FileMonitorProxy._file_changed:
+            found, changes = {change.path: change for change in changes}, []
+            for path in found:
+                self.file_changed(path)
+        while self._reported:  # other threads may add to it meanwhile
+            path = self._reported.pop(0)
+            changes.append(found.get(path) or _Change(path, _POLLED, time.monotonic()))
+        return changes
+
     def open(self, factory, interval, wake):
         """Make the file monitor and start it; if it does not start, say why and take one of ours."""
         self._interval, self._wake = interval, wake
         try:
-            self.monitor = factory(self.file_changed, interval=interval, logger=self.logger)
-            # The loop is to drive it if it is one of ours, and nobody has given it a thread.
-            self._is_driven = getattr(type(self.monitor), 'start', None) is PollingFileMonitor.start
-            if self._is_driven:
-                self.monitor.wake, self.monitor.ignored = wake, self._is_ignored
+            monitor = factory(self.file_changed, interval=interval, logger=self.logger)
+            if getattr(type(monitor), 'start', None) is PollingFileMonitor.start:  # one of ours: the loop drives it
+                monitor.wake, monitor.ignored = wake, self._is_ignored
             else:
-                self.monitor.start()
+                monitor = _ForeignMonitor(monitor, self._is_ignored, self._replace)
+                monitor.start()
+            self.monitor = monitor
         except Exception as error:
             self._replace(factory, error)
 
@@ -845,75 +861,62 @@ class FileMonitorProxy:
         error = ' '.join(f'{type(error).__name__}: {error}'.split())
         self.logger.error(f'File monitor {name} failed: {error}; using a built-in one.')
         self.open(_best_monitor, self._interval, self._wake)
-        for path in list(self._asked_by):
-            self._watch(path)
+        for path in list(self._requested_in):
+            self.monitor.add_path(path)
 
     def stop(self):
         if self.monitor:
             self.monitor.stop()
-            if not self._is_driven:
-                self.monitor.join()
 
-    def sources(self):
-        """The parts of our own monitors that the loop is to drive."""
-        return self.monitor.parts() if self.monitor and self._is_driven else ()
+    def pollables(self):
+        """What the loop is to drive."""
+        return [self.monitor] if self.monitor else []
 
     def add_path(self, path, since=None):
-        """Watch a file, folder or glob that the user names; what is younger than `since` (ns) has changed."""
-        self._add(path, _FOREVER, since)
+        """Watch a file, folder or glob that the user asks for; what is younger than `since` (ns) has changed."""
+        path = _absolute(os.path.expanduser(path))
+        root, _ = _split_glob(path)
+        if path not in self._requested_in and not os.path.lexists(root):
+            self.logger.info(f'{root} does not exist yet: it is waited for.')
+        self._register(path, _FOREVER, since)
 
-    def add_file(self, path, signature):
-        """Watch a file for the worker; it has changed already if it is not what `signature` says."""
-        if self._add(path, self._worker_number):
-            self._compare(path, signature)
+    def watch_since(self, path, since):
+        """Watch a folder or glob that the worker asked for at that time (ns)."""
+        if not _is_glob(path) and not os.path.lexists(path):
+            self.watch_changed(path)  # a folder that has gone since
+        else:
+            self._register(path, self._worker_number, since)
 
-    def add_since(self, path, since):
-        """Watch a folder or glob for the worker."""
-        if self._add(path, self._worker_number, since) and not (_is_glob(path) or os.path.lexists(path)):
-            self.file_changed(path)  # a folder that has gone since
-
-    def add_changed(self, path):
-        """Watch a file for the worker which may have read it before its last change."""
-        if self._add(path, self._worker_number):
-            self.file_changed(path)
-
-    def _add(self, path, worker_number, since=None):
-        """Watch a path; return whether that is so, and it is not ignored."""
-        path = _absolute(path)
-        new = path not in self._asked_by
-        self._asked_by[path] = max(self._asked_by.get(path, 0), worker_number)
+    def _register(self, path, number, since):
+        is_new = path not in self._requested_in
+        self._requested_in[path] = max(self._requested_in.get(path, 0), number)
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
-            return False
-        if new:
+        elif is_new:
             if not os.path.isfile(path):
                 self._trees.add(_split_glob(path)[0])
-            if not (os.path.lexists(path) or _is_glob(path)):
-                self.logger.debug(f'{path} does not exist yet: it is waited for.')
-            self._watch(path, since)
-        return True
+            self.monitor.add_path(path, since)
 
-    def _compare(self, path, signature):
-        """See whether a file is still what the worker has read; if so, that is what later changes are measured by."""
-        if signature != _signature(path):
-            self.logger.debug(f'{path} has changed since the worker read it.')
-            self.file_changed(path)
-        elif self._is_driven and path in self.monitor.files:
-            self.monitor.files[path] = signature
+    def watch_file(self, path, signature):
+        """Watch a file that had this signature when the worker read it, 0 if it did not exist."""
+        self._requested_in[path] = max(self._requested_in.get(path, 0), self._worker_number)
+        if not self._is_ignored(path):
+            self.monitor.watch_file(path, signature)
 
-    def add_source(self, path, signature):
+    def watch_changed(self, path):
+        """Watch a file that the worker may have read before its last change."""
+        self.watch_file(path, _POSITIVE + 1)  # no file has this signature
+
+    def watch_source(self, path, signature):
         """Watch a source that the worker imports, and that Python itself compiles."""
         self._python_sources.add(path)
-        self.add_transformed_source(path, signature)
+        self.watch_transformed_source(path, signature)
 
-    def add_transformed_source(self, path, signature):
+    def watch_transformed_source(self, path, signature):
         """Watch a source that the worker imports; what is compiled may be another text."""
         self.sources_of_worker[path] = signature
         self.expected_sources.add(path)
-        if path in self._asked_by and self._is_driven and self.monitor.files.get(path) == signature:
-            self._asked_by[path] = max(self._asked_by[path], self._worker_number)  # watched since: no need to look
-        else:
-            self.add_file(path, signature)
+        self.watch_file(path, signature)
 
     def is_python(self, path):
         """Whether a file is known to be compiled by Python itself as it is: only then does a look at its text tell.
@@ -921,62 +924,44 @@ class FileMonitorProxy:
         That is so if this worker imports it in that way; or if it is in a folder that is watched, and another
         interpreter (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
         """
-        if path in self.sources_of_worker or path in self._asked_by or not path.endswith('.py'):
+        if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
             return path in self._python_sources
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
-    def add_missing(self, path, has_parent=True):
+    def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
-        if self._is_driven:
-            self.monitor.add_missing(path, not has_parent)
-        else:
-            for name in (path, path + '.py'):
-                self.add_file(name, 0)
-
-    def _watch(self, path, since=None):
-        if self._is_driven:
-            self.monitor.add_path(path, since)
-            return
-        try:
-            for each in _expand(path):
-                if not self._is_ignored(each):
-                    self.monitor.add_path(each)
-        except Exception as error:
-            self._replace(type(self.monitor), error)
+        self.monitor.add_missing(path, not has_parent)
 
     def new_worker(self, started_ns):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
-        if self.monitor and self._is_driven:
-            self.monitor.started_ns = started_ns
-            self.monitor.appeared.clear()
         self.sources_of_worker = {}
         self._python_sources = set()
-        old = [path for path, number in self._asked_by.items() if number < self._worker_number - 2]
+        old = [path for path, number in self._requested_in.items() if number < self._worker_number - 2]
         for path in old:
-            del self._asked_by[path]
-        if old and self._is_driven:
+            del self._requested_in[path]
+        if self.monitor:
+            self.monitor.new_worker(started_ns)
             self.monitor.discard(old)
 
-    def settled(self):
-        """The worker has had its start: the next one will look for what this one has imported."""
+    def worker_booted(self):
+        """The worker has booted: the next one will look for what this one has imported."""
         self.expected_sources = set(self.sources_of_worker)
-        self.logger.debug(f'Watching {len(self._asked_by)} files and folders.')
+        self.logger.debug(f'Watching {len(self._requested_in)} files and folders.')
 
-    def settle_time(self, path, schedule):
-        """Seconds to wait for the rest of a change: a file is being written, or is away for a moment."""
-        if not os.path.lexists(path):
-            return schedule.interval if path in self.expected_sources else schedule.quiet
-        state = self.monitor.states.pop(path, _DONE) if self._is_driven else _SEEN
-        return {_SEEN: schedule.quiet, _OPEN: schedule.interval}.get(state, 0)
+    def settle_time(self, change, schedule):
+        """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
+        if not os.path.lexists(change.path):
+            return schedule.interval if change.path in self.expected_sources else schedule.quiet
+        return {_POLLED: schedule.quiet, _WRITING: schedule.interval}.get(change.evidence, 0)
 
     def is_undone(self, path):
         """Whether a change has left nothing."""
-        return self._is_driven and self.monitor.is_undone(path)
+        return self.monitor.is_undone(path)
 
     def recheck(self, paths):
         """Whether one of these changes again just now, as polling finds out only by looking."""
-        return self._is_driven and any([self.monitor.recheck(path) for path in paths])
+        return any([self.monitor.recheck(path) for path in paths])
 
 
 def _seconds(name, value):
@@ -2322,12 +2307,30 @@ class _Channel:
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors
+#
+# A file monitor of ours is driven by the loop, which waits for `wait_fd` and `wait_until`, calls `step`, and then takes
+# what has changed by `take_changes`. It is told what to watch by `add_path`, `watch_file`, `add_missing` and `discard`.
+# A new one derives from PollingFileMonitor and defines `_watch_file`, `_watch_folder` and `_forget_folder`: they ask
+# the system for events, and leave to `super()` what it can't watch. Its `step` hands the path of each event to `check`
+# and then calls `super().step()`. The loop must find out when there are events: by `wait_fd`, or by `wake()`.
 
-# What is known of a change. Seen by chance; told by an event; still open for writing; written and closed, or renamed.
-# The last two count whatever the signature says.
-_SEEN, _TOLD, _OPEN, _DONE = 'seen', 'told', 'open', 'done'
+# Evidence of a change: polled (or of a new file, which may be somebody's temporary one); notified; being written;
+# complete (closed or renamed, or polled twice). The last two count even if the signature is the same.
+_POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'polled', 'notified', 'writing', 'complete'
 
 _POSITIVE = (1 << 60) - 1  # bits of a signature
+
+
+class _Change:
+    """A path that has changed, the evidence of it, and when that was, by time.monotonic().
+
+    For a polled change that is the time of the last look that did not show it.
+    """
+
+    __slots__ = 'path', 'evidence', 'at'
+
+    def __init__(self, path, evidence, at):
+        self.path, self.evidence, self.at = path, evidence, at
 
 
 @_hide_from_tracebacks
@@ -2345,8 +2348,8 @@ def _stat(path):
         return None
 
 
-class _Part:
-    """A source for the loop, of which a file monitor has one or more; by itself it has nothing to wait for."""
+class _Pollable:
+    """Something that the loop waits for, by a descriptor or a time; by default neither."""
 
     def wait_fd(self):
         return None
@@ -2358,12 +2361,16 @@ class _Part:
         pass
 
 
-class PollingFileMonitor(_Part, IFileMonitor):
-    """Looks at every file at an interval (seconds): works everywhere, and costs a little all the time.
+class PollingFileMonitor(_Pollable, IFileMonitor):
+    """Looks at every file again and again: works everywhere, and costs up to 1 % of a core.
 
-    The other monitors are made from it, and look only at what they can't hear of. None has a thread: a loop waits for
-    `wait_fd` and `wait_until` and then calls `step`. For programs without such a loop `start` makes a thread.
+    A look is followed by a pause of 100 times what it took, but at least 0.1 s and at most `interval`. Our other
+    monitors derive from this one. For programs without our loop `start` makes a thread that calls `callback(path)`.
     """
+
+    _SHORTEST_PAUSE = 0.1
+    _SLICE = 0.02  # seconds of work in one step; the loop answers signals in between
+    _CONFIRM_AFTER = 0.02  # seconds until a file that has changed is looked at again
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         self.callback = callback
@@ -2372,21 +2379,29 @@ class PollingFileMonitor(_Part, IFileMonitor):
         self.wake = lambda: None
         self.ignored = lambda path: False
         self.files = {}  # path -> signature
-        self.named = set()  # the paths that were added themselves
+        self.explicit = set()  # the paths that were asked for themselves
         self.rules = []  # (folder, components of a glob below it or None for everything)
-        self.folders = {}  # folder -> its time when it was looked into, of those folders that a rule leads to
-        self.missing = {}  # folder -> names of modules that would be welcome there
-        self.nowhere = set()  # such folders that did not exist
+        self.folders = {}  # folder -> its mtime when it was polled last, of those folders that a rule leads to
+        self.missing = {}  # folder -> names of modules that were not found there
+        self.missing_parents = set()  # such folders that did not exist
         self.polled = set()  # files and folders that no event tells of
-        self.states = {}  # changed path -> _SEEN, _TOLD, _OPEN or _DONE
-        self.appeared = set()  # entries of watched folders that the running worker can't have found at its start
+        self.created = set()  # entries of watched folders that the running worker can't have found at its start
         self.started_ns = 0  # when that was; 0: before this monitor
-        self._next = time.monotonic() + interval
+        self._real_folders = _RealFolders()
+        self._unread = []  # (folder, since, seen at): to be read, the last one first
+        self._job = None  # a generator: the look at what is polled, or other work that is done in slices
+        self._changes = []
+        self._seen_at = None  # time of the changes that are being found; None: now
+        self._glances = {}  # polled file -> what _glances() said of it
+        self._unconfirmed = {}  # changed file -> (when it was seen first, until when it is looked at again)
+        self._confirm_at = _FOREVER
+        self._looked_at = time.monotonic()
+        self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
         self._thread = None
         self._stopped = False
 
     def add_path(self, path, since=None):
-        """Watch a file, a folder with all below it, or a glob; `since` (ns): what is younger counts as changed."""
+        """Watch a file, a folder with all below it, or a glob; what is younger than `since` (ns) has changed."""
         if os.path.isdir(path):
             self._add_rule((path, None), since)
         elif _is_glob(path):
@@ -2395,59 +2410,105 @@ class PollingFileMonitor(_Part, IFileMonitor):
             if not _has_magic(pattern[-1]):  # a folder may have that name
                 self._add_rule((root, (*pattern, '**', '*')), since)
         else:
-            self._add_named(path, since)
+            self.explicit.add(path)
+            self._add_file(path, since)
+        if not self._thread:
+            self._work()
 
-    def add_missing(self, path, nowhere=False):
-        """Watch for a module that was not found at `path`, without its suffix; `nowhere`: not even the folder was."""
+    def watch_file(self, path, signature):
+        """Watch a file that had this signature when it was read last (0: it was missing); another one is a change."""
+        if path in self.explicit and self.files.get(path) == signature:
+            return  # it has been watched since
+        self.explicit.add(path)
+        self._watch_file(path)
+        self._set_signature(path, _signature(path))
+        if self.files[path] != signature:
+            self.logger.debug(f'{path} has changed since the worker read it.')
+            self._changed(path, _COMPLETE)
+            if signature == 0 and os.path.isdir(path):
+                self._begin_rule(path)
+
+    def add_missing(self, path, no_parent=False):
+        """Watch for a module that was not found at `path`, without its suffix; `no_parent`: nor was the folder."""
         from importlib.machinery import all_suffixes
 
         folder, name = os.path.split(path)
         self._watch_folder(folder)
-        if nowhere:
-            self.nowhere.add(folder)
-            self._look_for_archive(folder)
+        if no_parent:
+            self.missing_parents.add(folder)
+            self._check_archive(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._look_at_entry(path + suffix, _SEEN)  # it may have come meanwhile
+            self._check_entry(path + suffix, _POLLED)  # it may have come meanwhile
 
     def discard(self, paths):
         """Forget files that were added; folders stay, as other files may be found through them."""
         for path in set(paths).difference(root for root, _ in self.rules):
-            self.named.discard(path)
+            self.explicit.discard(path)
             if os.path.dirname(path) not in self.folders:
-                self.files.pop(path, None)
-                self.polled.discard(path)
+                self._forget_file(path)
+
+    def new_worker(self, started_ns):
+        """A worker has started: what was changed before that, it has read itself."""
+        self.started_ns = started_ns
+        self.created.clear()
+        self._unconfirmed.clear()
+        self._confirm_at = _FOREVER
+        self._unread = [(folder, max(since, started_ns), at) for folder, since, at in self._unread]
+
+    def take_changes(self):
+        """Return what has changed since the last call."""
+        changes, self._changes = self._changes, []
+        return changes
 
     def _add_rule(self, rule, since):
         if rule not in self.rules:
             self.rules.append(rule)
-            self._add_named(rule[0])
-            self._add_folder(rule[0], since)
+            self.explicit.add(rule[0])
+            self._add_file(rule[0])
+            self._add_folder(rule[0], _file_clock() if since is None else since)
 
-    def _add_named(self, path, since=None):
-        self.named.add(path)
-        self._add_file(path, since)
+    def _begin_rule(self, path):
+        """A folder has come, or come back, where one was asked for or a file was expected."""
+        if not any(root == path for root, _ in self.rules):
+            self.rules.append((path, None))
+        self._add_folder(path, since=0)
 
     def _add_file(self, path, since=None):
         self._watch_file(path)
-        self.files[path] = _signature(path)
+        self._set_signature(path, _signature(path))
         stat = None if since is None else _stat(path)
         if stat and _is_younger(path, stat, since):
-            self._changed(path, _SEEN)
+            self._changed(path, _POLLED)
 
-    def _add_folder(self, path, since):
-        """Take in a folder that a rule leads to, and those below it; `since` 0: all that is in them has changed."""
-        todo = [path]
-        while todo:
-            folder = todo.pop()
-            self.folders.setdefault(folder, 0)
-            self._watch_folder(folder)
-            for entry, is_folder in _entries(folder):
-                if is_folder:
-                    if self._leads_to(entry):
-                        todo.append(entry)
-                elif entry not in self.files and self._counts(entry):
-                    self._add_file(entry, since)
+    def _set_signature(self, path, signature):
+        self.files[path] = signature
+        self._glances.pop(path, None)  # it may be of another file
+
+    def _add_folder(self, folder, since):
+        """Take in a folder, with all below it that a rule leads to, as soon as there is time for it."""
+        is_link = folder not in self.explicit and os.path.islink(folder)
+        self._unread.insert(0 if is_link else len(self._unread), (folder, since, self._time_of_change()))
+
+    def _read_folder(self, folder, since, at):
+        """Watch a folder, then what is in it."""
+        if not self._real_folders.claim(folder, folder in self.explicit, self._wanted_below(folder)):
+            if os.path.islink(folder):
+                self._add_file(folder)  # it may come to lead elsewhere
+            return  # it is being watched under another name
+        self._seen_at = at
+        self.folders.setdefault(folder, 0)
+        self._watch_folder(folder)
+        if not os.path.isdir(folder):
+            self._drop_folder(folder)
+        if _is_moved_here(folder, since):
+            since = 0
+        for entry, is_folder in _entries(folder):
+            if is_folder:
+                if self._should_descend(entry):
+                    self._add_folder(entry, since)
+            elif entry not in self.files and self._is_watched_entry(entry):
+                self._add_file(entry, since)
 
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
@@ -2456,96 +2517,108 @@ class PollingFileMonitor(_Part, IFileMonitor):
             del self.folders[folder]
             self.polled.difference_update({folder}.difference(self.files))
             self._forget_folder(folder)
+            for other in self._real_folders.release(folder):
+                self._add_folder(other, since=0)
         for file in [each for each in self.files if each.startswith(below)]:
-            self.look_at(file)
+            self.check(file)
 
-    def look_at(self, path, state=_SEEN):
-        """Something was heard of `path`: call back if that is a change. `_DONE` is one whatever the signature says."""
+    def check(self, path, evidence=_POLLED):
+        """Something may have happened to `path`: note a change if its signature, or the evidence, says so."""
         if path not in self.files:
-            return self._look_at_entry(path, state)
+            return self._check_entry(path, evidence)
         old, new = self.files[path], _signature(path)
-        if new or path in self.named:
-            self.files[path] = new
+        if new or path in self.explicit or os.path.islink(path):
+            self._set_signature(path, new)
         else:
-            del self.files[path]
-            self.polled.discard(path)
+            self._forget_file(path)
         if os.path.isdir(path):
-            if path not in self.folders:  # a rule begins here, or a file was to be here
-                if not any(root == path for root, _ in self.rules):
-                    self.rules.append((path, None))
+            if path in self.explicit and path not in self.folders:
+                self._begin_rule(path)
+            elif path not in self.folders and self._should_descend(path):
                 self._add_folder(path, since=0)
-        elif new != old or (new and state in (_OPEN, _DONE)):
-            self._changed(path, state)
+        elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
+            self._changed(path, evidence)
         else:
             self.logger.debug(f'{path} has not changed.')
 
-    def _look_at_entry(self, path, state):
-        """An entry of a watched folder, which was not known yet or is a folder."""
+    def _check_entry(self, path, evidence):
+        """Check an entry of a watched folder that is not a known file."""
         folder, name = os.path.split(path)
         stem = name.partition('.')[0]
         if stem in self.missing.get(folder, ()) and _is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
-            self._changed(path, _SEEN)
+            self._changed(path, _POLLED)
         if folder not in self.folders:
             return
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
             self._drop_folder(path)
         if os.path.isdir(path):
-            if path not in self.folders and self._leads_to(path):
+            if path not in self.folders and self._should_descend(path):
                 self._add_folder(path, since=0)
-        elif os.path.isfile(path) and self._counts(path):
+        elif os.path.isfile(path) and self._is_watched_entry(path):
             self._add_file(path)
             stat = _stat(path)
             if stat and _is_younger(path, stat, self.started_ns):
-                self.appeared.add(path)
-            self._changed(path, _SEEN if state is _DONE else state)  # it may be somebody's temporary file
+                self.created.add(path)
+            self._changed(path, _POLLED if evidence is _COMPLETE else evidence)  # it may be somebody's temporary file
 
-    def look_into(self, folder):
+    def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
-        self._look_for_archive(folder)
+        self._check_archive(folder)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
-                self._look_at_entry(entry, _SEEN)
+                self._check_entry(entry, _POLLED)
 
-    def _look_for_archive(self, path):
+    def _check_archive(self, path):
         """Where modules were missed, a zip file may have come instead of a folder."""
-        if path in self.nowhere and os.path.exists(path):
-            self.nowhere.discard(path)
+        if path in self.missing_parents and os.path.exists(path):
+            self.missing_parents.discard(path)
             if os.path.isfile(path):
-                self._changed(path, _SEEN)
+                self._changed(path, _POLLED)
 
     def is_undone(self, path):
-        """Whether a file that has appeared has gone again, as temporary files do, with nobody having asked for it."""
-        return path in self.appeared and path not in self.named and not os.path.lexists(path)
+        """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
+        return path in self.created and path not in self.explicit and not os.path.lexists(path)
 
-    def _changed(self, path, state):
+    def _changed(self, path, evidence):
         if not self.ignored(path):
-            self.states[path] = state
-            self.callback(path)
+            self._changes.append(_Change(path, evidence, self._time_of_change()))
+
+    def _time_of_change(self):
+        return time.monotonic() if self._seen_at is None else self._seen_at
 
     # Which entries of a watched folder count.
 
-    def _counts(self, path):
+    def _is_watched_entry(self, path):
         if self.ignored(path) or _is_temporary(os.path.basename(path)):
             return False
         return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
 
     def _rules_of(self, path):
-        """The patterns of the rules whose folder this is below, each with the names that lead from there to it."""
+        """The patterns of the rules whose folder this is, or is below, with the names that lead from there to it."""
         for root, pattern in self.rules:
-            if path.startswith(os.path.join(root, '')):
+            if path == root:
+                yield pattern, []
+            elif path.startswith(os.path.join(root, '')):
                 yield pattern, path[len(root) :].strip(os.sep).split(os.sep)
 
-    def _leads_to(self, path):
+    def _wanted_below(self, folder):
+        """What the rules ask for below a folder: what is left of each glob; None: everything."""
+        rules = list(self._rules_of(folder))
+        if any(pattern is None for pattern, _ in rules):
+            return (None,)
+        return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
+
+    def _should_descend(self, path):
         """Whether to look into a folder: not into hidden ones, environments, caches; nor deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
         if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
             return False
-        return any(pattern is None or _glob_match(pattern, names, True) for pattern, names in self._rules_of(path))
+        return bool(self._wanted_below(path))
 
-    # The primitives of a backend; what it can't hear of it leaves to these.
+    # What a backend defines; whatever it can't watch it leaves to these.
 
     def _watch_file(self, path):
         self.polled.add(path)
@@ -2553,43 +2626,101 @@ class PollingFileMonitor(_Part, IFileMonitor):
     def _watch_folder(self, path):
         self.polled.add(path)
 
+    def _forget_file(self, path):
+        self.files.pop(path, None)
+        self._glances.pop(path, None)
+        self.polled.discard(path)
+
     def _forget_folder(self, path):
         pass
 
-    # A source for the loop, in one or more parts.
-
-    def parts(self):
-        return [self]
+    # For the loop.
 
     def wait_until(self):
-        return self._next if self.polled else None
+        if self._is_busy():
+            return 0
+        until = min(self._confirm_at, self._next_look if self.polled else _FOREVER)
+        return None if until == _FOREVER else until
 
     def step(self):
-        for path in list(self.files):
-            self.recheck(path)
+        now = time.monotonic()
+        if now >= self._confirm_at:
+            self._confirm(now)
+        if self.polled and not self._job and now >= self._next_look:
+            self._job = self._look()
+        self._work()
+
+    def _is_busy(self):
+        return bool(self._unread or self._job)
+
+    def _work(self):
+        """Go on with what takes longer than a moment, for a moment."""
+        until = time.monotonic() + self._SLICE
+        while self._is_busy():
+            if self._unread:
+                self._read_folder(*self._unread.pop())
+            elif next(self._job, None) is None:
+                self._job = None
+            self._seen_at = None
+            if time.monotonic() >= until:
+                break
+
+    def _look(self):
+        """Look at all that is polled: files, then folders."""
+        started = time.monotonic()
+        files = [path for path in list(self.files) if path in self.polled or os.path.dirname(path) in self.polled]
+        for number, (path, glance) in enumerate(_glances(files)):
+            if glance != self._glances.get(path):
+                self._glances[path] = glance
+                self._seen_at = self._looked_at
+                self.recheck(path)
+            if number % 100 == 99:
+                yield path
         for folder in self.polled.intersection({*self.folders, *self.missing}):
-            self._look_for_news(folder)
-        self._next = time.monotonic() + self.interval
+            self._seen_at = self._looked_at
+            self._poll_folder(folder)
+            yield folder
+        self._looked_at, now = started, time.monotonic()
+        self._next_look = now + min(self.interval, max(self._SHORTEST_PAUSE, 100 * (now - started)))
 
     def recheck(self, path):
         """See whether a file has changed, if only polling would tell; return whether it has."""
         is_polled = path in self.polled or os.path.dirname(path) in self.polled
-        changed = is_polled and path in self.files and self.files[path] != _signature(path)
-        if changed:
-            self.look_at(path)
-        return changed
+        if not is_polled or path not in self.files or self.files[path] == _signature(path):
+            return False
+        self.check(path, _WRITING)
+        if os.path.isdir(path):
+            return False
+        now = time.monotonic()
+        self._unconfirmed.setdefault(path, (self._time_of_change(), now + self.interval))
+        self._confirm_at = min(self._confirm_at, now + self._CONFIRM_AFTER)
+        return True
 
-    def _look_for_news(self, folder):
+    def _confirm(self, now):
+        """Look again at the files that have just changed: those that are the same now are complete."""
+        self._confirm_at = _FOREVER
+        for path, (seen_at, deadline) in list(self._unconfirmed.items()):
+            self._seen_at = seen_at
+            changed = self.recheck(path)
+            if not changed:
+                self._changed(path, _COMPLETE)
+            if not changed or now > deadline:
+                del self._unconfirmed[path]
+        self._seen_at = None
+
+    def _poll_folder(self, folder):
         stat = _stat(folder)
-        if stat is None and folder in self.folders:
+        if folder in self.folders and not self._real_folders.is_still(folder, stat):
             self._drop_folder(folder)
-        elif stat is not None and self.folders.get(folder) != stat.st_mtime_ns:
+            if stat:
+                self._add_folder(folder, since=0)
+        elif stat and self.folders.get(folder) != stat.st_mtime_ns:
             # A folder that changed just now may do so again within the same tick of its clock: look again then.
             if folder in self.folders and time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
                 self.folders[folder] = stat.st_mtime_ns
-            self.look_into(folder)
+            self.rescan(folder)
 
-    # The way of hupper 1.x: a thread.
+    # For programs without our loop.
 
     def start(self):
         import threading
@@ -2599,10 +2730,11 @@ class PollingFileMonitor(_Part, IFileMonitor):
 
     def _run(self):
         while not self._stopped:
-            for part in self.parts():
-                if part.wait_fd() is not None or time.monotonic() >= (part.wait_until() or 0):
-                    part.step()
-            time.sleep(min(self.interval, 0.1))
+            self.step()
+            for change in self.take_changes():
+                self.callback(change.path)
+            if not self._is_busy():
+                time.sleep(min(self.interval, 0.1))
 
     def stop(self):
         self._stopped = True
@@ -2612,8 +2744,54 @@ class PollingFileMonitor(_Part, IFileMonitor):
             self._thread.join()
 
 
+class _RealFolders:
+    """Which real folders are being watched, so that each is read once, however many links lead to it.
+
+    A folder counts as the same only if the rules ask for the same below it. Its own name comes before those of links.
+    """
+
+    def __init__(self):
+        self._keys = {}  # folder -> its (device, inode, what is wanted below it); one for each set of rules
+        self._names = {}  # such a key -> the folder that was read
+        self._others = {}  # such a key -> other names of it, behind links, that were not read
+        self._linked = set()  # folders that were reached through a link
+
+    def claim(self, folder, is_explicit, wanted):
+        """Return whether to read a folder: it is the first name of a real one, or no link leads to it."""
+        stat = _stat(folder)
+        if not stat:
+            return True
+        key = stat.st_dev, stat.st_ino, wanted
+        name = self._names.get(key, folder)
+        is_linked = not is_explicit and (os.path.islink(folder) or os.path.dirname(folder) in self._linked)
+        if is_linked and name != folder and stat.st_ino and self.is_still(name, _stat(name)):
+            self._others.setdefault(key, set()).add(folder)
+            return False
+        self._keys.setdefault(folder, set()).add(key)
+        self._names[key] = folder
+        if is_linked:
+            self._linked.add(folder)
+        return True
+
+    def is_still(self, folder, stat):
+        """Whether a folder that was read is still the same one."""
+        return bool(stat) and any(key[:2] == (stat.st_dev, stat.st_ino) for key in self._keys.get(folder, ()))
+
+    def release(self, folder):
+        """Forget a folder; return the other names that may now be read instead."""
+        self._linked.discard(folder)
+        others = set()
+        for key in self._keys.pop(folder, ()):
+            if self._names[key] == folder:
+                del self._names[key]
+                others |= self._others.pop(key, set())
+        return others
+
+
 class WatchdogFileMonitor(PollingFileMonitor):
     """Hears of changes through the package `watchdog` (>= 2), which works on many systems; polls what that misses."""
+
+    _SHORTEST_PAUSE = _FOREVER  # that is not much
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         try:
@@ -2623,7 +2801,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
         super().__init__(callback, interval, logger, **kw)
         self._observer = Observer()
         self._scheduled = {}  # folder -> watch
-        self._heard = []  # kinds of event and paths, from the threads of watchdog
+        self._events = []  # kinds of event and paths, from the threads of watchdog
         self._writing = set()  # files that were written to and not closed yet
         self._observer.start()
 
@@ -2632,19 +2810,18 @@ class WatchdogFileMonitor(PollingFileMonitor):
         if event.event_type in ('created', 'modified', 'moved', 'deleted', 'closed'):
             paths = [os.fsdecode(path) for path in (event.src_path, getattr(event, 'dest_path', '')) if path]
             paths = [path for path in paths if not path.endswith(('.pyc', os.sep + '__pycache__'))]
-            self._heard.extend((event.event_type, path) for path in paths)
+            self._events.extend((event.event_type, path) for path in paths)
             self.wake()
 
     def wait_until(self):
-        return 0 if self._heard else super().wait_until()
+        return 0 if self._events else super().wait_until()
 
     def step(self):
-        for kind, path in dict.fromkeys(self._heard.pop(0) for _ in range(len(self._heard))):
-            done = kind == 'closed' and path in self._writing
+        for kind, path in dict.fromkeys(self._events.pop(0) for _ in range(len(self._events))):
+            is_complete = kind == 'closed' and path in self._writing
             (self._writing.add if kind == 'modified' else self._writing.discard)(path)
-            self.look_at(path, _DONE if done else _SEEN)
-        if time.monotonic() >= (super().wait_until() or 0):
-            super().step()
+            self.check(path, _COMPLETE if is_complete else _POLLED)
+        super().step()
 
     def _watch_file(self, path):
         super()._watch_file(path)
@@ -2652,7 +2829,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
     def _watch_folder(self, path):
         super()._watch_folder(path)
-        if path not in self._scheduled and os.path.isdir(path):  # of others Windows tells by a traceback, 2 s later
+        if path not in self._scheduled and os.path.isdir(path):  # for a missing one Windows prints a traceback
             try:
                 self._scheduled[path] = self._observer.schedule(self, path)
             except Exception as error:  # as that is not an OSError everywhere
@@ -2675,148 +2852,136 @@ class WatchdogFileMonitor(PollingFileMonitor):
 class InotifyFileMonitor(PollingFileMonitor):
     """Hears of changes from the Linux kernel (`man 7 inotify`), with nothing running in between.
 
-    Watches folders, as files are replaced by others under their name; the files that were named as well, for what is
-    written to them through another link or mount; and the folders above, for being moved. What can't be watched in
-    this way is polled.
+    Watches folders, as files are replaced by others under their name; also each file that was asked for, because it may
+    be written through another link or mount; and the folders above, which may be moved. What can't be watched in this
+    way is polled.
     """
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
         self._mounts = _Mounts()
-        self._mount_watch = _MountWatch(self._on_mounts)
-        self._told = set()
+        self._warned = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
+        self._old_watches = set()  # descriptors that may be of no use any more
         self._masks = {}  # such a path -> (watch descriptor, mask)
         self._real = {}  # folder -> its real path, None if it does not exist
-        self._inodes = {}  # those of such folders that no other watched one would tell of -> their inodes
-        self._users = {}  # real path of an entry -> the files that are found through it; None: whole folders are
-        self._entries = {}  # file -> those entries: several where it is a link
+        self._inodes = {}  # those of such folders that no other watched one would tell of -> device and inode
+        self._names_of = {}  # real path of an entry -> the files that are found through it; None: whole folders are
+        self._real_entries = {}  # file -> those entries: several where it is a link
         self._writing = set()  # files that were written to and not closed yet
-
-    def parts(self):
-        return [self, self._mount_watch]
 
     def wait_fd(self):
         return self._inotify.fd
 
     def stop(self):
         super().stop()
-        self._mount_watch.close()
         self._inotify.close()
 
     def drain(self):
         self.step()
-        # A folder that somebody still has as the current one tells nothing of its end, nor of who takes its name.
+        # A deleted folder that is still some process's cwd sends no event, even when it is created again.
         if any(_inode(folder) != inode for folder, inode in self._inodes.items()):
-            self._look_at_everything()
+            self._job = self._resync()
+            self._work()
 
     def step(self):
-        seen, anew = {}, False
+        seen, is_lost = {}, False
         for wd, mask, name in self._inotify.read():
-            anew = anew or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
+            is_lost = is_lost or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
                 seen[path] = seen.get(path, 0) | mask
             for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
-                self._masks.pop(place, None)  # the kernel has ended the watch: what it was on is no more
+                self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
         for path, mask in seen.items():
-            anew = self._on_event(path, mask) or anew
-        if anew:
-            self._look_at_everything()
-        if self.polled and time.monotonic() >= self._next:
-            super().step()
-
-    def _on_mounts(self):
-        """Something was mounted or unmounted, maybe where we watch."""
-        old, self._mounts = self._mounts.table, _Mounts()
-        points = [point for point, _ in old.items() ^ self._mounts.table.items()]
-        if any(point in places for point in points for places in (self._masks, self._users, self.files)):
-            self._look_at_everything()
+            is_lost = self._on_event(path, mask) or is_lost
+        if is_lost:
+            self._job = self._resync()
+        super().step()
 
     def _on_event(self, path, mask):
         """Take all that has happened to one path; return whether it changes what other paths mean."""
-        users, folder = self._users.get(path, set()), os.path.dirname(path)
+        names, folder = self._names_of.get(path, set()), os.path.dirname(path)
         is_folder = path in self._real or path not in self.files  # if it is watched itself
-        lost = mask & _IN_SELF and path not in users and is_folder and not self._is_inside(path)
-        state = self._state(path, mask)
+        is_lost = mask & _IN_SELF and path not in names and is_folder and not self._is_inside(path)
+        evidence = self._evidence(path, mask)
         if mask & _IN_ENTRY and path in self.folders:
-            self._drop_folder(path)  # whatever is there now, it may be another one
+            self._drop_folder(path)  # whatever is there now may be another one
         expected = path in self.files or folder in self.folders or folder in self.missing
-        for user in (users | {path} if expected else users) - {None}:
-            self.look_at(user, state)
-            if mask & (_IN_ENTRY | _IN_SELF) and user in self.files:
-                self._forget_file(user)  # the name leads to another file now
-                self._watch_file(user)
-        return bool(lost or (None in users and mask & _IN_ENTRY))
+        for name in (names | {path} if expected else names) - {None}:
+            self.check(name, evidence)
+            if mask & (_IN_ENTRY | _IN_SELF) and name in self.files:
+                self._forget_entries(name)  # the name leads to another file now
+                self._watch_file(name)
+        return bool(is_lost or (None in names and mask & _IN_ENTRY))
 
     def _is_inside(self, path):
-        """Whether a folder's end or move is told by the folder above as well, and means nothing to named files."""
+        """Whether the folder above, too, tells of a folder's end or move, and it means nothing to explicit files."""
         below = path + os.sep
-        return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.named)
+        return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
-    def _state(self, path, mask):
+    def _evidence(self, path, mask):
         written = mask & (_IN_MODIFY | _IN_CREATE) or path in self._writing
         if mask & _IN_MOVED_TO or (mask & _IN_CLOSE_WRITE and written):
             self._writing.discard(path)
-            return _DONE
+            return _COMPLETE
         if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_plain_file(path)):
             self._writing.add(path)
-            return _OPEN
+            return _WRITING
         if mask & (_IN_DELETE | _IN_MOVED_FROM):
             self._writing.discard(path)
-        return _TOLD
+        return _NOTIFIED
 
-    def _look_at_everything(self):
-        """Watch and compare all of it anew: events were lost, or a folder above has changed."""
-        before = set(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._users, self._entries):
+    def _resync(self):
+        """Watch everything again, then compare it: events were lost, or a folder above has changed."""
+        self._old_watches.update(self._watches)
+        for table in (self.polled, self._watches, self._masks, self._real, self._inodes):
             table.clear()
+        self._names_of.clear()
+        self._real_entries.clear()
         self._mounts = _Mounts()
-        for path in self.files:
-            self._watch_file(path)
         for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
             self._drop_folder(folder)
         for folder in [*self.folders, *self.missing]:
             self._watch_folder(folder)
-        for wd in before.difference(self._watches):
-            self._inotify.remove(wd)
+            yield folder
         for path in list(self.files):
-            self.look_at(path)
+            self._watch_file(path)
+            self.check(path)
+            yield path
+        for wd in self._old_watches.difference(self._watches):
+            self._inotify.remove(wd)
+        self._old_watches.clear()
         for folder in [*self.folders, *self.missing]:
-            self.look_into(folder)
+            self.rescan(folder)
+            yield folder
 
     # Watches: what is asked of the kernel, and for whom.
 
-    def discard(self, paths):
-        super().discard(paths)
-        for path in paths:
-            if path not in self.files:
-                self._forget_file(path)
-
     def _watch_file(self, path):
-        if path not in self.named and _is_plain_file(path) and path not in self._mounts.table:
+        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts.table:
             return  # its folder tells all about it
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
-            real = self._follow(folder)
+            real = self._real[folder] if folder in self._real else self._resolve_and_watch(folder)
             if real is None:
                 return  # what is missing is being waited for
             entry = os.path.join(real, name)
-            self._users.setdefault(entry, set()).add(path)
-            self._entries.setdefault(path, set()).add(entry)
-            self._watch(real, _FOLDER_MASK, path)
+            self._names_of.setdefault(entry, set()).add(path)
+            self._real_entries.setdefault(path, set()).add(entry)
+            self._add_watch(real, _FOLDER_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        self._watch(path, _FILE_MASK, path)
+        self._add_watch(path, _FILE_MASK, path)
 
     def _watch_folder(self, path):
-        if self._follow(path) is not None:
-            self._watch(path, _FOLDER_MASK, path)
+        if self._resolve_and_watch(path) is not None:
+            self._add_watch(path, _FOLDER_MASK, path)
 
-    def _follow(self, folder):
+    def _resolve_and_watch(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
         if folder in self._real:
             return self._real[folder]
@@ -2830,12 +2995,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._watch(entry, _ABOVE_MASK, folder)
+                    self._add_watch(entry, _ABOVE_MASK, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
-            self._users.setdefault(entry, set()).add(None)
-            self._watch(here, _FOLDER_MASK, folder)
+            self._names_of.setdefault(entry, set()).add(None)
+            self._add_watch(here, _FOLDER_MASK, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -2843,20 +3008,20 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._inodes[folder] = _inode(folder)
         return here
 
-    def _watch(self, path, mask, user):
-        """Ask for the events that tell of `user`; where there are none for what is there, that is polled."""
+    def _add_watch(self, path, mask, name):
+        """Ask for the events that tell of `name`; if there are none for what is there, poll it."""
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
         if mask != _ABOVE_MASK and self._is_remote(path):
-            self.polled.add(user)
+            self.polled.add(name)
             return
         try:
             wd = self._inotify.add(path, old | mask)
         except OSError as error:
-            if mask != _ABOVE_MASK and error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self._tell_of(path, error)
-                self.polled.add(user)
+            if mask != _ABOVE_MASK and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self._warn_unwatched(path, error)
+                self.polled.add(name)
             return
         self._watches.setdefault(wd, set()).add(path)
         self._masks[path] = wd, old | mask
@@ -2865,26 +3030,30 @@ class InotifyFileMonitor(PollingFileMonitor):
         mount, kind = self._mounts.of(path)
         if kind in _LOCAL_FILESYSTEMS:
             return False
-        self._tell(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
+        self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
         return True
 
-    def _tell_of(self, path, error):
+    def _warn_unwatched(self, path, error):
         if error.errno == errno.ENOSPC:
             hint = 'raise it: sysctl fs.inotify.max_user_watches=1048576'
-            self._tell('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
+            self._warn_once('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
         else:
-            self._tell(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
+            self._warn_once(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
 
-    def _tell(self, key, message):
-        if key not in self._told:
-            self._told.add(key)
+    def _warn_once(self, key, message):
+        if key not in self._warned:
+            self._warned.add(key)
             self.logger.error(message)
 
     def _forget_file(self, path):
-        for entry in self._entries.pop(path, ()):
-            self._users[entry].discard(path)
-            if not self._users[entry]:
-                del self._users[entry]
+        super()._forget_file(path)
+        self._forget_entries(path)
+
+    def _forget_entries(self, path):
+        for entry in self._real_entries.pop(path, ()):
+            self._names_of[entry].discard(path)
+            if not self._names_of[entry]:
+                del self._names_of[entry]
         if path not in self.folders:
             self._unwatch(path)
 
@@ -2922,42 +3091,45 @@ _FOLDER_MASK = _FILE_MASK | _IN_ENTRY | _IN_ONLYDIR
 
 
 class _Inotify:
-    """The system calls of inotify, through ctypes; they raise OSError. Source: `man 7 inotify`."""
+    """The system calls of inotify, through ctypes; they raise OSError. See `man 7 inotify`."""
 
     def __init__(self):
         libc = _libc()
         if not hasattr(libc, 'inotify_init1'):
             raise OSError(errno.ENOSYS, 'this system has no inotify')
         self._libc = libc
-        try:
-            self.fd = _register_fd(self._call(libc.inotify_init1, os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno == errno.EMFILE:
-                error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
-            raise
+        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if fd < 0:
+            raise self._error()
+        self.fd = _register_fd(fd)
 
-    def _call(self, function, *args):
+    def _error(self):
         import ctypes
 
-        result = function(*args)
-        if result < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return result
+        number = ctypes.get_errno()
+        is_limit = number == errno.EMFILE
+        hint = ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)' if is_limit else ''
+        return OSError(number, os.strerror(number) + hint)
 
     def add(self, path, mask):
-        return self._call(self._libc.inotify_add_watch, self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
+        wd = self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
+        if wd < 0:
+            raise self._error()
+        return wd
 
     def remove(self, wd):
         self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
 
     def read(self):
-        """Return all events that are there, as (watch descriptor, mask, name)."""
-        events = []
+        """Return the events that are there, as (watch descriptor, mask, name), even if ever more of them come."""
+        events, data, size = [], b'', 1 << 16
         try:
-            while True:
-                events += _parse_events(os.read(self.fd, 1 << 16))
+            while not events or len(data) > size - 512:  # there was not room for one more: see NAME_MAX
+                data = os.read(self.fd, size)
+                events += _parse_events(data)
         except BlockingIOError:
-            return events
+            pass
+        return events
 
     def close(self):
         _close(self.fd)
@@ -2994,7 +3166,7 @@ class _Mounts:
 
     @staticmethod
     def _parse(line):
-        """Return mount point, and kind and number; blanks in the former are written in octal, as \040."""
+        r"""Return (mount point, (type, device)); a blank in the file is written \040."""
         fields = line.split()
         point = fields[4]
         for char in (b' ', b'\t', b'\n', b'\\'):
@@ -3009,29 +3181,60 @@ class _Mounts:
         return path, self.table[path][0]
 
 
-class _MountWatch(_Part):
-    """A part of a file monitor: what is mounted has changed. Of that inotify tells only if it was mounted just once."""
+class _ForeignMonitor(_Pollable):
+    """A file monitor from elsewhere, with the methods of ours: it knows files only, and calls back from any thread."""
 
-    def __init__(self, callback):
-        self.step = callback
-        self.events = select.POLLPRI  # the file can always be read; a change is urgent
+    def __init__(self, monitor, is_ignored, on_failure):
+        self._monitor = monitor
+        self._is_ignored = is_ignored
+        self._on_failure = on_failure
+        self._added = set()
+        self._changes = []
+        self.start = monitor.start
+
+    def add_path(self, path, since=None):
         try:
-            self._fd = _register_fd(os.open('/proc/self/mountinfo', os.O_RDONLY))
-        except OSError:
-            self._fd = None  # no /proc
+            for each in _expand(path):
+                if each not in self._added and not self._is_ignored(each):
+                    self._added.add(each)
+                    self._monitor.add_path(each)
+        except Exception as error:
+            self._on_failure(type(self._monitor), error)
 
-    def wait_fd(self):
-        return self._fd
+    def watch_file(self, path, signature):
+        self.add_path(path)
+        if signature != _signature(path) and not self._is_ignored(path):
+            self._changes.append(_Change(path, _COMPLETE, time.monotonic()))
 
-    def close(self):
-        _close(self._fd)
+    def add_missing(self, path, no_parent):
+        for name in (path, path + '.py'):
+            self.watch_file(name, 0)
+
+    def discard(self, paths):
+        """Foreign monitors can't forget."""
+
+    def new_worker(self, started_ns):
+        pass
+
+    def take_changes(self):
+        changes, self._changes = self._changes, []
+        return changes
+
+    def is_undone(self, path):
+        return False
+
+    recheck = is_undone
+
+    def stop(self):
+        self._monitor.stop()
+        self._monitor.join()
 
 
 # Paths, globs and names.
 
 
 def _entries(folder):
-    """The paths of the entries of a folder, each with whether it is a folder; none where it can't be read."""
+    """Return (path, is_folder) for each entry of a folder; nothing if it can't be read."""
     try:
         with os.scandir(folder) as entries:
             # Of a link to itself is_dir() would raise; os.path.isdir() does not.
@@ -3041,7 +3244,14 @@ def _entries(folder):
 
 
 def _inode(path):
-    return getattr(_stat(path), 'st_ino', None)
+    stat = _stat(path)
+    return stat and (stat.st_dev, stat.st_ino)
+
+
+def _is_moved_here(folder, since):
+    """Whether a folder has got its name since then (ns): what is in it need not be younger."""
+    stat = since and _stat(folder)
+    return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 
 
 @_hide_from_tracebacks
@@ -3108,38 +3318,79 @@ def _is_glob(path):
 
 
 def _glob_match(pattern, names, is_begun=False):
-    """Match the components of a path, or of one that goes on, with a glob's: `**` stands for any number of folders."""
+    """Whether the components of a path match those of a glob; `is_begun`: whether a path that goes on may do so."""
+    rests = _glob_rests(pattern, names)
+    return any(rests) if is_begun else any(set(rest) <= {'**'} for rest in rests)
+
+
+def _glob_rests(pattern, names):
+    """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
+    rests = {pattern}
+    for name in names:
+        rests = {rest for each in rests for rest in _glob_step(each, name)}
+    return rests
+
+
+def _glob_step(pattern, name):
     from fnmatch import fnmatch
 
-    if not names:
-        return bool(pattern) if is_begun else all(part == '**' for part in pattern)
-    if not pattern:
-        return False
-    hidden = names[0].startswith('.') and not pattern[0].startswith('.')
+    if not pattern or (name.startswith('.') and not pattern[0].startswith(('.', '**'))):
+        return  # as in a shell, `*` matches no hidden name
     if pattern[0] == '**':
-        rest = not hidden and _glob_match(pattern, names[1:], is_begun)
-        return rest or _glob_match(pattern[1:], names, is_begun)
-    fits = fnmatch(names[0], pattern[0]) or names[0] == pattern[0]  # a name may have brackets
-    return not hidden and fits and _glob_match(pattern[1:], names[1:], is_begun)
+        if not name.startswith('.'):
+            yield pattern
+        yield from _glob_step(pattern[1:], name)
+    elif fnmatch(name, pattern[0]) or name == pattern[0]:  # a name may have brackets
+        yield pattern[1:]
 
 
 def _path_matcher(patterns):
-    """Return a function that tells whether one of these shell-style patterns fits a path or a part of it."""
-    patterns = [os.path.normcase(pattern) for pattern in patterns or ()]
+    """Return a function that tells whether one of these patterns fits a path, or a folder that it is in.
+
+    A pattern without a slash matches a name, another one a path from the current folder; with a slash at its end it
+    matches folders only. If it begins with `*` or `/` it is also matched with whole paths, where `*` crosses slashes.
+    """
     if not patterns:
         return lambda path: False
-    import re
-    from fnmatch import translate
+    from functools import lru_cache
 
-    matches = re.compile('|'.join(map(translate, patterns))).match
     here = os.path.normcase(_current_folder() or os.sep)
+    tests = [_pattern_test(pattern, here) for pattern in patterns]
+
+    @lru_cache(maxsize=1 << 14)
+    def is_ignored_folder(path):
+        if any(test(path) for test, _ in tests):
+            return True
+        above = os.path.dirname(path)
+        return above != path and is_ignored_folder(above)
 
     def is_ignored(path):
         path = os.path.normcase(path)
-        inside = os.path.relpath(path, here) if path.startswith(os.path.join(here, '')) else path
-        return bool(matches(path) or matches(inside) or any(map(matches, inside.split(os.sep))))
+        fits = any(test(path) and (not only_folders or os.path.isdir(path)) for test, only_folders in tests)
+        return fits or is_ignored_folder(os.path.dirname(path))
 
     return is_ignored
+
+
+def _pattern_test(pattern, here):
+    """Return a function that tells whether a pattern fits a path itself, and whether it means folders only."""
+    from fnmatch import fnmatchcase
+
+    pattern = os.path.normcase(os.path.expanduser(pattern))
+    name = pattern.rstrip(os.sep)
+    escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in here)
+    parts = os.path.normpath(os.path.join(escaped, name)).split(os.sep)
+
+    def test(path):
+        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # names of the folders we are in mean nothing
+        if not is_above and name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
+            return True
+        if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
+            return True
+        names = path.split(os.sep)
+        return os.sep in name and len(names) == len(parts) and all(map(fnmatchcase, names, parts))
+
+    return test, pattern.endswith(os.sep)
 
 
 def _expand(path):
@@ -3466,6 +3717,24 @@ if sys.platform == 'win32':
             pass  # it has just gone
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
+    def _glances(paths):
+        """Yield each path with its time and size, by one call for each folder: that is cheaper, but sees no inodes."""
+        folders = {}
+        for path in paths:
+            folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
+        for folder, absent in folders.items():
+            try:
+                with os.scandir(folder) as entries:
+                    entries = list(entries)
+                for entry in entries:
+                    path = absent.pop(os.path.normcase(entry.path), None)
+                    if path:
+                        stat = _stat(path) if entry.is_symlink() else entry.stat()
+                        yield path, stat and (stat.st_mtime_ns, stat.st_size)
+            except OSError:
+                pass  # it has gone, or is going
+            yield from dict.fromkeys(absent.values(), 0).items()
+
     def _libc():
         raise OSError(errno.ENOSYS, 'this system has no inotify')
 
@@ -3556,7 +3825,7 @@ if sys.platform == 'win32':
         def close(self, leaving):
             _SetConsoleCtrlHandler(self._handler, False)
 
-    class _Terminal(_Part):
+    class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
@@ -3700,6 +3969,15 @@ else:
     def _ctime_ns(path, stat):
         return stat.st_ctime_ns
 
+    def _glances(paths):
+        """Yield each path with a number that changes with the file."""
+        for path in paths:
+            try:
+                stat = os.stat(path)
+                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+            except (OSError, ValueError):
+                yield path, 0
+
     _monitor_fds: set[int] = set()  # what a forked worker closes
 
     def _register_fd(fd):
@@ -3819,7 +4097,7 @@ else:
             poll.register(self._read, select.POLLIN)
             for source in sources:
                 if source.wait_fd() is not None:
-                    poll.register(source.wait_fd(), getattr(source, 'events', select.POLLIN))
+                    poll.register(source.wait_fd(), select.POLLIN)
             times = [*times, *(source.wait_until() for source in sources)]
             until = min((at for at in times if at is not None), default=None)
             timeout = None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)
@@ -3875,7 +4153,7 @@ else:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
 
-    class _Terminal(_Part):
+    class _Terminal(_Pollable):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
 
         def __init__(self):

@@ -887,20 +887,86 @@ class Parts(unittest.TestCase):
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
-        project, changes = Project(), []
+        project = Project()
         self.addCleanup(project.remove)
-        monitor = hupper.PollingFileMonitor(changes.append)
+        monitor = hupper.PollingFileMonitor(print)
         monitor.add_path(project.folder)
+        monitor.take_changes()
         for name, started_ns in (('new', 0), ('old', time.time_ns() + 10**12)):
             monitor.started_ns = started_ns
             path = project.write(name, '')
-            monitor.look_into(project.folder)
-            self.assertEqual(changes.pop(), path)
+            monitor.rescan(project.folder)
+            self.assertEqual([change.path for change in monitor.take_changes()], [path])
             self.assertFalse(monitor.is_undone(path))
             os.remove(path)
             self.assertEqual(monitor.is_undone(path), name == 'new')
             monitor.add_path(path)
             self.assertFalse(monitor.is_undone(path))
+
+    def test_monitors_with_a_thread(self):
+        """As programs for hupper 1.x use them: a callback, and start(), stop(), join()."""
+        project = Project()
+        self.addCleanup(project.remove)
+        path = project.write('file', 'old')
+        for factory in self.factories():
+            with self.subTest(factory.__name__):
+                changed = []
+                monitor = factory(changed.append, interval=0.1, logger=hupper.SilentLogger())
+                monitor.add_path(path)
+                monitor.start()
+                project.write('file', factory.__name__)
+                wait_until(lambda changed=changed: path in changed)
+                monitor.stop()
+                monitor.join()
+
+    def factories(self):
+        yield hupper.PollingFileMonitor
+        if LINUX:
+            yield hupper.InotifyFileMonitor
+        if importlib.util.find_spec('watchdog'):
+            yield hupper.WatchdogFileMonitor
+
+    def test_changes_of_any_monitor(self):
+        """Ours return them; those from elsewhere call back. A replaced file_changed sees and may keep all of them."""
+
+        class Foreign:
+            def __init__(self, callback, **kw):
+                self.add_path = self.start = self.stop = self.join = lambda *_: None
+                self.callback = callback
+
+        def replacement(proxy, path):
+            seen.append(path)
+            with proxy.lock:
+                if not path.endswith('hidden'):
+                    proxy.changed_paths.add(path)
+                    proxy.callback(proxy.changed_paths)
+
+        project, seen, woken = Project(), [], []
+        self.addCleanup(project.remove)
+        names = ['hidden', 'seen']
+        for factory in (hupper.PollingFileMonitor, Foreign):
+            for is_replaced in (False, True):
+                with self.subTest(factory=factory.__name__, is_replaced=is_replaced), contextlib.ExitStack() as stack:
+                    if is_replaced:
+                        stack.enter_context(mock.patch.object(hupper.FileMonitorProxy, 'file_changed', replacement))
+                    proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+                    proxy.open(factory, 1, lambda: woken.append(1))
+                    paths = [project.path(name) for name in names]
+                    for path in paths:
+                        if factory is Foreign:
+                            proxy.monitor._monitor.callback(path)
+                            proxy.monitor._monitor.callback(path)
+                        else:
+                            proxy.watch_file(path, 1)
+                    changes = proxy.take_changes()
+                    self.assertEqual({change.path for change in changes}, set(paths[is_replaced:]))
+                    evidence = hupper._POLLED if factory is Foreign else hupper._COMPLETE
+                    self.assertEqual({change.evidence for change in changes}, {evidence})
+                    self.assertEqual(proxy.take_changes(), [])
+                    self.assertEqual(set(seen), set(paths) if is_replaced else set())
+                    self.assertEqual(bool(woken), is_replaced or factory is Foreign)
+                    seen.clear()
+                    woken.clear()
 
     def test_editors_temporaries(self):
         for (
@@ -911,12 +977,42 @@ class Parts(unittest.TestCase):
             self.assertFalse(hupper._is_temporary(name), name)
 
     def test_ignored_paths(self):
+        project = Project()
+        self.addCleanup(project.remove)
+        for name in ('logs/a.log', 'src/logs/deep/b.py', 'other/logs', 'a/cache/x'):
+            project.write(name, '')
         here = os.getcwd()
-        is_ignored = hupper._path_matcher(['*.log', '*/cache/*', os.path.join(here, 'one.py')])
-        for name in ('x.log', os.path.join('a', 'cache', 'x'), 'one.py'):
-            self.assertTrue(is_ignored(os.path.join(here, name)), name)
-        for name in ('x.log.py', 'cache', 'two.py'):
-            self.assertFalse(is_ignored(os.path.join(here, name)), name)
+        self.addCleanup(os.chdir, here)
+        os.chdir(project.folder)
+        above = os.path.basename(project.base)
+        for patterns, fits, fits_not in [
+            (['*.log'], ['x.log', 'logs/a.log', 'x.log/y.py'], ['x.log.py']),
+            (['logs'], ['logs', 'logs/a.log', 'src/logs/deep/b.py', 'other/logs'], ['logs2', 'xlogs/a']),
+            (['logs/'], ['logs', 'logs/a.log', 'src/logs/deep/b.py'], ['other/logs', 'logs2/a']),
+            (['./logs', './no/'], ['logs', 'logs/a.log'], ['src/logs', 'src/logs/deep/b.py', 'other/logs', 'no']),
+            (['src/logs'], ['src/logs', 'src/logs/deep/b.py'], ['logs', 'other/logs']),
+            (['src/logs/'], ['src/logs/deep/b.py'], ['logs/a.log']),
+            (['other/logs/'], [], ['other/logs']),
+            (['logs/*'], ['logs/a.log', 'logs/.hidden', 'logs/x/y'], ['logs', 'src/logs/deep/b.py']),
+            (['src/*/deep'], ['src/logs/deep/b.py'], ['src/a/b/deep']),
+            (['../beside'], ['../beside', '../beside/x'], ['beside']),
+            (['*/cache/*'], ['a/cache/x', 'cache/x', 'b/a/cache/x/y'], ['cache', 'a/caches/x']),
+            (['*/b.py', '*.py*'], ['src/logs/deep/b.py', 'x.pyc'], ['b.txt']),
+            ([project.path('src')], ['src/logs/deep/b.py'], ['other/src']),
+            (['/*/a.log'], ['logs/a.log'] if not WINDOWS else [], ['logs/b.log']),
+            ([above, 'project', '*project', '/'], ['src/project/x'], ['logs/a.log', 'x']),
+            (['~/kept'], ['HOME/kept/x'], ['kept', 'HOME/x']),
+            (['[ab].py'], ['a.py'], ['[ab].py', 'c.py']),
+            ({'one', 'two'}, ['one', 'two'], ['three']),
+        ]:
+            with mock.patch.dict(os.environ, HOME=project.path('HOME'), USERPROFILE=project.path('HOME')):
+                is_ignored = hupper._path_matcher(patterns)
+            for name in [*fits, *fits_not]:
+                with self.subTest(patterns=patterns, name=name):
+                    path = os.path.normpath(os.path.join(project.folder, name))
+                    self.assertIs(is_ignored(path), name in fits, (patterns, name))
+        os.chdir(os.path.dirname(project.write('[x]/logs', '')))
+        self.assertTrue(hupper._path_matcher(['./logs'])(project.path('[x]/logs')))
 
     def test_seconds(self):
         for value in (1, 0.5, '2', ' 1e-3 '):
@@ -994,6 +1090,156 @@ class Parts(unittest.TestCase):
                 self.assertIn(path, told)
         self.assertIn('null bytes', hupper._syntax_error(project.write('x.py', 'x = 1\0')))
         self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
+
+
+class Polling(unittest.TestCase):
+    """When the polling monitor looks, and what it makes of that, on a clock of ours."""
+
+    def setUp(self):
+        self.project = Project()
+        self.addCleanup(self.project.remove)
+        self.path = self.project.write('file', 'old')
+        self.now, self.cost = 1000.0, 0  # a look at one folder takes this long
+        clock = mock.Mock(monotonic=lambda: self.now, time_ns=time.time_ns)
+        self.enter(mock.patch.object(hupper, 'time', clock))
+        glances = hupper._glances
+        self.enter(mock.patch.object(hupper, '_glances', lambda *args: (self.spend(), glances(*args))[1]))
+        self.monitor = hupper.PollingFileMonitor(print, interval=1)
+        self.monitor.add_path(self.path)
+
+    def enter(self, patch):
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def spend(self):
+        self.now += self.cost
+
+    def step(self):
+        """Go on to the next time that the monitor wants; return what has changed."""
+        self.now = max(self.now, self.monitor.wait_until())
+        self.monitor.step()
+        while self.monitor.wait_until() == 0:
+            self.monitor.step()
+        return [(change.evidence, round(change.at, 3)) for change in self.monitor.take_changes()]
+
+    def test_pause(self):
+        """100 times what the look took, at least 0.1 s, at most the interval."""
+        for cost, pause in [(0, 0.1), (0.0005, 0.1), (0.004, 0.4), (0.05, 1), (5, 1)]:
+            self.cost = cost
+            self.assertEqual(self.step(), [])
+            self.assertAlmostEqual(self.monitor.wait_until() - self.now, pause)
+
+    def test_complete_when_it_is_the_same_a_moment_later(self):
+        self.step()
+        begun = self.now
+        put(self.path, 'new text')
+        self.assertEqual(self.step(), [(hupper._WRITING, round(begun, 3))])
+        self.assertAlmostEqual(self.monitor.wait_until() - self.now, 0.02)
+        self.assertEqual(self.step(), [(hupper._COMPLETE, round(begun, 3))])
+        self.assertAlmostEqual(self.now, begun + 0.12)
+        for _ in range(5):
+            self.assertEqual(self.step(), [])
+
+    def test_written_in_pieces(self):
+        """It is looked at until it is the same, and no longer than the interval."""
+        self.step()
+        begun, evidence = self.now, []
+        while self.now < begun + 1.5:
+            put(self.path, 'x', 'a')
+            evidence += self.step()
+        self.assertEqual({kind for kind, _ in evidence}, {hupper._WRITING})
+        self.assertLess(len(evidence), 100)
+        self.step()
+        evidence = self.step() + self.step()
+        self.assertEqual([kind for kind, _ in evidence if kind == hupper._COMPLETE], [hupper._COMPLETE])
+
+    def test_restored_between_two_looks(self):
+        """What the worker has read was never seen by a look."""
+        self.step()
+        kept = self.project.path('kept')
+        rename(self.path, kept)
+        put(self.path, 'read by the worker')
+        self.monitor.watch_file(self.path, hupper._signature(self.path))
+        self.assertEqual(self.monitor.take_changes(), [])
+        replace(kept, self.path)
+        self.assertEqual([kind for kind, _ in self.step()], [hupper._WRITING])
+
+    def test_new_worker_has_read_it(self):
+        """What changed before a start is not confirmed after it."""
+        self.step()
+        put(self.path, 'new text')
+        self.step()
+        self.monitor.new_worker(time.time_ns())
+        self.assertEqual(self.step() + self.step(), [])
+
+    def test_replaced_folder(self):
+        self.monitor.add_path(self.project.path('tree'))
+        self.project.write('tree/a', '')
+        self.project.write('new/a', '')
+        self.step(), self.step(), self.step()
+        rename(self.project.path('tree'), self.project.path('old'))
+        rename(self.project.path('new'), self.project.path('tree'))
+        self.assertTrue(self.step() + self.step())
+        self.assertIn(self.project.path('tree/a'), self.monitor.files)
+
+
+class ReadingInSlices(unittest.TestCase):
+    """A tree is read in slices, in between which the loop answers signals; nothing is lost meanwhile."""
+
+    def check(self, factory):
+        project = Project()
+        self.addCleanup(project.remove)
+        root = project.path('tree')
+        for number in range(20):
+            project.write(f'tree/{number}/file', '')
+        project.write('outside/sub/old', '')
+        for folder, _, names in os.walk(project.folder):
+            for path in [folder, *(os.path.join(folder, name) for name in names)]:
+                os.utime(path, (1, 1))
+        wait_until(lambda: hupper._file_clock() > time.time_ns() - 10**8)
+        time.sleep(0.02)  # the clock of the files goes by ticks
+        monitor = factory(print)
+        self.addCleanup(monitor.stop)
+        monitor._SLICE = 0
+        since = hupper._file_clock()
+        monitor.add_path(root, since)
+        self.assertEqual(monitor.wait_until(), 0)  # there is more to read
+        self.assertLess(len(monitor.folders), 5)
+        put(project.path('tree/7/file'), 'changed')
+        put(project.path('tree/15/new'), 'new')
+        rename(project.path('outside'), project.path('tree/3/outside'))
+        monitor.add_path(project.path('tree/19/file'))
+        while monitor.wait_until() == 0:
+            monitor.step()
+        self.assertEqual(len(monitor.folders), 23)
+        changed = {os.path.relpath(change.path, root).replace(os.sep, '/') for change in monitor.take_changes()}
+        self.assertEqual(changed, {'7/file', '15/new', '3/outside/sub/old'})
+
+    def test_polling(self):
+        self.check(hupper.PollingFileMonitor)
+
+    @needs_linux
+    def test_inotify(self):
+        self.check(hupper.InotifyFileMonitor)
+
+    def test_new_worker(self):
+        """It has read what is older than its start, be it of a folder that has come as a whole."""
+        project = Project()
+        self.addCleanup(project.remove)
+        monitor = hupper.PollingFileMonitor(print)
+        monitor._SLICE = 0
+        monitor.add_path(project.folder)
+        while monitor.wait_until() == 0:
+            monitor.step()
+        monitor.take_changes()
+        for number in range(5):
+            project.write(f'tree/{number}/file', '')
+        monitor.rescan(project.folder)
+        monitor.new_worker(time.time_ns() + 10**9)
+        while monitor.wait_until() == 0:
+            monitor.step()
+        self.assertEqual(monitor.take_changes(), [])
+        self.assertIn(project.path('tree/3/file'), monitor.files)
 
 
 class Channel(unittest.TestCase):
@@ -1338,6 +1584,30 @@ class CommandLine(Case):
                 monitor.seen and monitor.seen[0], name if name == 'inotify' else LINUX and 'polling' or 'unknown'
             )
             monitor.stop()
+
+    def test_watched_path_that_is_not_there(self):
+        """A typo is not passed over; `~` is expanded, which no shell does in quotes or after `=`."""
+        self.write_app()
+        self.write('home/there', '')
+        args = ['-w', 'nothing', '--watch=~/later', '-w', '~/there', '-w', 'none/*.ini', '-w', '*.toml', '-w', 'mod.py']
+        monitor = self.hupper(*args, '-m', 'app', env={'HOME': self.path('home'), 'USERPROFILE': self.path('home')})
+        monitor.wait_for('app 1')
+        for name in ('nothing', 'home/later', 'none'):
+            monitor.wait_for(f'{self.path(name)} does not exist yet')
+        self.write('home/later', '')
+        monitor.wait_for(self.path('home/later') + ' changed')
+        monitor.wait_for('app 1', count=2)
+        self.write('home/there', 'changed')
+        monitor.wait_for(self.path('home/there') + ' changed')
+        self.assertEqual(monitor.count('does not exist'), 3, monitor.text())
+        monitor.stop()
+
+    @needs_linux
+    def test_signal_while_a_tree_is_read(self):
+        self.write_app()
+        monitor = self.hupper('-q', '-w', '/', '-m', 'app')
+        monitor.wait_for('app 1')
+        monitor.stop()
 
     def test_default_monitor_from_the_environment(self):
         self.write_app()
@@ -1691,6 +1961,16 @@ class Watching(BackendCase):
         self.check_ignored(
             monitor, self.change('tree/a.log'), self.change('tree/b.log'), self.change('other.py', 'x = 1')
         )
+        monitor.stop()
+
+    def test_ignore_as_people_write_it(self):
+        for name in ('logs/a.log', 'sub/logs/b.log', 'data/c.db', 'sub/data/d.txt'):
+            self.write(name, '')
+        patterns = ['logs/', './data', self.path('abs'), '../beside', '*/cache/*']
+        monitor = self.watch('.', '../beside', ignore=patterns)
+        ignored = ['logs/a.log', 'logs/new.log', 'sub/logs/b.log', 'data/c.db', 'abs/x', '../beside/y', 'x/cache/z']
+        self.check_ignored(monitor, *[self.change(name) for name in ignored])
+        self.check_counts(monitor, self.change('sub/data/d.txt'))
         monitor.stop()
 
 
@@ -4117,6 +4397,36 @@ class Trees(BackendCase):
         self.check(monitor, lambda: self.write('outside/b.ini', 'again'), 'tree')
         monitor.stop()
 
+    @needs_posix
+    def test_folders_that_link_to_each_other(self):
+        """As in workspaces of packages; a link leads to what is read already, until that has gone."""
+        for number in range(16):
+            self.write(f'w/p{number}/x.ini', '')
+            for other in range(number):
+                os.symlink(self.path(f'w/p{other}'), self.path(f'w/p{number}/l{other}'))
+        self.write('outside/y.ini', '')
+        os.symlink(self.path('outside'), self.path('w/one'))
+        os.symlink(self.path('outside'), self.path('w/two'))
+        monitor = self.start_app('w', 'w/*/l0/*.ini')
+        self.check(monitor, lambda: self.write('w/p0/x.ini', 'changed'), 'w/p0/x.ini')
+        self.check(monitor, lambda: self.write('w/p15/x.ini', 'changed'), 'w/p15/x.ini')
+        self.check(monitor, lambda: self.write('w/p7/sub/x.ini', 'new'), 'w/p7/sub/x.ini')
+        self.check(monitor, lambda: self.write('outside/y.ini', 'changed'), 'w')
+        name = re.search(r'/w/(one|two)/y.ini changed', monitor.text('err'))[1]
+        self.check(monitor, lambda: remove(self.path('w/' + name)), 'w/' + name)
+        self.check(monitor, lambda: self.write('outside/y.ini', 'again'), 'w')
+        monitor.stop()
+
+    @needs_posix
+    def test_what_a_link_adds_to_a_glob(self):
+        """A rule that leads to a folder by the name of a link alone: that name is read."""
+        self.write('w/real/a.ini', '')
+        os.makedirs(self.path('w/x'))
+        os.symlink(self.path('w/real'), self.path('w/x/conf'))
+        monitor = self.start_app('w/*/conf/*.ini')
+        self.check(monitor, lambda: self.write('w/real/a.ini', 'changed'), 'w/x/conf/a.ini')
+        monitor.stop()
+
     def test_folders_that_fit_a_glob(self):
         """All that is below them counts, if it is by their name that they fit."""
         self.write('apps/a/conf/deep/x.ini', '')
@@ -4200,9 +4510,16 @@ class WatchesOfATree(unittest.TestCase):
         os.mkdir(self.root)
         os.mkdir(self.outside)
         self.changed = set()
-        self.monitor = hupper.InotifyFileMonitor(self.changed.add)
+        self.monitor = hupper.InotifyFileMonitor(print)
         self.addCleanup(self.monitor.stop)
         self.random = random.Random(SEED)
+
+    def step(self):
+        """Let the monitor work until it has no more to do; note what has changed."""
+        self.monitor.step()
+        while self.monitor.wait_until() == 0:
+            self.monitor.step()
+        self.changed.update(change.path for change in self.monitor.take_changes())
 
     def folders(self):
         return [folder for folder, _, _ in os.walk(self.root)]
@@ -4243,8 +4560,8 @@ class WatchesOfATree(unittest.TestCase):
 
     def check(self):
         """Watches, folders and files are those of the tree; what is written now is heard of."""
-        for part in self.monitor.parts():
-            part.drain()
+        self.monitor.drain()
+        self.step()
         folders = set(self.folders())
         self.assertEqual(set(self.monitor.folders), folders, f'seed {SEED}')
         self.assertEqual({path for path in self.monitor.files if os.path.isfile(path)}, self.files(), f'seed {SEED}')
@@ -4257,7 +4574,7 @@ class WatchesOfATree(unittest.TestCase):
         sample = self.random.sample(sorted(folders), min(50, len(folders)))
         for folder in sample:
             put(os.path.join(folder, 'file'), 'changed')
-        self.monitor.step()
+        self.step()
         self.assertEqual(self.changed, {os.path.join(folder, 'file') for folder in sample}, f'seed {SEED}')
 
     def converge(self, size, seconds, files=1):
@@ -4269,7 +4586,7 @@ class WatchesOfATree(unittest.TestCase):
             for _ in range(self.random.randint(1, 20)):
                 self.act()
                 if self.random.random() < 0.3:
-                    self.monitor.step()
+                    self.step()
             self.check()
 
     def test_small(self):
@@ -4279,6 +4596,73 @@ class WatchesOfATree(unittest.TestCase):
     def test_big(self):
         """20,000 files, for a minute."""
         self.converge(2000, 60, files=10)
+
+    def test_links_between_folders(self):
+        """Each real folder is read once, by its own name rather than a link's, and under another one if that goes."""
+        outside = os.path.join(self.outside, 'x')
+        os.makedirs(os.path.join(outside, 'sub'))
+        for number in range(12):
+            os.mkdir(os.path.join(self.root, f'p{number}'))
+            for other in range(number):
+                os.symlink(f'../p{other}', os.path.join(self.root, f'p{number}', f'l{other}'))
+            os.symlink(outside, os.path.join(self.root, f'p{number}', 'out'))
+        self.monitor.add_path(self.root)
+        self.step()
+        inside = {self.root, *(os.path.join(self.root, f'p{number}') for number in range(12))}
+        for _ in range(3):
+            linked = set(self.monitor.folders) - inside
+            self.assertLess(inside, set(self.monitor.folders))
+            self.assertEqual(len(linked), 2, linked)
+            self.changed.clear()
+            put(os.path.join(outside, 'sub', 'file'), str(time.monotonic()))
+            self.step()
+            self.assertEqual({os.path.realpath(path) for path in self.changed}, {os.path.join(outside, 'sub', 'file')})
+            os.remove(min(linked))
+            self.step()
+        for name in os.listdir(self.root):
+            shutil.rmtree(os.path.join(self.root, name))
+        self.step()
+        self.assertEqual(set(self.monitor.folders), {self.root})
+        folders = self.monitor._real_folders
+        self.assertEqual((len(folders._keys), len(folders._names), folders._linked), (1, 1, set()))
+
+    def test_link_in_between_leads_elsewhere(self):
+        """A folder that is read under another name, through a link which is in no watched folder itself."""
+        for factory in (hupper.InotifyFileMonitor, hupper.PollingFileMonitor):
+            with self.subTest(factory.__name__):
+                base = tempfile.mkdtemp(dir=self.folder)
+                real, new, middle = (os.path.join(base, name) for name in ('root/real', 'new', 'middle'))
+                os.makedirs(real)
+                os.makedirs(new)
+                put(os.path.join(new, 'file'), '')
+                os.symlink(real, middle)
+                os.symlink(middle, os.path.join(base, 'root', 'link'))
+                path = os.path.join(base, 'root', 'link', 'file')
+                monitor = factory(print, interval=0.01)
+                self.addCleanup(monitor.stop)
+                monitor.add_path(os.path.join(base, 'root'))
+                self.assertNotIn(os.path.dirname(path), monitor.folders)
+                os.symlink(new, middle + '2')
+                os.rename(middle + '2', middle)
+                self.wait_for(monitor, path)
+                put(path, 'again')
+                self.wait_for(monitor, path)
+
+    def wait_for(self, monitor, path):
+        def come():
+            monitor.step()
+            return path in [change.path for change in monitor.take_changes()]
+
+        wait_until(come)
+
+    def test_link_to_itself(self):
+        """There is nothing behind it that would have to be polled."""
+        os.symlink('self', os.path.join(self.root, 'self'))
+        self.monitor.add_path(self.root)
+        self.monitor.watch_file(os.path.join(self.root, 'self'), 0)
+        self.step()
+        self.assertIsNone(self.monitor.wait_until())
+        self.assertEqual(self.monitor.polled, set())
 
     def test_folders_made_while_a_path_is_followed(self):
         for number in range(1000 if FULL else 50):
@@ -4293,9 +4677,9 @@ class WatchesOfATree(unittest.TestCase):
             maker = threading.Thread(target=make)
             maker.start()
             while maker.is_alive():
-                self.monitor.step()
+                self.step()
             maker.join()
-            self.monitor.step()
+            self.step()
             self.assertIn(path, self.changed)
 
     @only_full
@@ -4307,11 +4691,13 @@ class WatchesOfATree(unittest.TestCase):
             self.skipTest(f'the queue is too long: {limit}')
         self.grow(5)
         self.monitor.add_path(self.root)
+        self.step()
+        self.changed.clear()
         flood(self.root, limit)
         put(os.path.join(self.root, 'd1-new'), 'x')
         os.makedirs(os.path.join(self.root, 'new', 'sub'))
         put(os.path.join(self.root, 'new', 'sub', 'file'), 'x')
-        self.monitor.step()
+        self.step()
         self.assertEqual(
             self.changed, {os.path.join(self.root, 'd1-new'), os.path.join(self.root, 'new', 'sub', 'file')}
         )
@@ -4431,7 +4817,18 @@ class Mounts(Case):
         monitor.stop()
 
     def test_bind_mount_goes_away(self):
-        self.check_unmounted('mount --bind ../other mnt')
+        """Of which there is no event: the next reload notices."""
+        self.write_app()
+        self.write('mnt/part.txt', 'old')
+        os.makedirs(os.path.join(self.project.base, 'other'))
+        monitor = self.start_in_namespace('mount --bind ../other mnt', '-v', '-w', 'mnt', '-m', 'app')
+        monitor.wait_for(re.compile(r'Watching \d+ files'))
+        self.inside(monitor, 'umount', '--lazy', self.path('mnt'))
+        self.check_reload(monitor)
+        mark = monitor.mark()
+        self.write('mnt/part.txt', 'new')
+        monitor.wait_for(self.path('mnt/part.txt') + ' changed', after=mark)
+        monitor.stop()
 
     def test_mount_goes_away(self):
         self.check_unmounted('mount -t tmpfs none mnt && cp ../other/part.py mnt/')

@@ -140,6 +140,10 @@ class Peer:
         self.ours = ours  # wants our hupper.py in its folder
         self.files = files  # wants the files to watch on stdin
 
+    def watching(self, path):
+        """The same, on our command line, with one more path to watch."""
+        return Peer(self.name, '|'.join([*self.command[:-2], '-w', path, *self.command[-2:]]), ours=True)
+
 
 def hupper1(kind):
     return {'HUPPER_DEFAULT_MONITOR': f'hupper.{kind}.{kind.capitalize()}FileMonitor'}
@@ -196,6 +200,13 @@ def big_app(folder):
             write(os.path.join(folder, f'pack{p}', f'mod{m}.py'), MODULE % {'n': m})
             imports.append(f'import pack{p}.mod{m}\n')
     small_app(folder, ''.join(imports))
+
+
+def many_files(folder):
+    """The small app beside 20,000 files that it does not import."""
+    for number in range(20_000):
+        write(os.path.join(folder, 'data', str(number // 100), f'{number}.txt'), '')
+    small_app(folder)
 
 
 MODULE = """\
@@ -635,14 +646,16 @@ same_size.app = ()
 
 
 def measure_idle(bench):
-    """Small and big apps, all asleep."""
+    """Small and big apps, and ours with a big folder to watch, all asleep."""
     runs = {'small': bench.up(bench.peers), 'big': bench.up(bench.peers, big_app)}
+    ours = [p.watching('data') for p in bench.peers if p.ours and not p.serve]
+    runs['many'] = bench.up(ours, many_files)
     time.sleep(bench.amount(6, 4))
     before = {run: activity(run) for size in runs.values() for run in size}
     time.sleep(10)
     after = {run: activity(run) for size in runs.values() for run in size}
     columns = {}
-    for size, name in (('small', ''), ('big', ', 2,000 modules')):
+    for size, name in (('small', ''), ('big', ', 2,000 modules'), ('many', ', 20,000 files')):
         switches, cpu = columns['idle switches' + name], columns['idle CPU' + name] = {}, {}
         for run in runs[size]:
             switches[run.peer.name] = str(after[run][0] - before[run][0])
