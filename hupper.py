@@ -1392,9 +1392,9 @@ def _run_app(order):
     main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
     main.__annotations__ = {}
     try:
+        _observer.report_arguments()
         _reset_signals(order)  # a Ctrl-C hits the app, if only from here
         _observer.handshake.send('app-start')
-        _observer.report_arguments()
         _RUN[order['kind']](order, main)
     finally:
         _look_back(sys.exc_info()[1])
