@@ -104,6 +104,7 @@ def start_reloader(
     worker_args: Sequence[Any] | None = None,
     worker_kwargs: Mapping[str, Any] | None = None,
     ignore_files: Iterable[str] | None = None,
+    stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
     """Become the monitor of a worker process that is started again whenever its files change.
 
@@ -113,16 +114,17 @@ def start_reloader(
     worker_path: dotted path to the function that the worker calls, such as `'myapp.main'`. Without one the worker runs
         this program's own command line again.
     reload_interval: seconds between two starts at the least, while files keep changing; a number > 0 or its text.
-    shutdown_interval: seconds a worker gets between the polite stop (SIGTERM) and the kill; the reload interval if
-        not given. None: no polite stop, kill at once.
+    shutdown_interval: seconds a worker gets between the polite stop and the kill; if not given, the reload interval
+        at a reload, and 8 when the monitor is to end as well. None: no polite stop, kill at once.
     verbose: 0 errors only, 1 also what happens, 2 also why.
     logger: a `logging.Logger` or an `ILogger`, instead of lines on stderr.
     monitor_factory: an `IFileMonitorFactory`; by default the environment variable HUPPER_DEFAULT_MONITOR (a dotted
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
     worker_args, worker_kwargs: arguments for that function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
+    stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
 
-    Raises ValueError for an interval that is not a number > 0, or a worker_path that is no dotted path.
+    Raises ValueError for an interval that is not a number > 0, a worker_path that is no dotted path, or another signal.
     """
     if logger is None:
         logger = DefaultLogger(verbose)
@@ -134,10 +136,11 @@ def start_reloader(
         monitor_factory=monitor_factory,
         logger=logger,
         reload_interval=reload_interval,
-        shutdown_interval=reload_interval if shutdown_interval is _DEFAULT else shutdown_interval,
+        shutdown_interval=shutdown_interval,
         worker_args=worker_args,
         worker_kwargs=worker_kwargs,
         ignore_files=ignore_files,
+        stop_signal=stop_signal,
     )
     return reloader.run()
 
@@ -245,21 +248,28 @@ class Reloader:
         monitor_factory,
         logger,
         reload_interval=1,
-        shutdown_interval=1,
+        shutdown_interval=_DEFAULT,
         worker_args=None,
         worker_kwargs=None,
         ignore_files=None,
+        stop_signal=None,
         *,
         extra_paths=(),
         exit_on_crash=False,
         may_fork=False,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
-        self.shutdown_interval = None if shutdown_interval is None else _seconds('shutdown_interval', shutdown_interval)
+        self.stop_signal = signal.SIGTERM if stop_signal is None else _stop_signal('stop_signal', stop_signal)
+        if shutdown_interval is None or self.stop_signal == _SIGKILL:
+            self.shutdown_interval = self.exit_interval = None  # no polite stop
+        elif shutdown_interval is _DEFAULT:
+            self.shutdown_interval, self.exit_interval = self.reload_interval, 8
+        else:
+            self.shutdown_interval = self.exit_interval = _seconds('shutdown_interval', shutdown_interval)
         if isinstance(monitor_factory, str):
             monitor_factory = _monitor_factory(monitor_factory, logger)
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
-        self.logger = logger
+        self.logger = logger if type(logger) in (DefaultLogger, SilentLogger) else _ForeignLogger(logger)
         self.ignore_files = ignore_files
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash = exit_on_crash
@@ -298,7 +308,8 @@ class _Supervisor:
         self._once = once  # leave after one worker
         self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to end
         self._worker = None  # the running _Worker
-        self._kill_at = None  # when a worker that was asked to end is killed
+        self._time_to_stop = None  # seconds for a worker that was asked to end
+        self._kill_at = None  # when they are over
         self._boot_check_at = None  # when to see whether a new worker has booted
         self._orphans = None  # the _OrphanTerminator, while REAPING
         self._status = None  # ours, once we leave
@@ -446,24 +457,29 @@ class _Supervisor:
         """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
         if self._after_exit != self.QUIT:
             self._after_exit = after
+        seconds = self._config.exit_interval if after == self.QUIT else self._config.shutdown_interval
         if self.state == self.RUNNING:
             self.state = self.STOPPING
-            if not self._config.shutdown_interval:
+            if not seconds:
                 self._worker.kill()
             else:
-                self._kill_at = time.monotonic() + self._config.shutdown_interval
+                self._set_time_to_stop(seconds)
                 if signum:
                     self._worker.ask_to_stop(signum)
+        elif self._kill_at is not None:
+            self._set_time_to_stop(seconds)
         if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
             self._go_on()
 
+    def _set_time_to_stop(self, seconds):
+        self._time_to_stop, self._kill_at = seconds, time.monotonic() + seconds
+
     def _kill_late_worker(self):
         self._kill_at = None
         self._logger.error(
-            f'Worker {self._worker.pid} did not stop within {self._config.shutdown_interval:g} s '
-            '(--shutdown-interval); killing it.'
+            f'Worker {self._worker.pid} did not stop within {self._time_to_stop:g} s (--shutdown-interval); killing it.'
         )
         self._worker.kill()
 
@@ -474,7 +490,7 @@ class _Supervisor:
         self._worker = None
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
-        self._terminal.restore()
+        self._terminal.restore(is_abandoned=worker.was_ended_by_us())
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
@@ -496,7 +512,7 @@ class _Supervisor:
         elif worker.exit_cause():
             self._logger.error(f'Worker {worker.pid} was ended by {worker.exit_cause()}.')
         else:
-            self._logger.debug(f'Worker {worker.pid} ended with status {status}.')
+            self._logger.info(f'Worker {worker.pid} ended with status {status}.')
 
     def _poll_orphans(self, now):
         """End what the worker has left behind; once that is gone, go on."""
@@ -539,7 +555,7 @@ class _Supervisor:
             self._on_stop_signal(signal.SIGINT)
 
     def _on_sigterm(self):
-        self._on_stop_signal(signal.SIGTERM)
+        self._on_stop_signal(self._config.stop_signal)
 
     def _on_stop_signal(self, signum):
         if self._is_stop_requested and self._worker:
@@ -557,7 +573,7 @@ class _Supervisor:
 
     def _on_sighup(self):
         if self._terminal.is_gone():
-            self._on_stop_signal(signal.SIGTERM)
+            self._on_stop_signal(self._config.stop_signal)
         else:
             self._request_reload('Received SIGHUP')
 
@@ -598,7 +614,7 @@ class _Supervisor:
         elif kind == 'reload':
             self._request_reload('Reload requested by the worker')
         elif kind == 'stop':
-            self._stop(self.QUIT, signal.SIGTERM)
+            self._stop(self.QUIT, self._config.stop_signal)
         elif kind == 'no-target':
             self._worker.missing_target = path
         elif not self._worker.sent_garbage:
@@ -654,7 +670,7 @@ class _Supervisor:
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
         self._schedule.cancel()
-        self._stop(self.QUIT if self._once else self.RESTART, signal.SIGTERM)
+        self._stop(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
     def _must_reload(self):
         """Whether the pending changes still call for a reload now; report them if so."""
@@ -665,10 +681,8 @@ class _Supervisor:
         if not self._pending or (self._worker and not self._all_parse()):
             self._schedule.cancel()
             return False
-        for path in list(self._pending)[:5]:
-            self._logger.info(f'{path} changed; reloading ...')
-        if len(self._pending) > 5:
-            self._logger.info(f'... and {len(self._pending) - 5} more.')
+        path, *others = self._pending
+        self._logger.info(path + f' and {len(others)} more' * bool(others) + ' changed; reloading ...')
         return True
 
     def _all_parse(self):
@@ -680,8 +694,10 @@ class _Supervisor:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
                     self._logger.error(
-                        f'{path} does not parse; still running the code of {self._worker.clock}.\n{error}'
+                        f'{path} does not parse; still running the code of {self._worker.clock}.', *error.split('\n')
                     )
+        if broken and broken.items() <= self._broken.items():  # nothing new has been shown
+            self._logger.info('The reload waits until these parse: {}.'.format(', '.join(broken)))
         self._broken = broken
         return not broken
 
@@ -934,6 +950,15 @@ def _seconds(name, value):
     if not 0 < seconds < _FOREVER:
         raise ValueError(f'{name} must be a number of seconds greater than 0, not {value!r}')
     return seconds
+
+
+def _stop_signal(name, value):
+    """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
+    names = {int(getattr(signal, 'SIG' + each, _SIGKILL)): each for each in _STOP_SIGNALS}
+    for number, each in names.items():
+        if value in (number, str(number)) or str(value).upper() in (each, 'SIG' + each):
+            return number
+    raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
 
 
 def _syntax_error(path):
@@ -2922,31 +2947,67 @@ class LogLevel:
     DEBUG = 2
 
 
+def _printable(text):
+    """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
+    return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class DefaultLogger(ILogger):
-    """Writes lines to stderr, up to a level."""
+    """Writes lines to stderr, up to a level; on a terminal in color, with paths relative to the current folder."""
 
     def __init__(self, level):
         self.level = level
+        here = _current_folder()
+        self._prefix = _printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
 
-    def _write(self, level, msg):
+    def _write(self, level, *lines):
         if level > self.level or sys.stderr is None:
             return
+        text = '\n'.join(map(_printable, lines))
         try:
-            sys.stderr.write(msg + '\n')
+            if getattr(sys.stderr, 'isatty', bool)():
+                text = self._for_terminal(text, 31 if level == LogLevel.ERROR else 36)  # red, cyan
+            sys.stderr.write(text + '\n')
             sys.stderr.flush()
         except BlockingIOError:
             pass  # the terminal is full, and somebody has made it non-blocking
         except (OSError, ValueError):
             sys.stderr = None  # nobody reads it any more, as under `2>&1 | head`
 
-    def error(self, msg):
-        self._write(LogLevel.ERROR, '[ERROR] ' + msg)
+    def _for_terminal(self, text, color):
+        for before in ' "\'(' if self._prefix else '':
+            text = (' ' + text).replace(before + self._prefix, before)[1:]
+        if os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb' or not _Terminal.has_colors():
+            return text
+        return f'\x1b[{color}m{text}\x1b[m'
+
+    def error(self, msg, *more):
+        self._write(LogLevel.ERROR, '[ERROR] ' + msg, *more)
 
     def info(self, msg):
         self._write(LogLevel.INFO, msg)
 
     def debug(self, msg):
         self._write(LogLevel.DEBUG, '[DEBUG] ' + msg)
+
+
+class _ForeignLogger(DefaultLogger):
+    """Hands lines on to a logger that a program has given."""
+
+    def __init__(self, logger):
+        self._logger = logger
+
+    def __getattr__(self, name):
+        return getattr(self._logger, name)
+
+    def error(self, *lines):
+        self._logger.error('\n'.join(map(_printable, lines)))
+
+    def info(self, msg, *args):
+        self._logger.info(_printable(msg), *args)
+
+    def debug(self, msg, *args):
+        self._logger.debug(_printable(msg), *args)
 
 
 class SilentLogger(DefaultLogger):
@@ -2959,10 +3020,14 @@ class SilentLogger(DefaultLogger):
 # ------------------------------------------------------------------------------------------------------------ platform
 
 _LINUX = sys.platform.startswith('linux')
+_SIGKILL = getattr(signal, 'SIGKILL', 9)
+_STOP_SIGNALS = ('KILL',) if sys.platform == 'win32' else ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
 
 
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
+
+    ending_signal = 0  # which has ended it; on Windows there are none
 
     def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
@@ -2973,6 +3038,7 @@ class _WorkerBase:
         self.clock = None  # when it was started, for people
         self.missing_target = None  # why it could not begin
         self.sent_garbage = False
+        self.sent_signals = set()
         self._control = control
 
     def send(self, message):
@@ -2998,6 +3064,10 @@ class _WorkerBase:
         else:
             self.stopped_by = signum
             self.kill()
+
+    def was_ended_by_us(self):
+        """Whether a signal of ours has ended the app, past what it does at its end."""
+        return self.app_started and self.ending_signal in self.sent_signals
 
     def discard(self):
         """End a worker that has not been started."""
@@ -3282,7 +3352,7 @@ if sys.platform == 'win32':
                     continue  # this is no console
                 self._modes[stream] = mode.value
 
-        def restore(self):
+        def restore(self, is_abandoned=False):
             for stream, mode in self._modes.items():
                 try:
                     _SetConsoleMode(_winapi.GetStdHandle(stream), mode)
@@ -3290,6 +3360,16 @@ if sys.platform == 'win32':
                     pass  # it is gone
 
         close = restore
+
+        @staticmethod
+        def has_colors():
+            """Whether the console on stderr understands escape sequences: Windows 10 and newer, where it is told to."""
+            mode = _DWORD()
+            try:
+                _GetConsoleMode(_winapi.GetStdHandle(_winapi.STD_ERROR_HANDLE), byref(mode))
+            except OSError:
+                return False
+            return bool(mode.value & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self, on_enter):
             """Begin to wait for ENTER, if there is somebody to press it."""
@@ -3578,6 +3658,11 @@ else:
     class _Terminal(_Part):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
 
+        # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
+        # without a jump of the cursor on a plain one; cursor keys; reports of mouse, focus and size; bracketed paste.
+        _OFF = 1047, 1, 9, 1000, 1002, 1003, 1005, 1006, 1015, 1016, 1004, 2048, 2004
+        _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
+
         def __init__(self):
             self._had_one = self._opens()
             self._is_tty = os.isatty(0)
@@ -3635,7 +3720,20 @@ else:
             state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
             return state
 
-        def restore(self):
+        def restore(self, is_abandoned=False):
+            """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
+            self._restore_modes()
+            try:
+                if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
+                    os.write(1, self._PLAIN_SCREEN)
+            except OSError:
+                pass  # it is no terminal, or gone
+
+        @staticmethod
+        def has_colors():
+            return True
+
+        def _restore_modes(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
             if not self._state and not self.is_ours():
                 return
@@ -3658,7 +3756,7 @@ else:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
         def close(self):
-            self.restore()
+            self._restore_modes()
             _close(self._edge)
 
         def listen(self, on_enter):
@@ -3692,7 +3790,6 @@ else:
         """A process that runs the app."""
 
         group = _status = None
-        _signal = 0
         children = ()
 
         def poll(self, options=os.WNOHANG):
@@ -3704,8 +3801,8 @@ else:
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
                     pid, status = self.pid, 0
                 if pid:
-                    self._signal = status & 127
-                    self._status = 128 + self._signal if self._signal else status >> 8
+                    self.ending_signal = status & 127
+                    self._status = 128 + self.ending_signal if self.ending_signal else status >> 8
             return self._status
 
         def wait(self):
@@ -3713,14 +3810,14 @@ else:
 
         def exit_cause(self):
             """Return the signal that ended it, if it was one."""
-            if not self._signal:
+            if not self.ending_signal:
                 return None
             from signal import Signals
 
             try:
-                return Signals(self._signal).name
+                return Signals(self.ending_signal).name
             except ValueError:
-                return f'signal {self._signal}'
+                return f'signal {self.ending_signal}'
 
         def _note_group(self):
             """Note its process group, which can't be asked for once it is waited for."""
@@ -3734,6 +3831,7 @@ else:
                 self._note_group()
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
+                self.sent_signals.add(signum)
                 try:
                     os.kill(self.pid, signum)
                 except OSError:
@@ -3883,7 +3981,7 @@ class _Options:
     ignore: list[str] = []
     verbose = LogLevel.INFO
     reload_interval = 1
-    shutdown_interval = monitor = None
+    shutdown_interval = monitor = stop_signal = None
     exit_on_crash = False
 
 
@@ -3898,7 +3996,20 @@ def main(args: Sequence[str] | None = None) -> int:
         target = reloader.target
         module = ['-m'] if target.kind == 'module' else []
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
+    if advice := _second_reloader(reloader.target):
+        reloader.logger.info(f'The program has a reloader of its own: {advice}.')
     return _Supervisor(reloader).run()
+
+
+def _second_reloader(target):
+    """Return how to turn off a reloader that a well-known program brings itself; None if it uses none."""
+    program, args = os.path.basename(target.name).partition('.')[0], set(target.args)
+    if program == 'uvicorn' and '--reload' in args:
+        return 'leave out --reload'
+    if program == 'flask' and 'run' in args and args & {'--debug', '--reload'} and '--no-reload' not in args:
+        return 'add --no-reload'
+    if program in ('manage', 'django-admin', 'django') and 'runserver' in args and '--noreload' not in args:
+        return 'add --noreload'
 
 
 def _reloader_for(args):
@@ -3908,12 +4019,15 @@ def _reloader_for(args):
         args = _parse_options(args, options)
     logger = DefaultLogger(options.verbose)
     interval = _seconds('--reload-interval', options.reload_interval)
+    shutdown = options.shutdown_interval
+    shutdown = _DEFAULT if shutdown is None else _seconds('--shutdown-interval', shutdown)
     return Reloader(
         worker_path=_target_for(args),
         monitor_factory=options.monitor,
         logger=logger,
         reload_interval=interval,
-        shutdown_interval=_seconds('--shutdown-interval', options.shutdown_interval or interval),
+        shutdown_interval=shutdown,
+        stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
         ignore_files=options.ignore,
         extra_paths=options.watch,
         exit_on_crash=options.exit_on_crash,
@@ -3943,11 +4057,16 @@ def _parse_options(args, options):
     add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
-    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: the reload interval)')
+    add(
+        '--shutdown-interval',
+        metavar='S',
+        help='seconds a worker gets to stop (default: the reload interval; 8 at exit)',
+    )
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
-    add('--version', action='version', version='hupper ' + __version__)
-    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
+    add('-V', '--version', action='version', version='hupper ' + __version__)
+    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1

@@ -925,6 +925,54 @@ class Parts(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, 'x must'):
                 hupper._seconds('x', value)
 
+    def test_printable(self):
+        for text, shown in [
+            ('a b\u2026\xe9\\', 'a b\u2026\xe9\\'),
+            ('\x1b]0;P\x07', r'\x1b]0;P\x07'),
+            ('a\n[ERROR] b\r\t\x7f\x9b', r'a\n[ERROR] b\r\t\x7f\x9b'),
+            ('\u202egpj.py\u2028\udcff', r'\u202egpj.py\u2028\udcff'),
+        ]:
+            self.assertEqual(hupper._printable(text), shown)
+
+    def test_stop_signal(self):
+        for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT), str(int(signal.SIGINT))):
+            self.assertEqual(hupper._stop_signal('x', value), signal.SIGINT)
+        self.assertEqual(hupper._stop_signal('x', 'KILL'), 9)
+        for value in ('', 'NONE', 'SIG', 0, 19, None, 1.5, []):
+            with self.assertRaisesRegex(ValueError, re.escape(f'not {value!r}')):
+                hupper._stop_signal('x', value)
+
+    def test_time_to_stop(self):
+        """At a reload and at the end of all."""
+        for given, times in [
+            ({}, (0.5, 8)),
+            ({'shutdown_interval': 3}, (3, 3)),
+            ({'shutdown_interval': None}, (None, None)),
+            ({'stop_signal': 'KILL', 'shutdown_interval': 3}, (None, None)),
+        ]:
+            reloader = hupper.Reloader('a.b', hupper.PollingFileMonitor, hupper.SilentLogger(), 0.5, **given)
+            self.assertEqual((reloader.shutdown_interval, reloader.exit_interval), times)
+
+    def test_second_reloader(self):
+        for command, advice in [
+            ('-m uvicorn app:app --reload', 'leave out --reload'),
+            ('/venv/bin/uvicorn --reload app:app', 'leave out --reload'),
+            ('-m uvicorn app:app --reload-dir x', None),
+            ('-m flask --debug run', 'add --no-reload'),
+            (r'C:\venv\flask.exe run --debug' if WINDOWS else 'flask run --debug', 'add --no-reload'),
+            ('flask run --debug --no-reload', None),
+            ('flask run', None),
+            ('flask --debug shell', None),
+            ('site/manage.py runserver 8000', 'add --noreload'),
+            ('manage.py runserver --noreload', None),
+            ('manage.py migrate', None),
+            ('-m django runserver', 'add --noreload'),
+            ('app.py --reload', None),
+        ]:
+            name, *args = command.replace('-m ', '').split()
+            with self.subTest(command=command):
+                self.assertEqual(hupper._second_reloader(hupper._Target('script', name, args)), advice)
+
     def test_signature_differs(self):
         """By time, size and inode; and there is one for an absent file."""
         project = Project()
@@ -1257,17 +1305,17 @@ class CommandLine(Case):
         monitor.stop()
 
     def test_version(self):
-        result = self.project.python('hupper.py', '--version')
-        self.assertEqual((result.returncode, result.stderr), (0, ''))
-        self.assertIn('1.12.1+onefile.1', result.stdout)
+        for option in ('-V', '--version'):
+            result = self.project.python('hupper.py', option)
+            self.assertEqual((result.returncode, result.stderr), (0, ''))
+            self.assertIn('1.12.1+onefile.1', result.stdout)
 
     def test_help(self):
         for option in ('-h', '--help'):
             result = self.project.python('hupper.py', option)
             self.assertEqual((result.returncode, result.stderr), (0, ''))
-            for (
-                name
-            ) in '--watch --ignore --reload-interval --shutdown-interval --monitor --exit-on-crash --version'.split():
+            names = '--watch --ignore --reload-interval --shutdown-interval --monitor --stop-signal --exit-on-crash'
+            for name in [*names.split(), '--version']:
                 self.assertIn(name, result.stdout)
 
     def test_intervals_may_be_fractions(self):
@@ -1276,6 +1324,50 @@ class CommandLine(Case):
         monitor = self.start(sys.executable, 'hupper.py', *options, '-m', 'app')
         self.check_reload(monitor)
         monitor.stop()
+
+    def test_ends_by_itself(self):
+        """That, and how, is said without -v."""
+        self.write('app.py', 'raise SystemExit(3)\n')
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for(re.compile(r'^Worker \d+ ended with status 3\.$'))
+        monitor.wait_for(WAITING)
+
+    @needs_posix
+    def test_many_changes_are_one_line(self):
+        self.write_app()
+        names = [f'new{number}' for number in range(6)]
+        monitor = self.hupper('-w', '.', '-v', '-m', 'app')
+        monitor.wait_for('Watching')
+        monitor.send(signal.SIGSTOP)  # so that it sees all at once
+        for name in names:
+            self.write(name, '')
+        monitor.send(signal.SIGCONT)
+        monitor.wait_for(re.compile('^' + re.escape(self.path('new')) + r'\d and 5 more changed; reloading \.\.\.$'))
+        monitor.wait_for('app 1', count=2)
+        self.assertEqual(monitor.count('changed; reloading'), 1)
+
+    @needs_posix
+    def test_names_that_command_a_terminal(self):
+        self.write_app()
+        monitor = self.hupper('-v', '-w', '.', '-m', 'app')
+        monitor.wait_for('Watching')
+        self.write('\x1b]0;P\x07\n[ERROR] fake', '')
+        monitor.wait_for(self.path(r'\x1b]0;P\x07\n[ERROR] fake') + ' changed; reloading ...')
+        monitor.stop()
+        self.assertEqual(monitor.count(re.compile('^.ERROR|[\x07\x1b]')), 0, monitor.text())
+
+    def test_program_with_a_reloader_of_its_own(self):
+        """That is said, once; but not to programs that start us by themselves."""
+        self.write_app(name='uvicorn.py')
+        monitor = self.hupper('-m', 'uvicorn', 'app:app', '--reload')
+        self.check_reload(monitor)
+        monitor.stop()
+        self.assertEqual(monitor.count('a reloader of its own: leave out --reload'), 1)
+        self.write('uvicorn.py', TWO_LINES + self.project.read('uvicorn.py'))
+        monitor = self.start(sys.executable, 'uvicorn.py', '--reload')
+        monitor.wait_for('app 11')
+        monitor.stop()
+        self.assertEqual(monitor.count('a reloader of its own'), 0)
 
     def test_each_monitor_by_name(self):
         self.write_app()
@@ -1330,6 +1422,11 @@ class Refused(Case):
     def test_bad_shutdown_interval(self):
         for number in ('x', '-1', 'nan'):
             self.refused('--shutdown-interval', number, '-m', 'app', says='--shutdown-interval')
+
+    def test_bad_stop_signal(self):
+        self.write_app()
+        for name in ('NONE', 'SIGSTOP', '0', '') + ('INT',) * WINDOWS:
+            self.refused('--stop-signal', name, '-m', 'app', says='--stop-signal must be one of')
 
     def test_unknown_monitor(self):
         self.write_app()
@@ -4039,6 +4136,20 @@ class Parsing(BackendCase):
         monitor.stop()
         self.assertEqual(len(monitor.workers), 2, monitor.text())
 
+    def test_what_is_waited_for(self):
+        """Said when one of two is mended, and at a good save of a third."""
+        monitor = self.start_app()
+        self.break_it(monitor)
+        self.write('other.py', 'VALUE = (\n')
+        monitor.wait_for('does not parse', count=2)
+        line = 'The reload waits until these parse: {}.'
+        self.write_value(2)
+        monitor.wait_for(line.format(self.path('other.py')))
+        self.write('app.py', self.project.read('app.py') + '\n')
+        monitor.wait_for(line.format(self.path('other.py')), count=2)
+        self.write('other.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 2')
+
     def test_the_old_text_comes_back(self):
         monitor = self.start_app()
         self.break_it(monitor)
@@ -4380,13 +4491,15 @@ class ModeCase(Case):
             self.skipTest('signals, process groups, forks or terminals of POSIX')
         super().setUp()
 
-    def command(self, *target, interval=0.2, shutdown=5):
-        """The command that runs a target in this mode, and the environment for it."""
+    def command(self, *target, interval=0.2, shutdown=5, **settings):
+        """The command that runs a target in this mode, and the environment for it; shutdown=None: the default."""
+        settings.update(reload_interval=interval, shutdown_interval=shutdown)
+        settings = {name: value for name, value in settings.items() if value is not None}
         if self.mode == 'api':
-            settings = dict(reload_interval=interval, shutdown_interval=shutdown, verbose=2)
+            settings['verbose'] = 2
             self.write('start.py', START % {'settings': settings, 'watch': []})
             return [sys.executable, 'start.py', *target[2:]], {}
-        flags = ['-v', f'--reload-interval={interval}', f'--shutdown-interval={shutdown}']
+        flags = ['-v', *(f'--{name.replace("_", "-")}={value}' for name, value in settings.items())]
         if self.mode == 'spawn':
             flags += ['--monitor=spawning.factory']
         return [sys.executable, 'hupper.py', *flags, *target], self.library()
@@ -4398,8 +4511,9 @@ class ModeCase(Case):
         put(os.path.join(folder, 'spawning.py'), textwrap.dedent(self.FACTORY))
         return {'PYTHONPATH': folder} if self.mode == 'spawn' else {}
 
-    def run_app(self, *args, interval=0.2, shutdown=5, start=None, **options):
-        command, env = self.command('-m', 'app', *args, interval=interval, shutdown=shutdown)
+    def run_app(self, *args, interval=0.2, shutdown=5, stop_signal=None, start=None, **options):
+        settings = dict(interval=interval, shutdown=shutdown, stop_signal=stop_signal)
+        command, env = self.command('-m', 'app', *args, **settings)
         return (start or self.start)(*command, env={**env, **options.pop('env', {})}, **options)
 
     def write_app(self, body='', value=1):
@@ -4632,6 +4746,32 @@ class Stopping(ModeCase):
         monitor = self.run_app(shutdown=600)
         self.check_reload(monitor)
         self.assertIn(monitor.stop(), STOPPED)
+
+    @needs_posix
+    def test_default_time_at_the_end(self):
+        """More than at a reload: what needs longer than the reload interval ends by itself."""
+        self.write_app('def end(*_):\n    time.sleep(0.5)\n    sys.exit(5)\nsignal.signal(signal.SIGTERM, end)')
+        monitor = self.run_app(shutdown=None)
+        self.check_reload(monitor)
+        monitor.wait_for('did not stop within 0.2 s (--shutdown-interval)')
+        self.assertEqual(monitor.stop(), 5)
+
+    @needs_posix
+    def test_stop_signal(self):
+        """For programs that ignore SIGTERM, or clean up at SIGINT alone."""
+        self.write_app(self.CLEAN.replace('SIGTERM', 'SIGINT') + 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n')
+        monitor = self.run_app(stop_signal='INT')
+        self.write('go', '')
+        self.check_reload(monitor)
+        monitor.wait_for('clean')
+        self.assertEqual(monitor.stop(), 5)
+
+    def test_no_polite_stop(self):
+        self.write_app(self.CLEAN)
+        monitor = self.run_app(stop_signal='KILL', shutdown=None)
+        self.check_reload(monitor)
+        self.assertIn(monitor.stop(), KILLED)
+        self.assertNotIn('clean', monitor.text())
 
     def check_signals(self, prepare, statuses, **options):
         for signum, status in zip((signal.SIGTERM, signal.SIGINT), statuses):
@@ -5464,6 +5604,182 @@ def _turns(pid):
     """How often a process has gone to sleep so far."""
     with open(f'/proc/{pid}/status') as file:
         return sum(int(line.split()[1]) for line in file if 'ctxt_switches' in line)
+
+
+@in_each_mode()
+class Lines(TerminalCase):
+    """Our lines on a terminal: they stand out from the app's, and name files as a user at it does."""
+
+    def run_app(self, *args, **env):
+        self.write_app()
+        terminal = super().run_app(*args, env={'TERM': 'xterm', 'NO_COLOR': None, **env}, start=self.begin)
+        self.check_reload(terminal)
+        terminal.wait_for('app 11')
+        self.write('mod.py', 'VALUE = (\n')
+        return terminal
+
+    def begin(self, *command, **options):
+        return self.open(*command, **options)
+
+    def test_colors(self):
+        terminal = self.run_app()
+        terminal.wait_for(re.compile(r'(?m)^\x1b\[36mStarting monitor for PID \d+\.\x1b\[m'))
+        terminal.wait_for(re.compile(r'(?m)^\x1b\[36mmod.py changed; reloading \.\.\.\x1b\[m'))
+        terminal.wait_for(
+            re.compile(r'(?m)^\x1b\[31m\[ERROR\] mod.py does not parse; [^\x1b]*  File "mod.py"[^\x1b]*\x1b\[m')
+        )
+
+    def check_plain(self, **env):
+        terminal = self.run_app(**env)
+        terminal.wait_for(re.compile(r'(?m)^mod.py changed; reloading \.\.\.\r'))
+        terminal.wait_for(re.compile(r'(?m)^\[ERROR\] mod.py does not parse; '))
+        self.assertNotRegex(terminal.output, r'\x1b\[[1-9]')
+
+    def test_no_color(self):
+        self.check_plain(NO_COLOR='1')
+
+    def test_dumb_terminal(self):
+        self.check_plain(TERM='dumb')
+
+    def test_file(self):
+        """While stdin and stdout are the terminal."""
+
+        def begin(*command, **options):
+            return self.open('sh', '-c', 'exec "$@" 2>log', 'sh', *command, **options)
+
+        self.begin = begin
+        self.run_app()
+        wait_until(lambda: self.path('mod.py') + ' does not parse' in self.project.read('log'))
+        self.assertIn(self.path('mod.py') + ' changed; reloading ...\n', self.project.read('log'))
+        self.assertNotIn('\x1b', self.project.read('log'))
+
+    def test_logger(self):
+        """Its own lines are its own affair; but it gets none with a command for a terminal in it either."""
+        if self.mode != 'api':
+            self.skipTest('there is no logger on the command line')
+        begin = self.begin
+        logger = "__import__('logging').getLogger()"
+        basic = "__import__('logging').basicConfig(level='INFO')"
+
+        def with_logger(*command, **options):
+            text = (
+                self.project.read('start.py').replace('\nif', f'\n{basic}\nif').replace('**{', f'logger={logger}, **{{')
+            )
+            self.write('start.py', text.replace('watch_files([])', r"watch_files(['\x1b\n[ERROR]'])"))
+            return begin(*command, **options)
+
+        self.begin = with_logger
+        terminal = self.run_app()
+        terminal.wait_for('INFO:root:' + self.path('mod.py') + ' changed; reloading ...\r\n')
+        terminal.wait_for(f'ERROR:root:{self.path("mod.py")} does not parse; ')
+        self.write_value(3)
+        terminal.wait_for('app 3')
+        self.write('\x1b\n[ERROR]', '')
+        terminal.wait_for(r'\x1b\n[ERROR]')
+        self.assertNotRegex(terminal.output, r'\x1b\[[1-9]|\n\[ERROR\]')
+
+
+@in_each_mode()
+class FullScreen(TerminalCase):
+    """What a full-screen program has made of the terminal, and undoes at its end, which a signal of ours passes by."""
+
+    BEGIN = 'sys.stdout.write("\\x1b[?1049h\\x1b[?1000h\\x1b[?25l")'
+    APP = f"""
+        import os, signal, sys, time
+        from mod import VALUE
+        {BEGIN}
+        try:
+            print('app', VALUE, flush=True)
+            while True: time.sleep(0.1)
+        finally:
+            print("\\x1b[?25h\\x1b[?1000l\\x1b[?1049l", flush=True)
+        """
+    UNDONE = (
+        '\x1b[?1047l',
+        '\x1b[?1000l',
+        '\x1b[?1004l',
+        '\x1b[?2048l',
+        '\x1b[?1l',
+        '\x1b[?2004l',
+        '\x1b[?25h',
+        '\x1b[m',
+    )
+    POLITE = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))'
+
+    def write_app(self, body=''):
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', textwrap.dedent(self.APP).replace('try:', body + '\ntry:'))
+
+    def fail_next(self, terminal, body=''):
+        """Edit the app so that the next one fails in an import."""
+        self.write_app(body)
+        terminal = self.run_app(**terminal)
+        terminal.wait_for('app 1')
+        self.write('mod.py', 'raise ValueError\n')
+        terminal.wait_for('ValueError')
+        return terminal
+
+    def check(self, number, body='', **terminal):
+        terminal = self.fail_next(terminal, body)
+        terminal.wait_for('change')
+        terminal.type('\3')
+        terminal.wait()
+        before, after = terminal.output.split('Traceback', 1)
+        self.assertEqual([before.count(text) for text in self.UNDONE], [number] * len(self.UNDONE), terminal.output)
+        self.assertEqual(after.count('\x1b['), 0, terminal.output)
+
+    def test_undone(self):
+        self.check(1)
+
+    def test_killed(self):
+        self.check(1, 'signal.signal(signal.SIGTERM, signal.SIG_IGN)', shutdown=0.2)
+
+    def test_it_has_ended_by_itself(self):
+        self.write_app(self.POLITE)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.stop()
+        self.assertEqual(terminal.output.count('\x1b[?1047l'), 0, terminal.output)
+
+    def test_output_goes_elsewhere(self):
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@" 2>&1 | cat', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.type('\3')
+        terminal.wait()
+        self.assertEqual(terminal.output.count('\x1b[?1047l'), 0, terminal.output)
+
+    @needs_program('tmux')
+    def test_in_tmux(self):
+        """What a real terminal makes of it."""
+        tmux = [shutil.which('tmux'), '-L', 'hupper', '-f', os.devnull]
+        env = {'TMUX': None, 'TMUX_TMPDIR': self.project.tmp, 'TERM': 'screen'}
+
+        def start(*command, env=env, **options):
+            result = self.project.run(*tmux, 'new-session', '-d', '-x120', '-y24', shlex.join(command), env=env)
+            self.assertEqual(result.returncode, 0, result.stderr)
+
+        def shown(what, *options):
+            return self.project.run(*tmux, what, '-p', *options, env=env).stdout
+
+        self.write_app()
+        self.run_app(start=start, env=env)
+        flags = '#{alternate_on} #{mouse_any_flag} #{cursor_flag}'
+        wait_until(
+            lambda: 'app 1' in shown('capture-pane') and shown('display', flags) == '1 1 0\n',
+            lambda: shown('capture-pane'),
+        )
+        self.write('mod.py', 'raise ValueError\n')
+        wait_until(lambda: 'ValueError' in shown('capture-pane'), lambda: shown('capture-pane'))
+        self.assertEqual(shown('display', flags), '0 0 1\n')
+        self.assertIn('Starting monitor', shown('capture-pane'))  # on the plain screen, as it was
 
 
 @in_each_mode()
