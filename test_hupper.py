@@ -5610,11 +5610,13 @@ def _turns(pid):
 class Lines(TerminalCase):
     """Our lines on a terminal: they stand out from the app's, and name files as a user at it does."""
 
-    def run_app(self, *args, **env):
+    def run_app(self, log=None, **env):
+        """Let an app reload and then break it; `log`: the file with our lines, if they do not come on the terminal."""
         self.write_app()
-        terminal = super().run_app(*args, env={'TERM': 'xterm', 'NO_COLOR': None, **env}, start=self.begin)
+        terminal = super().run_app(env={'TERM': 'xterm', 'NO_COLOR': None, **env}, start=self.begin)
         self.check_reload(terminal)
-        terminal.wait_for('app 11')
+        lines = lambda: self.project.read(log) if log else terminal.output  # noqa: E731
+        wait_until(lambda: 'Watching' in lines().rpartition('Starting monitor')[2])
         self.write('mod.py', 'VALUE = (\n')
         return terminal
 
@@ -5648,7 +5650,7 @@ class Lines(TerminalCase):
             return self.open('sh', '-c', 'exec "$@" 2>log', 'sh', *command, **options)
 
         self.begin = begin
-        self.run_app()
+        self.run_app('log')
         wait_until(lambda: self.path('mod.py') + ' does not parse' in self.project.read('log'))
         self.assertIn(self.path('mod.py') + ' changed; reloading ...\n', self.project.read('log'))
         self.assertNotIn('\x1b', self.project.read('log'))
@@ -5659,7 +5661,7 @@ class Lines(TerminalCase):
             self.skipTest('there is no logger on the command line')
         begin = self.begin
         logger = "__import__('logging').getLogger()"
-        basic = "__import__('logging').basicConfig(level='INFO')"
+        basic = "__import__('logging').basicConfig(level='DEBUG')"
 
         def with_logger(*command, **options):
             text = (
