@@ -3139,12 +3139,14 @@ if sys.platform == 'win32':
     _NAME, _KIND = wintypes.LPCWSTR, ctypes.c_int
     _CtrlHandler = ctypes.WINFUNCTYPE(_BOOL, _DWORD)
     _AssignProcessToJobObject = _api('AssignProcessToJobObject', _HANDLE, _HANDLE)
+    _CancelSynchronousIo = _api('CancelSynchronousIo', _HANDLE)
     _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
     _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
     _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
     _GetFileInformationByHandleEx = _api('GetFileInformationByHandleEx', _HANDLE, _KIND, _POINTER, _DWORD)
     _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
     _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
+    _OpenThread = _api('OpenThread', _DWORD, _BOOL, _DWORD, restype=_HANDLE)
     _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
     _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
     _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
@@ -3268,7 +3270,8 @@ if sys.platform == 'win32':
     def _reset_signals(spec):
         """In a worker, in which Ctrl-C was ignored: from now on it counts."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _thread.start_new_thread(_interrupt_on_request, (_control_pipe,))
+        main_thread = _OpenThread(1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
+        _thread.start_new_thread(_interrupt_on_request, (_control_pipe, main_thread))
 
     _control_pipe = 0
 
@@ -3277,12 +3280,16 @@ if sys.platform == 'win32':
         global _control_pipe
         _control_pipe = pipe
 
-    def _interrupt_on_request(pipe):
+    def _interrupt_on_request(pipe, main_thread):
         """A byte in the control pipe is the monitor's polite way to stop us."""
         while _read(pipe):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
+            try:
+                _CancelSynchronousIo(main_thread)  # input() is not woken by that
+            except OSError:
+                pass  # it does not read or write just now
 
     class _Waiter:
         """What the loop waits with: processes, pipes, timers, events of the console, and a wake-up from any thread."""

@@ -5188,6 +5188,23 @@ class Windows(Case):
 
     DEAF = 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\nwhile True: time.sleep(1)\n'
 
+    def test_worker_that_reads(self):
+        """input() hears the polite stop."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\ninput()\nprint("read")\n')
+        monitor = self.hupper('--shutdown-interval', '600', '-m', 'app', stdin=subprocess.PIPE)
+        self.addCleanup(monitor.process.stdin.close)
+        self.check_reload(monitor)
+        self.assertEqual(monitor.count(re.compile('ERROR|Traceback|read')), 0, monitor.text())
+
+    def test_name_in_another_case(self):
+        self.write_app()
+        for target in (['app.py'], ['-m', 'app']):
+            monitor = self.start(sys.executable, 'HUPPER.PY', '--reload-interval', '0.2', *target)
+            self.write_value(1)
+            self.check_reload(monitor)
+            monitor.stop()
+
     def test_ended_by_the_system(self):
         """As by a fault: such statuses are what Windows calls exceptions."""
         monitor = self.run_app('import os, mod\nos._exit(0xC0000005 - 2**32)\n')
