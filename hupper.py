@@ -311,12 +311,15 @@ class _Supervisor:
         self._time_to_stop = None  # seconds for a worker that was asked to end
         self._kill_at = None  # when they are over
         self._boot_check_at = None  # when to see whether a new worker has booted
+        self._interpreter_check_at = None  # when to see whether the first worker has started interpreters
+        self._interpreter_checks = 0 if config.extra_paths else 5  # left
         self._orphans = None  # the _OrphanTerminator, while REAPING
         self._status = None  # ours, once we leave
         self._last_status = 0  # the last worker's
+        self.is_interrupted = False  # Ctrl-C has ended the last worker, by SIGINT
         self._is_stop_requested = False  # by a signal: a second one kills
         self._has_sigquit = False
-        self._interrupted_at = None  # when SIGINT came, since the last start
+        self._ctrl_c = _CtrlC()
         self._reload_requested = False  # whatever the files say
         self._pending = {}  # path -> when it changed, since the last start
         self._held = {}  # path -> when it becomes pending: see _LoopGuard
@@ -382,6 +385,8 @@ class _Supervisor:
     def _times(self):
         yield self._kill_at
         yield self._boot_check_at
+        yield self._interpreter_check_at
+        yield self._ctrl_c.settled_at
         yield self._due()
         if self.state == self.REAPING:
             yield self._orphans.kill_at
@@ -393,6 +398,10 @@ class _Supervisor:
             self._poll_orphans(now)
         if self._boot_check_at is not None and now >= self._boot_check_at:
             self._check_booted(now)
+        if self._interpreter_check_at is not None and now >= self._interpreter_check_at:
+            self._check_interpreters(now)
+        if self._ctrl_c.settles(now) and self.state == self.RUNNING:
+            self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
@@ -409,7 +418,7 @@ class _Supervisor:
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
         self._schedule.note_start(now)
         self._forget_changes()
-        self._after_exit, self._reload_requested, self._interrupted_at = None, False, None
+        self._after_exit, self._reload_requested, self._ctrl_c = None, False, _CtrlC()
         self._terminal.listening = False
         self._terminal.save()
         try:
@@ -452,9 +461,28 @@ class _Supervisor:
         self._loop_guard.note_boot(now)
         self.monitor.settled()
         self._launcher.make_standby()
+        self._check_interpreters(now)
+
+    def _check_interpreters(self, now):
+        """Advise -w where the first worker leaves the work to new interpreters (hypercorn, uvicorn --workers)."""
+        self._interpreter_check_at = None
+        if not self._interpreter_checks or self.state != self.RUNNING or self._has_project_source():
+            self._interpreter_checks = 0
+        elif self._worker.has_python_child():
+            self._interpreter_checks = 0
+            self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
+        else:
+            self._interpreter_checks -= 1
+            self._interpreter_check_at = now + 2
+
+    def _has_project_source(self):
+        scripts = os.path.dirname(sys.executable)
+        sources = self.monitor.sources_of_worker.keys() - {_FILE}
+        return any(os.path.dirname(path) != scripts for path in sources)
 
     def _stop(self, after, signum):
         """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
+        is_no_restart = self._after_exit == self.RESTART and after == self.QUIT
         if self._after_exit != self.QUIT:
             self._after_exit = after
         seconds = self._config.exit_interval if after == self.QUIT else self._config.shutdown_interval
@@ -466,7 +494,7 @@ class _Supervisor:
                 self._set_time_to_stop(seconds)
                 if signum:
                     self._worker.ask_to_stop(signum)
-        elif self._kill_at is not None:
+        elif is_no_restart and self._kill_at is not None:
             self._set_time_to_stop(seconds)
         if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
@@ -492,6 +520,8 @@ class _Supervisor:
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
+        is_typed = self._after_exit is None or self._ctrl_c.is_pressed()
+        self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
             self._last_status, self._after_exit = 2, self.QUIT
@@ -507,6 +537,7 @@ class _Supervisor:
 
     def _on_own_end(self, worker, status):
         has_quit = self._has_sigquit and worker.exit_cause() == 'SIGQUIT'
+        has_quit = has_quit or self.is_interrupted or self._ctrl_c.explains_end(time.monotonic(), status)
         if has_quit or self._once or (self._config.exit_on_crash and not self._reload_requested):
             self._after_exit = self.QUIT
         elif worker.exit_cause():
@@ -518,14 +549,17 @@ class _Supervisor:
         """End what the worker has left behind; once that is gone, go on."""
         if not self._orphans.poll(now):
             return
-        names, self._orphans = self._orphans.names, None
+        names, is_noteworthy = self._orphans.names, self._orphans.used_force or self._after_exit != self.RESTART
+        self._orphans = None
         if names:
-            self._logger.info('Ended what the worker left behind: {}.'.format(', '.join(names)))
+            log = self._logger.info if is_noteworthy else self._logger.debug
+            log('Ended what the worker left behind: {}.'.format(', '.join(names)))
         self.state = self.IDLE
         self._go_on()
 
     def _go_on(self):
         """No worker runs, nor anything that it has left: start the next one, leave, or wait."""
+        self._interpreter_checks = 0
         if self._after_exit == self.QUIT:
             self._status = self._last_status
         elif self._after_exit == self.RESTART:
@@ -546,13 +580,20 @@ class _Supervisor:
         self._launcher.reap_standby()
         self._reaper.reap(self._known_pids(), ended=True)
 
+    def _on_ctrl_c(self):
+        """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
+        is_third = self._ctrl_c.press(time.monotonic())
+        if self.state != self.RUNNING or not self._worker.has_begun():
+            self._stop(self.QUIT, signal.SIGINT)
+        elif not self._terminal.interrupts(self._worker):
+            self._worker.send_signal(signal.SIGINT)
+        if is_third and self._worker:
+            self._stop(self.QUIT, None)
+            self._worker.kill()
+
     def _on_sigint(self):
-        """Ctrl-C at our terminal reaches the worker as well, unless the app has not begun yet."""
-        self._interrupted_at = time.monotonic()
-        if self._worker and self._worker.has_begun() and self._terminal.interrupts(self._worker):
-            self._on_stop_signal(None)
-        else:
-            self._on_stop_signal(signal.SIGINT)
+        """A process has sent it."""
+        self._on_stop_signal(signal.SIGINT)
 
     def _on_sigterm(self):
         self._on_stop_signal(self._config.stop_signal)
@@ -582,6 +623,7 @@ class _Supervisor:
 
     _SIGNAL_HANDLERS = {
         'SIGCHLD': _on_sigchld,
+        'CTRL-C': _on_ctrl_c,
         'SIGINT': _on_sigint,
         'SIGTERM': _on_sigterm,
         'SIGQUIT': _on_sigquit,
@@ -624,8 +666,9 @@ class _Supervisor:
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
-        if has_discarded_sigint and self._interrupted_at is not None:
-            self._on_stop_signal(signal.SIGINT)  # a Ctrl-C that came after the start
+        self._waiter.read_interrupts()
+        if has_discarded_sigint and (self._ctrl_c.is_pressed() or 'CTRL-C' in self._waiter.arrived):
+            self._stop(self.QUIT, signal.SIGINT)  # it came after the start
 
     # Changes.
 
@@ -660,7 +703,8 @@ class _Supervisor:
         if self.state not in (self.RUNNING, self.IDLE):
             return None
         times = [self._schedule.due(), *self._held.values()]
-        return min((at for at in times if at is not None), default=None)
+        due = min((at for at in times if at is not None), default=None)
+        return due and max(due, self._ctrl_c.settled_at or due)
 
     def _on_due(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
@@ -674,6 +718,8 @@ class _Supervisor:
 
     def _must_reload(self):
         """Whether the pending changes still call for a reload now; report them if so."""
+        if self._worker:
+            self._worker.channel.drain()  # it may have imported one of them just now
         if self.monitor.recheck(self._pending):
             return False  # still being written
         for path in filter(self.monitor.is_undone, list(self._pending)):
@@ -748,6 +794,39 @@ class _Schedule:
 
     def _tokens_at(self, now):
         return min(self.BURST, self._tokens + (now - self._started_at) / self.interval)
+
+
+class _CtrlC:
+    """What Ctrl-C at the terminal means while a worker runs; the caller supplies the time, in seconds.
+
+    The worker gets it too. If that ends the worker, we leave; a second later that does not seem to be so.
+    """
+
+    def __init__(self):
+        self.settled_at = None  # when to see whether the worker goes on
+        self._presses = []  # when the last three came
+        self._has_settled = False
+
+    def press(self, now):
+        """Return whether this was the third within two seconds."""
+        self.settled_at = now + 1
+        self._presses = [*self._presses[-2:], now]
+        return len(self._presses) == 3 and now - self._presses[0] <= 2
+
+    def is_pressed(self):
+        return bool(self._presses)
+
+    def settles(self, now):
+        """Return whether it turns out now, for the first time, that the worker goes on."""
+        if self.settled_at is None or now < self.settled_at:
+            return False
+        self.settled_at = None
+        is_first, self._has_settled = not self._has_settled, True
+        return is_first
+
+    def explains_end(self, now, status):
+        """Whether a worker that ends now was meant to, rather than has crashed long after."""
+        return self.is_pressed() and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
 
 
 class _LoopGuard:
@@ -3021,6 +3100,7 @@ class SilentLogger(DefaultLogger):
 
 _LINUX = sys.platform.startswith('linux')
 _SIGKILL = getattr(signal, 'SIGKILL', 9)
+_INTERRUPTED = 0xC000013A - 2**32 if sys.platform == 'win32' else 130  # status of what Ctrl-C has ended
 _STOP_SIGNALS = ('KILL',) if sys.platform == 'win32' else ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
 
 
@@ -3255,6 +3335,9 @@ if sys.platform == 'win32':
         code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
+    def _end_by_sigint():
+        """Nothing: a status tells all here."""
+
     def _exec(arguments):
         """Run another program in place of this one: exec does not wait for it here."""
         import subprocess
@@ -3304,7 +3387,7 @@ if sys.platform == 'win32':
 
         def _on_event(self, event):
             """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
-            self.arrived.append('SIGTERM' if event else 'SIGINT')
+            self.arrived.append('SIGTERM' if event else 'CTRL-C')
             self.wake()
             if event > 1:
                 time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
@@ -3329,6 +3412,9 @@ if sys.platform == 'win32':
             now = time.monotonic()
             due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
             return due + [s for s in sources if s.wait_fd() is not None and s not in due]
+
+        def read_interrupts(self):
+            """Nothing: `arrived` has them already."""
 
         def wake(self):
             _SetEvent(self._event)
@@ -3442,6 +3528,9 @@ if sys.platform == 'win32':
         def kill(self):
             self._process.kill()
 
+        def has_python_child(self):
+            return False  # that can't be told
+
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
@@ -3453,6 +3542,8 @@ if sys.platform == 'win32':
 
     class _OrphanTerminator:
         """Descendants that have outlived their worker. Windows knows no polite end for them."""
+
+        used_force = False  # there is no other way
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
@@ -3559,6 +3650,12 @@ else:
         process.returncode = 0  # it is for us to wait for it
         return process.pid
 
+    def _end_by_sigint():
+        """End as plain Python does after a Ctrl-C, so that a shell script around us ends as well."""
+        _flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
     def _exec(arguments):
         """Run another program in place of this one."""
         os.execv(arguments[0], arguments)
@@ -3581,6 +3678,18 @@ else:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def _signalfd(signum):
+        """Block a signal and return a descriptor to read it from, with its sender; None where there are none."""
+        if not _LINUX:
+            return None
+        from ctypes import c_ulong
+
+        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signum - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0:
+            return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+        return _register_fd(fd)
+
     class _Waiter:
         """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
 
@@ -3594,16 +3703,32 @@ else:
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
                 if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                    signal.signal(signum, lambda *_, name=name: self.arrived.append(name))
+                    signal.signal(signum, lambda *_, name=name: self._note(name))
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
+            self._interrupts = _signalfd(signal.SIGINT) if signal.SIGINT in self._saved_handlers else None
+
+        def _note(self, name):
+            """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
+            self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
+
+        def read_interrupts(self):
+            """Note the SIGINTs that have come, and by signalfd_siginfo.ssi_code whether a terminal has sent them."""
+            while self._interrupts is not None:
+                try:
+                    code = os.read(self._interrupts, 128)[8:12]
+                except BlockingIOError:
+                    break
+                is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
+                self.arrived.append('CTRL-C' if is_typed else 'SIGINT')
 
         def wait(self, sources, times):
             """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
             sources = list(sources)
             poll = select.poll()
-            poll.register(self._read, select.POLLIN)
+            for fd in {self._read, self._interrupts} - {None}:
+                poll.register(fd, select.POLLIN)
             for source in sources:
                 if source.wait_fd() is not None:
                     poll.register(source.wait_fd(), getattr(source, 'events', select.POLLIN))
@@ -3613,6 +3738,8 @@ else:
             ready = dict(poll.poll(timeout and min(timeout, 1e9)))  # it takes no more than a C int
             if self._read in ready:
                 os.read(self._read, 1 << 16)
+            if self._interrupts in ready:
+                self.read_interrupts()
             now = time.monotonic()
             return [
                 s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
@@ -3645,8 +3772,9 @@ else:
                 if leaving and signum == signal.SIGINT:
                     former = signal.SIG_IGN  # an impatient Ctrl-C more changes nothing now
                 signal.signal(signum, former)
-            _close(self._read)
-            _close(self._write)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+            for fd in self._read, self._write, self._interrupts:
+                _close(fd)
 
     def _discard_pending_signals():
         """Discard what has reached this process before its start; return whether SIGINT has."""
@@ -3847,6 +3975,17 @@ else:
         def kill(self):
             self.send_signal(signal.SIGKILL)
 
+        def has_python_child(self):
+            """Whether it has started a Python: not by a mere fork, nor as a helper of multiprocessing."""
+            own = _read_proc(str(self.pid), 'cmdline')
+            return any(
+                each.parent == self.pid
+                and os.path.basename(each.name).lower().startswith(('python', 'pypy'))
+                and not each.ends_by_itself()
+                and (not _LINUX or _read_proc(str(each.pid), 'cmdline') != own)
+                for each in _processes()
+            )
+
     class _Process:
         """A line of the system's table of processes."""
 
@@ -3927,6 +4066,7 @@ else:
 
         def __init__(self, worker, reaper, known, interval):
             self.names = []
+            self.used_force = False
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
@@ -3953,6 +4093,7 @@ else:
             name = f'{process.name} (PID {process.pid})'
             try:
                 if self._killed:
+                    self.used_force = True
                     os.kill(process.pid, signal.SIGKILL)
                 elif name not in self.names and not process.ends_by_itself():
                     self.names.append(name)
@@ -4005,7 +4146,11 @@ def main(args: Sequence[str] | None = None) -> int:
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
     if advice := _second_reloader(reloader.target):
         reloader.logger.info(f'The program has a reloader of its own: {advice}.')
-    return _Supervisor(reloader).run()
+    supervisor = _Supervisor(reloader)
+    status = supervisor.run()
+    if supervisor.is_interrupted and _IS_COMMAND:
+        _end_by_sigint()
+    return status
 
 
 def _second_reloader(target):
