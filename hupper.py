@@ -311,8 +311,8 @@ class _Supervisor:
         self._time_to_stop = None  # seconds for a worker that was asked to end
         self._kill_at = None  # when they are over
         self._boot_check_at = None  # when to see whether a new worker has booted
-        self._interpreter_check_at = None  # when to see whether the first worker has started interpreters
-        self._interpreter_checks = 0 if config.extra_paths else 5  # left
+        self._has_booted = False  # a worker has
+        self._interpreter_check_at = None  # when to see whether the first one leaves the work to others
         self._orphans = None  # the _OrphanTerminator, while REAPING
         self._status = None  # ours, once we leave
         self._last_status = 0  # the last worker's
@@ -371,7 +371,7 @@ class _Supervisor:
             pollable.step()
         while self._changes:
             self._on_change(self._changes.pop(0), time.monotonic())
-        while self._waiter.arrived:  # handlers of signals add to it at any time
+        while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())
 
@@ -399,7 +399,7 @@ class _Supervisor:
         if self._boot_check_at is not None and now >= self._boot_check_at:
             self._check_booted(now)
         if self._interpreter_check_at is not None and now >= self._interpreter_check_at:
-            self._check_interpreters(now)
+            self._check_interpreters()
         if self._ctrl_c.settles(now) and self.state == self.RUNNING:
             self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
         due = self._due()
@@ -461,24 +461,20 @@ class _Supervisor:
         self._loop_guard.note_boot(now)
         self.monitor.settled()
         self._launcher.make_standby()
-        self._check_interpreters(now)
-
-    def _check_interpreters(self, now):
-        """Advise -w where the first worker leaves the work to new interpreters (hypercorn, uvicorn --workers)."""
-        self._interpreter_check_at = None
-        if not self._interpreter_checks or self.state != self.RUNNING or self._has_project_source():
-            self._interpreter_checks = 0
-        elif self._worker.has_python_child():
-            self._interpreter_checks = 0
-            self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
-        else:
-            self._interpreter_checks -= 1
+        if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
             self._interpreter_check_at = now + 2
+        self._has_booted = True
 
     def _has_project_source(self):
+        """Whether the worker has imported more than a console script, and us."""
         scripts = os.path.dirname(sys.executable)
-        sources = self.monitor.sources_of_worker.keys() - {_FILE}
-        return any(os.path.dirname(path) != scripts for path in sources)
+        return any(os.path.dirname(path) != scripts for path in self.monitor.sources_of_worker.keys() - {_FILE})
+
+    def _check_interpreters(self):
+        """Advise -w for a program that works in interpreters of its own (hypercorn, uvicorn --workers)."""
+        self._interpreter_check_at = None
+        if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
+            self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
 
     def _stop(self, after, signum):
         """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
@@ -520,7 +516,7 @@ class _Supervisor:
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
-        is_typed = self._after_exit is None or self._ctrl_c.is_pressed()
+        is_typed = self._after_exit is None or self._ctrl_c.is_pressed
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
@@ -559,7 +555,6 @@ class _Supervisor:
 
     def _go_on(self):
         """No worker runs, nor anything that it has left: start the next one, leave, or wait."""
-        self._interpreter_checks = 0
         if self._after_exit == self.QUIT:
             self._status = self._last_status
         elif self._after_exit == self.RESTART:
@@ -666,8 +661,7 @@ class _Supervisor:
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
-        self._waiter.read_interrupts()
-        if has_discarded_sigint and (self._ctrl_c.is_pressed() or 'CTRL-C' in self._waiter.arrived):
+        if has_discarded_sigint and (self._ctrl_c.is_pressed or 'CTRL-C' in self._waiter.read_signals()):
             self._stop(self.QUIT, signal.SIGINT)  # it came after the start
 
     # Changes.
@@ -803,30 +797,29 @@ class _CtrlC:
     """
 
     def __init__(self):
+        self.is_pressed = False
         self.settled_at = None  # when to see whether the worker goes on
         self._presses = []  # when the last three came
-        self._has_settled = False
+        self._settlements = 0
 
     def press(self, now):
         """Return whether this was the third within two seconds."""
+        self.is_pressed = True
         self.settled_at = now + 1
         self._presses = [*self._presses[-2:], now]
         return len(self._presses) == 3 and now - self._presses[0] <= 2
-
-    def is_pressed(self):
-        return bool(self._presses)
 
     def settles(self, now):
         """Return whether it turns out now, for the first time, that the worker goes on."""
         if self.settled_at is None or now < self.settled_at:
             return False
         self.settled_at = None
-        is_first, self._has_settled = not self._has_settled, True
-        return is_first
+        self._settlements += 1
+        return self._settlements == 1
 
     def explains_end(self, now, status):
         """Whether a worker that ends now was meant to, rather than has crashed long after."""
-        return self.is_pressed() and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
+        return self.is_pressed and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
 
 
 class _LoopGuard:
@@ -1033,9 +1026,9 @@ def _seconds(name, value):
 
 def _stop_signal(name, value):
     """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
-    names = {int(getattr(signal, 'SIG' + each, _SIGKILL)): each for each in _STOP_SIGNALS}
-    for number, each in names.items():
-        if value in (number, str(number)) or str(value).upper() in (each, 'SIG' + each):
+    for each in _STOP_SIGNALS:
+        number = int(getattr(signal, 'SIG' + each, _SIGKILL))
+        if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
 
@@ -3042,7 +3035,7 @@ class DefaultLogger(ILogger):
     def _write(self, level, *lines):
         if level > self.level or sys.stderr is None:
             return
-        text = '\n'.join(map(_printable, lines))
+        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(_printable, lines))
         try:
             if getattr(sys.stderr, 'isatty', bool)():
                 text = self._for_terminal(text, 31 if level == LogLevel.ERROR else 36)  # red, cyan
@@ -3061,13 +3054,13 @@ class DefaultLogger(ILogger):
         return f'\x1b[{color}m{text}\x1b[m'
 
     def error(self, msg, *more):
-        self._write(LogLevel.ERROR, '[ERROR] ' + msg, *more)
+        self._write(LogLevel.ERROR, msg, *more)
 
     def info(self, msg):
         self._write(LogLevel.INFO, msg)
 
     def debug(self, msg):
-        self._write(LogLevel.DEBUG, '[DEBUG] ' + msg)
+        self._write(LogLevel.DEBUG, msg)
 
 
 class _ForeignLogger(DefaultLogger):
@@ -3079,14 +3072,9 @@ class _ForeignLogger(DefaultLogger):
     def __getattr__(self, name):
         return getattr(self._logger, name)
 
-    def error(self, *lines):
-        self._logger.error('\n'.join(map(_printable, lines)))
-
-    def info(self, msg, *args):
-        self._logger.info(_printable(msg), *args)
-
-    def debug(self, msg, *args):
-        self._logger.debug(_printable(msg), *args)
+    def _write(self, level, *lines):
+        log = (self._logger.error, self._logger.info, self._logger.debug)[level]
+        log('\n'.join(map(_printable, lines)))
 
 
 class SilentLogger(DefaultLogger):
@@ -3413,8 +3401,8 @@ if sys.platform == 'win32':
             due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
             return due + [s for s in sources if s.wait_fd() is not None and s not in due]
 
-        def read_interrupts(self):
-            """Nothing: `arrived` has them already."""
+        def read_signals(self):
+            return self.arrived
 
         def wake(self):
             _SetEvent(self._event)
@@ -3713,15 +3701,19 @@ else:
             """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
             self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
 
-        def read_interrupts(self):
-            """Note the SIGINTs that have come, and by signalfd_siginfo.ssi_code whether a terminal has sent them."""
+        def read_signals(self):
+            """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
+
+            Handlers add to it at any time. A Ctrl-C that came before the worker's end is to be known by then.
+            """
             while self._interrupts is not None:
                 try:
                     code = os.read(self._interrupts, 128)[8:12]
                 except BlockingIOError:
                     break
                 is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
-                self.arrived.append('CTRL-C' if is_typed else 'SIGINT')
+                self.arrived.insert(0, 'CTRL-C' if is_typed else 'SIGINT')
+            return self.arrived
 
         def wait(self, sources, times):
             """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
@@ -3738,8 +3730,6 @@ else:
             ready = dict(poll.poll(timeout and min(timeout, 1e9)))  # it takes no more than a C int
             if self._read in ready:
                 os.read(self._read, 1 << 16)
-            if self._interrupts in ready:
-                self.read_interrupts()
             now = time.monotonic()
             return [
                 s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
@@ -3977,14 +3967,10 @@ else:
 
         def has_python_child(self):
             """Whether it has started a Python: not by a mere fork, nor as a helper of multiprocessing."""
-            own = _read_proc(str(self.pid), 'cmdline')
-            return any(
-                each.parent == self.pid
-                and os.path.basename(each.name).lower().startswith(('python', 'pypy'))
-                and not each.ends_by_itself()
-                and (not _LINUX or _read_proc(str(each.pid), 'cmdline') != own)
-                for each in _processes()
-            )
+            own = _LINUX and _read_proc(str(self.pid), 'cmdline')
+            children = [each for each in _processes() if each.parent == self.pid and not each.ends_by_itself()]
+            pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
+            return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
     class _Process:
         """A line of the system's table of processes."""
@@ -4209,11 +4195,7 @@ def _parse_options(args, options):
     add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
-    add(
-        '--shutdown-interval',
-        metavar='S',
-        help='seconds a worker gets to stop (default: the reload interval; 8 at exit)',
-    )
+    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')

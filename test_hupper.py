@@ -935,7 +935,7 @@ class Parts(unittest.TestCase):
             self.assertEqual(hupper._printable(text), shown)
 
     def test_stop_signal(self):
-        for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT), str(int(signal.SIGINT))):
+        for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT)):
             self.assertEqual(hupper._stop_signal('x', value), signal.SIGINT)
         self.assertEqual(hupper._stop_signal('x', 'KILL'), 9)
         for value in ('', 'NONE', 'SIG', 0, 19, None, 1.5, []):
@@ -1042,6 +1042,53 @@ class Parts(unittest.TestCase):
                 self.assertIn(path, told)
         self.assertIn('null bytes', hupper._syntax_error(project.write('x.py', 'x = 1\0')))
         self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
+
+
+class CtrlC(unittest.TestCase):
+    """What Ctrl-C means, by a clock that waits for nobody."""
+
+    def pressed(self, *times):
+        ctrl_c = hupper._CtrlC()
+        for now in times:
+            last = ctrl_c.press(now)
+        return ctrl_c, last
+
+    def test_a_worker_that_goes_on(self):
+        """After a second that is said; once."""
+        ctrl_c, _ = self.pressed(5)
+        self.assertEqual(ctrl_c.settled_at, 6)
+        self.assertFalse(ctrl_c.settles(5.9))
+        self.assertTrue(ctrl_c.settles(6))
+        self.assertIsNone(ctrl_c.settled_at)
+        self.assertFalse(ctrl_c.settles(7))
+        ctrl_c.press(8)
+        self.assertFalse(ctrl_c.settles(8.5))
+        self.assertEqual(ctrl_c.settled_at, 9)
+        self.assertFalse(ctrl_c.settles(9))
+
+    def test_three_kill(self):
+        for times, kills in [
+            ((0,), False),
+            ((0, 0.1), False),
+            ((0, 1, 2), True),
+            ((0, 1, 2.1), False),
+            ((0, 1, 2.1, 2.9), True),
+            ((0, 3600, 3601), False),
+        ]:
+            self.assertEqual(self.pressed(*times)[1], kills, times)
+
+    def test_which_end_it_explains(self):
+        ctrl_c, _ = self.pressed(0, 100)
+        for now, status, explains in [
+            (100.1, 1, True),
+            (108, 137, True),
+            (109, 1, False),  # pdb, and an hour later a crash
+            (3600, 1, False),
+            (3600, 0, True),  # a server that has finished its work
+            (3600, hupper._INTERRUPTED, True),
+        ]:
+            self.assertEqual(ctrl_c.explains_end(now, status), explains, (now, status))
+        self.assertFalse(hupper._CtrlC().explains_end(0, 0))
 
 
 class Channel(unittest.TestCase):
@@ -1978,6 +2025,29 @@ class Environment(Case):
         self.write_value(22)
         monitor.wait_for("app 22 ['run', '-v']")
         monitor.stop()
+
+    @needs_linux
+    def test_work_in_other_interpreters(self):
+        """As by hypercorn: one line names -w; but none where that is given, or the app imports its own code."""
+        text = """
+            def main():
+                import subprocess, sys
+                if 'self' in sys.argv: sys.path.append('.'); import mod
+                print('app 1', flush=True)
+                subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])
+            """
+        self.write_value(1)
+        self.install('server.py', text)
+        self.install_script('a-server', 'server:main')
+        line = 'to reload it, add -w .'
+        monitor = self.run_app('a-server')
+        monitor.wait_for(line)
+        monitor.stop()
+        for options in (['-v', '-w', '.', 'a-server'], ['-v', 'a-server', 'self']):
+            monitor = self.run_app(*options)
+            monitor.wait_for('Watching')
+            monitor.stop()
+            self.assertEqual(monitor.count(line), 0)
 
     def test_imported_by_a_pth_file(self):
         """At Python's start, before anybody can look: it is watched, and no fork or standby has an old one."""
@@ -4603,7 +4673,25 @@ class Children(ModeCase):
             subprocess.Popen({self.SLEEP}, close_fds=False)
             """
         monitor = self.check(body)
-        self.assertEqual(monitor.count(re.compile('^Ended what the worker left behind: .*python')), 2)
+        line = 'Ended what the worker left behind: .*python'
+        self.assertEqual(monitor.count(re.compile(r'^\[DEBUG\] ' + line)), 1)  # at the reload
+        self.assertEqual(monitor.count(re.compile('^' + line)), 1)
+
+    @needs_linux
+    def test_killed_at_a_reload(self):
+        """That is said also without -v."""
+        deaf = (
+            'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)'
+        )
+        body = f"""
+            import subprocess
+            subprocess.Popen([sys.executable, '-c', {deaf!r}], stdout=subprocess.PIPE).stdout.readline()
+            """
+        self.write_app(body)
+        monitor = self.run_app(shutdown=0.2)
+        self.check_reload(monitor)
+        monitor.wait_for(re.compile('^Ended what the worker left behind: .*python'))
+        monitor.stop()
 
     @needs_linux
     def test_grandchildren(self):
@@ -4829,8 +4917,9 @@ class Stopping(ModeCase):
         self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
         monitor = self.run_app(shutdown=600)
         monitor.wait_for('app 1')
-        monitor.send(signal.SIGINT)
-        monitor.wait_for('deaf')
+        for number in range(2 if WINDOWS else 1):  # there they are typed
+            monitor.send(signal.SIGINT)
+            monitor.wait_for('deaf', count=number + 1)
         self.assertIn(monitor.stop(signal.SIGINT), KILLED)
 
     @needs_posix
@@ -5142,7 +5231,7 @@ class Windows(Case):
     def run_app(self, app=APP):
         self.write('mod.py', 'VALUE = 1\n')
         self.write('app.py', app)
-        return self.hupper('--shutdown-interval', '5', '-m', 'app')
+        return self.hupper('-v', '--shutdown-interval', '5', '-m', 'app')
 
     def check_gone(self, *pids):
         def left():
@@ -5157,7 +5246,7 @@ class Windows(Case):
         monitor.wait_for('ended 1')
         monitor.wait_for('app 22')
         self.assertNotIn('KeyboardInterrupt', monitor.text())
-        self.assertIn(f'left behind: PID {child}.', monitor.text('err'))
+        self.assertIn(f'[DEBUG] Ended what the worker left behind: PID {child}.', monitor.text('err'))
         self.check_gone(child, monitor.workers[0])
 
     def test_interrupt(self):
@@ -5459,13 +5548,18 @@ class Typing(TerminalCase):
 class Interrupt(TerminalCase):
     """Ctrl-C: one KeyboardInterrupt in the app, none in ours."""
 
+    @property
+    def interrupted(self):
+        """The status of a monitor whose worker Ctrl-C has ended; the command line ends by SIGINT as well."""
+        return 130 if self.mode == 'api' else -signal.SIGINT
+
     def test_interrupt(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
         self.wait_for_standby(terminal, self.mode)  # until all processes are there that Ctrl-C reaches
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         terminal.check_nothing_left()
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
@@ -5488,7 +5582,7 @@ class Interrupt(TerminalCase):
         terminal = self.run_app(shutdown=600)
         self.check_reload(terminal)
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertNotIn('hupper.py"', terminal.text())
 
@@ -5501,7 +5595,7 @@ class Interrupt(TerminalCase):
             self.write_value(22)
             time.sleep(random.random() / 20)
             terminal.type('\3')
-            self.assertIn(terminal.wait(), (130, 143), terminal.text())
+            self.assertIn(terminal.wait(), (self.interrupted, 143), terminal.text())
             self.assertNotIn('hupper.py"', terminal.text())
             self.write_value(1)
 
@@ -5511,7 +5605,7 @@ class Interrupt(TerminalCase):
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         terminal.check_nothing_left()
 
     def test_stdin_is_something_else(self):
@@ -5559,16 +5653,176 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.wait(), 7)
         self.assertNotIn('Traceback', terminal.text())
 
-    def test_twice(self):
-        self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
-        terminal = self.run_app(shutdown=600)
+    DEAF = 'signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))\n'
+
+    def test_three_times(self):
+        """That kills; a second one is the app's own."""
+        self.write_app(self.DEAF)
+        terminal = self.run_app(shutdown=0.2)
         terminal.wait_for('app 1')
         terminal.type('\3')
         terminal.wait_for('deaf')
-        if LINUX:  # two in no time are one to the system: let it go to sleep again
-            wait_until(lambda: _state(terminal.pid) == 'S')
-        terminal.type('\3')
+        terminal.wait_for(re.compile(r'Worker \d+ is still running; three Ctrl-C within two seconds kill it\.'))
+        while terminal.process.poll() is None:
+            mark = terminal.mark()
+            terminal.type('\3')
+            wait_until(lambda mark=mark: terminal.process.poll() is not None or 'deaf' in terminal.output[mark:])
         self.assertEqual(terminal.wait(), 137, terminal.text())
+        terminal.check_nothing_left()
+        self.assertEqual(terminal.text().count('is still running'), 1)
+
+    def test_goes_on(self):
+        """It is watched and reloaded as ever; and then the Ctrl-C is forgotten."""
+        self.write_app(self.DEAF)
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.check_reload(terminal)
+        self.write('app.py', 'raise SystemExit(7)\n')
+        terminal.wait_for('Press ENTER')
+        self.assertEqual(terminal.stop(), 7)
+
+    def test_takes_its_time(self):
+        """As long as it wants to, to finish its work."""
+        self.write_app(self.DEAF + 'import mod\nwhile not os.path.exists("go"): time.sleep(0.01)\nsys.exit(0)\n')
+        terminal = self.run_app(shutdown=0.2)
+        terminal.wait_start(1)
+        terminal.wait_for('Watching')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.write('go', '')
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_saves_something_at_its_end(self):
+        """What it has written by itself then does not start it again."""
+        text = """
+            import hupper, time
+            from mod import VALUE
+            hupper.get_reloader().watch_files(['state'])
+            print('app', VALUE, flush=True)
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:
+                with open('state', 'w') as file: file.write('x')
+                time.sleep(0.5)
+            """
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', text)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        terminal.wait_for('Watching')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_pdb(self):
+        """It interrupts what runs; then a save reloads that."""
+        if self.mode == 'api':
+            self.skipTest('as on the command line')
+        self.write_app()
+        command, env = self.command('-m', 'pdb', 'app.py')
+        terminal = self.open(*command, env=env)
+        terminal.wait_for('(Pdb) ')
+        terminal.type('c\n')
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        terminal.wait_for('(Pdb) ', count=2)
+        terminal.wait_for('is still running')
+        self.write_value(22)
+        terminal.wait_for('(Pdb) ', count=3)
+        terminal.type('c\n')
+        terminal.wait_for('app 22')
+        terminal.stop()
+
+    @needs_linux
+    def test_sent_by_a_process(self):
+        """To the monitor alone, in the foreground: the worker is told."""
+        self.write_app()
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.send(signal.SIGINT)
+        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
+
+    def test_a_program_reads_it(self):
+        """As prompt_toolkit does: it has the terminal raw, and ends by its own KeyboardInterrupt."""
+        self.write_app(
+            'import mod, tty\ntty.setraw(0)\nprint("raw", flush=True)\n'
+            'if os.read(0, 1) == b"\\3": raise KeyboardInterrupt'
+        )
+        terminal = self.run_app()
+        terminal.wait_for('raw')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), self.interrupted)
+        self.assertNotIn('[ERROR]', terminal.text())
+        self.assertEqual(terminal.modes(), (True, True))
+
+    def test_while_the_worker_is_stopped_for_a_reload(self):
+        """No new start; and the worker gets the time that it has where all is to end."""
+        end = """
+            def end(*_):
+                os.write(1, b'ending\\n')
+                while not os.path.exists('go'): time.sleep(0.01)
+                os._exit(5)
+
+            signal.signal(signal.SIGTERM, end)
+            import mod
+            """
+        self.write_app(self.DEAF + textwrap.dedent(end))
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('ending')
+        terminal.type('\3')
+        terminal.wait_for('deaf')
+        self.write('go', '')
+        self.assertEqual(terminal.wait(), 5, terminal.text())
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_before_the_start_of_the_next_worker(self):
+        """One that has reached the waiting standby is nothing to it."""
+        self.write_app('import mod\nif mod.VALUE == 1: ' + self.DEAF)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        self.wait_for_standby(terminal, 'spawn')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.check_reload(terminal)
+        terminal.wait_for('Watching', after=terminal.wait_for('app 11').end())
+        self.assertEqual(len(terminal.workers), 2)
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), self.interrupted)
+        self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
+
+    def test_shell_script(self):
+        """It stops as well, as it does around plain Python."""
+        if self.mode == 'api':
+            self.skipTest('on the command line')
+
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@"; echo went "on"', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        self.assertIn(terminal.wait(), (130, -signal.SIGINT))
+        self.assertNotIn('went on', terminal.text())
+        terminal.check_nothing_left()
+
+    def test_pipeline(self):
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@" 2>&1 | tee log', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.type('\3')
+        terminal.wait()
         terminal.check_nothing_left()
 
 
