@@ -308,8 +308,7 @@ class _Supervisor:
         self._once = once  # leave after one worker
         self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to end
         self._worker = None  # the running _Worker
-        self._time_to_stop = None  # seconds for a worker that was asked to end
-        self._kill_at = None  # when they are over
+        self._kill_at = None  # when a worker that was asked to end is killed
         self._boot_check_at = None  # when to see whether a new worker has booted
         self._has_booted = False  # a worker has
         self._interpreter_check_at = None  # when to see whether the first one leaves the work to others
@@ -478,32 +477,34 @@ class _Supervisor:
 
     def _stop(self, after, signum):
         """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
-        is_no_restart = self._after_exit == self.RESTART and after == self.QUIT
+        was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
-        seconds = self._config.exit_interval if after == self.QUIT else self._config.shutdown_interval
+        seconds = self._seconds_to_stop()
         if self.state == self.RUNNING:
             self.state = self.STOPPING
             if not seconds:
                 self._worker.kill()
             else:
-                self._set_time_to_stop(seconds)
+                self._kill_at = time.monotonic() + seconds
                 if signum:
                     self._worker.ask_to_stop(signum)
-        elif is_no_restart and self._kill_at is not None:
-            self._set_time_to_stop(seconds)
+        elif was_restart and self._kill_at is not None:
+            self._kill_at = time.monotonic() + seconds  # more than at a reload
         if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
             self._go_on()
 
-    def _set_time_to_stop(self, seconds):
-        self._time_to_stop, self._kill_at = seconds, time.monotonic() + seconds
+    def _seconds_to_stop(self):
+        """How long a worker that was asked to end gets for that."""
+        return self._config.exit_interval if self._after_exit == self.QUIT else self._config.shutdown_interval
 
     def _kill_late_worker(self):
         self._kill_at = None
         self._logger.error(
-            f'Worker {self._worker.pid} did not stop within {self._time_to_stop:g} s (--shutdown-interval); killing it.'
+            f'Worker {self._worker.pid} did not stop within {self._seconds_to_stop():g} s (--shutdown-interval); '
+            'killing it.'
         )
         self._worker.kill()
 
