@@ -4815,7 +4815,8 @@ class Stopping(ModeCase):
         monitor = self.run_app(shutdown=0.3)
         self.check_reload(monitor)
         monitor.wait_for('--shutdown-interval')
-        self.assertIn(monitor.stop(), KILLED)
+        if not WINDOWS:  # where all that a test can do is press Ctrl-C, which has no time limit
+            self.assertIn(monitor.stop(), KILLED)
 
     def test_time_to_clean_up(self):
         self.write_app(self.CLEAN)
@@ -4858,7 +4859,8 @@ class Stopping(ModeCase):
         self.write_app(self.CLEAN)
         monitor = self.run_app(stop_signal='KILL', shutdown=None)
         self.check_reload(monitor)
-        self.assertIn(monitor.stop(), KILLED)
+        if not WINDOWS:
+            self.assertIn(monitor.stop(), KILLED)
         self.assertNotIn('clean', monitor.text())
 
     def check_signals(self, prepare, statuses, **options):
@@ -4873,6 +4875,7 @@ class Stopping(ModeCase):
         self.write_app()
         self.check_signals(lambda monitor: monitor.wait_start(1), (STOPPED, {130}))
 
+    @needs_posix  # there a Ctrl-C takes its time
     def test_while_an_old_worker_stops(self):
         self.write_app(self.DEAF)
 
@@ -4881,7 +4884,7 @@ class Stopping(ModeCase):
             self.write_value(22)
             monitor.wait_for('deaf')
 
-        self.check_signals(prepare, (KILLED, KILLED), shutdown=3 if WINDOWS else 0.5)  # a Ctrl-C takes its time there
+        self.check_signals(prepare, (KILLED, KILLED), shutdown=0.5)
 
     def test_while_waiting_after_a_crash(self):
         self.write_app('sys.exit(7)')
@@ -4912,14 +4915,14 @@ class Stopping(ModeCase):
             return hupper.PollingFileMonitor(callback, 0.1, **kw)
         """
 
+    @needs_posix
     def test_two_interrupts(self):
-        """The second one kills."""
+        """The second one that a process sends kills."""
         self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
         monitor = self.run_app(shutdown=600)
         monitor.wait_for('app 1')
-        for number in range(2 if WINDOWS else 1):  # there they are typed
-            monitor.send(signal.SIGINT)
-            monitor.wait_for('deaf', count=number + 1)
+        monitor.send(signal.SIGINT)
+        monitor.wait_for('deaf')
         self.assertIn(monitor.stop(signal.SIGINT), KILLED)
 
     @needs_posix
