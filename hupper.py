@@ -123,6 +123,7 @@ def start_reloader(
     worker_args: Sequence[Any] | None = None,
     worker_kwargs: Mapping[str, Any] | None = None,
     ignore_files: Iterable[str] | None = None,
+    stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
     """Become the monitor of a worker process that is started again whenever its files change.
 
@@ -132,16 +133,17 @@ def start_reloader(
     worker_path: dotted path to the function that the worker calls, such as `'myapp.main'`. Without one the worker runs
         this program's own command line again.
     reload_interval: seconds between two starts at the least, while files keep changing; a number > 0 or its text.
-    shutdown_interval: seconds a worker gets between the polite stop (SIGTERM) and the kill; the reload interval if
-        not given. None: no polite stop, kill at once.
+    shutdown_interval: seconds a worker gets between the polite stop and the kill; if not given, the reload interval
+        at a reload, and 8 when the monitor is to end as well. None: no polite stop, kill at once.
     verbose: 0 errors only, 1 also what happens, 2 also why.
     logger: a `logging.Logger` or an `ILogger`, instead of lines on stderr.
     monitor_factory: an `IFileMonitorFactory`; by default the environment variable HUPPER_DEFAULT_MONITOR (a dotted
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
     worker_args, worker_kwargs: arguments for that function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
+    stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
 
-    Raises ValueError for an interval that is not a number > 0, or a worker_path that is no dotted path.
+    Raises ValueError for an interval that is not a number > 0, a worker_path that is no dotted path, or another signal.
     """
     if logger is None:
         logger = DefaultLogger(verbose)
@@ -153,10 +155,11 @@ def start_reloader(
         monitor_factory=monitor_factory,
         logger=logger,
         reload_interval=reload_interval,
-        shutdown_interval=reload_interval if shutdown_interval is _DEFAULT else shutdown_interval,
+        shutdown_interval=shutdown_interval,
         worker_args=worker_args,
         worker_kwargs=worker_kwargs,
         ignore_files=ignore_files,
+        stop_signal=stop_signal,
     )
     return reloader.run()
 
@@ -264,21 +267,28 @@ class Reloader:
         monitor_factory,
         logger,
         reload_interval=1,
-        shutdown_interval=1,
+        shutdown_interval=_DEFAULT,
         worker_args=None,
         worker_kwargs=None,
         ignore_files=None,
+        stop_signal=None,
         *,
         extra_paths=(),
         exit_on_crash=False,
         may_fork=False,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
-        self.shutdown_interval = None if shutdown_interval is None else _seconds('shutdown_interval', shutdown_interval)
+        self.stop_signal = signal.SIGTERM if stop_signal is None else _stop_signal('stop_signal', stop_signal)
+        if shutdown_interval is None or self.stop_signal == _SIGKILL:
+            self.shutdown_interval = self.exit_interval = None  # no polite stop
+        elif shutdown_interval is _DEFAULT:
+            self.shutdown_interval, self.exit_interval = self.reload_interval, 8
+        else:
+            self.shutdown_interval = self.exit_interval = _seconds('shutdown_interval', shutdown_interval)
         if isinstance(monitor_factory, str):
             monitor_factory = _monitor_factory(monitor_factory, logger)
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
-        self.logger = logger
+        self.logger = logger if type(logger) in (DefaultLogger, SilentLogger) else _ForeignLogger(logger)
         self.ignore_files = ignore_files
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash = exit_on_crash
@@ -319,12 +329,15 @@ class _Supervisor:
         self._worker = None  # the running _Worker
         self._kill_at = None  # when a worker that was asked to end is killed
         self._boot_check_at = None  # when to see whether a new worker has booted
+        self._has_booted = False  # a worker has
+        self._interpreter_check_at = None  # when to see whether the first one leaves the work to others
         self._orphans = None  # the _OrphanTerminator, while REAPING
         self._status = None  # ours, once we leave
         self._last_status = 0  # the last worker's
+        self.is_interrupted = False  # Ctrl-C has ended the last worker, by SIGINT
         self._is_stop_requested = False  # by a signal: a second one kills
         self._has_sigquit = False
-        self._interrupted_at = None  # when SIGINT came, since the last start
+        self._ctrl_c = _CtrlC()
         self._reload_requested = False  # whatever the files say
         self._pending = {}  # path -> when it changed, since the last start
         self._held = {}  # path -> when it becomes pending: see _LoopGuard
@@ -375,7 +388,7 @@ class _Supervisor:
             pollable.step()
         for change in self.monitor.take_changes():
             self._on_change(change, time.monotonic())
-        while self._waiter.arrived:  # handlers of signals add to it at any time
+        while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())
 
@@ -389,6 +402,8 @@ class _Supervisor:
     def _times(self):
         yield self._kill_at
         yield self._boot_check_at
+        yield self._interpreter_check_at
+        yield self._ctrl_c.settled_at
         yield self._due()
         if self.state == self.REAPING:
             yield self._orphans.kill_at
@@ -400,6 +415,10 @@ class _Supervisor:
             self._poll_orphans(now)
         if self._boot_check_at is not None and now >= self._boot_check_at:
             self._check_booted(now)
+        if self._interpreter_check_at is not None and now >= self._interpreter_check_at:
+            self._check_interpreters()
+        if self._ctrl_c.settles(now) and self.state == self.RUNNING:
+            self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
@@ -416,7 +435,7 @@ class _Supervisor:
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
         self._schedule.note_start(now)
         self._forget_changes()
-        self._after_exit, self._reload_requested, self._interrupted_at = None, False, None
+        self._after_exit, self._reload_requested, self._ctrl_c = None, False, _CtrlC()
         self._terminal.listening = False
         self._terminal.save()
         try:
@@ -460,29 +479,51 @@ class _Supervisor:
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
         self._launcher.make_standby()
+        if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
+            self._interpreter_check_at = now + 2
+        self._has_booted = True
+
+    def _has_project_source(self):
+        """Whether the worker has imported more than a console script, and us."""
+        scripts = os.path.dirname(sys.executable)
+        return any(os.path.dirname(path) != scripts for path in self.monitor.sources_of_worker.keys() - {_FILE})
+
+    def _check_interpreters(self):
+        """Advise -w for a program that works in interpreters of its own (hypercorn, uvicorn --workers)."""
+        self._interpreter_check_at = None
+        if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
+            self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
 
     def _stop(self, after, signum):
         """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
+        was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
+        seconds = self._seconds_to_stop()
         if self.state == self.RUNNING:
             self.state = self.STOPPING
-            if not self._config.shutdown_interval:
+            if not seconds:
                 self._worker.kill()
             else:
-                self._kill_at = time.monotonic() + self._config.shutdown_interval
+                self._kill_at = time.monotonic() + seconds
                 if signum:
                     self._worker.ask_to_stop(signum)
+        elif was_restart and self._kill_at is not None:
+            self._kill_at = time.monotonic() + seconds  # more than at a reload
         if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
             self._go_on()
 
+    def _seconds_to_stop(self):
+        """How long a worker that was asked to end gets for that."""
+        return self._config.exit_interval if self._after_exit == self.QUIT else self._config.shutdown_interval
+
     def _kill_late_worker(self):
         self._kill_at = None
         self._logger.error(
-            f'Worker {self._worker.pid} did not stop within {self._config.shutdown_interval:g} s '
-            '(--shutdown-interval); killing it.'
+            f'Worker {self._worker.pid} did not stop within {self._seconds_to_stop():g} s (--shutdown-interval); '
+            'killing it.'
         )
         self._worker.kill()
 
@@ -493,8 +534,10 @@ class _Supervisor:
         self._worker = None
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
-        self._terminal.restore()
+        self._terminal.restore(is_abandoned=worker.was_ended_by_us())
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
+        is_typed = self._after_exit is None or self._ctrl_c.is_pressed
+        self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
             self._last_status, self._after_exit = 2, self.QUIT
@@ -510,20 +553,23 @@ class _Supervisor:
 
     def _on_own_end(self, worker, status):
         has_quit = self._has_sigquit and worker.exit_cause() == 'SIGQUIT'
+        has_quit = has_quit or self.is_interrupted or self._ctrl_c.explains_end(time.monotonic(), status)
         if has_quit or self._once or (self._config.exit_on_crash and not self._reload_requested):
             self._after_exit = self.QUIT
         elif worker.exit_cause():
             self._logger.error(f'Worker {worker.pid} was ended by {worker.exit_cause()}.')
         else:
-            self._logger.debug(f'Worker {worker.pid} ended with status {status}.')
+            self._logger.info(f'Worker {worker.pid} ended with status {status}.')
 
     def _poll_orphans(self, now):
         """End what the worker has left behind; once that is gone, go on."""
         if not self._orphans.poll(now):
             return
-        names, self._orphans = self._orphans.names, None
+        names, is_noteworthy = self._orphans.names, self._orphans.used_force or self._after_exit != self.RESTART
+        self._orphans = None
         if names:
-            self._logger.info('Ended what the worker left behind: {}.'.format(', '.join(names)))
+            log = self._logger.info if is_noteworthy else self._logger.debug
+            log('Ended what the worker left behind: {}.'.format(', '.join(names)))
         self.state = self.IDLE
         self._go_on()
 
@@ -549,16 +595,23 @@ class _Supervisor:
         self._launcher.reap_standby()
         self._reaper.reap(self._known_pids(), ended=True)
 
+    def _on_ctrl_c(self):
+        """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
+        is_third = self._ctrl_c.press(time.monotonic())
+        if self.state != self.RUNNING or not self._worker.has_begun():
+            self._stop(self.QUIT, signal.SIGINT)
+        elif not self._terminal.interrupts(self._worker):
+            self._worker.send_signal(signal.SIGINT)
+        if is_third and self._worker:
+            self._stop(self.QUIT, None)
+            self._worker.kill()
+
     def _on_sigint(self):
-        """Ctrl-C at our terminal reaches the worker as well, unless the app has not begun yet."""
-        self._interrupted_at = time.monotonic()
-        if self._worker and self._worker.has_begun() and self._terminal.interrupts(self._worker):
-            self._on_stop_signal(None)
-        else:
-            self._on_stop_signal(signal.SIGINT)
+        """A process has sent it."""
+        self._on_stop_signal(signal.SIGINT)
 
     def _on_sigterm(self):
-        self._on_stop_signal(signal.SIGTERM)
+        self._on_stop_signal(self._config.stop_signal)
 
     def _on_stop_signal(self, signum):
         if self._is_stop_requested and self._worker:
@@ -576,7 +629,7 @@ class _Supervisor:
 
     def _on_sighup(self):
         if self._terminal.is_gone():
-            self._on_stop_signal(signal.SIGTERM)
+            self._on_stop_signal(self._config.stop_signal)
         else:
             self._request_reload('Received SIGHUP')
 
@@ -585,6 +638,7 @@ class _Supervisor:
 
     _SIGNAL_HANDLERS = {
         'SIGCHLD': _on_sigchld,
+        'CTRL-C': _on_ctrl_c,
         'SIGINT': _on_sigint,
         'SIGTERM': _on_sigterm,
         'SIGQUIT': _on_sigquit,
@@ -614,14 +668,14 @@ class _Supervisor:
             'app-start': self._on_app_start,
             'no-target': self._on_no_target,
             'reload': lambda: self._request_reload('Reload requested by the worker'),
-            'stop': lambda: self._stop(self.QUIT, signal.SIGTERM),
+            'stop': lambda: self._stop(self.QUIT, self._config.stop_signal),
         }
 
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
-        if has_discarded_sigint and self._interrupted_at is not None:
-            self._on_stop_signal(signal.SIGINT)  # a Ctrl-C that came after the start
+        if has_discarded_sigint and (self._ctrl_c.is_pressed or 'CTRL-C' in self._waiter.read_signals()):
+            self._stop(self.QUIT, signal.SIGINT)  # it came after the start
 
     def _on_no_target(self, message):
         self._worker.missing_target = message
@@ -660,7 +714,8 @@ class _Supervisor:
         if self.state not in (self.RUNNING, self.IDLE):
             return None
         times = [self._schedule.due(), *self._held.values()]
-        return min((at for at in times if at is not None), default=None)
+        due = min((at for at in times if at is not None), default=None)
+        return due and max(due, self._ctrl_c.settled_at or due)
 
     def _on_due(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
@@ -670,10 +725,12 @@ class _Supervisor:
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
         self._schedule.cancel()
-        self._stop(self.QUIT if self._once else self.RESTART, signal.SIGTERM)
+        self._stop(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
     def _must_reload(self):
         """Whether the pending changes still call for a reload now; report them if so."""
+        if self._worker:
+            self._worker.channel.drain()  # it may have imported one of them just now
         if self.monitor.recheck(self._pending):
             return False  # still being written
         for path in filter(self.monitor.is_undone, list(self._pending)):
@@ -681,10 +738,8 @@ class _Supervisor:
         if not self._pending or (self._worker and not self._all_parse()):
             self._schedule.cancel()
             return False
-        for path in list(self._pending)[:5]:
-            self._logger.info(f'{path} changed; reloading ...')
-        if len(self._pending) > 5:
-            self._logger.info(f'... and {len(self._pending) - 5} more.')
+        path, *others = self._pending
+        self._logger.info(path + f' and {len(others)} more' * bool(others) + ' changed; reloading ...')
         return True
 
     def _all_parse(self):
@@ -696,8 +751,10 @@ class _Supervisor:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
                     self._logger.error(
-                        f'{path} does not parse; still running the code of {self._worker.clock}.\n{error}'
+                        f'{path} does not parse; still running the code of {self._worker.clock}.', *error.split('\n')
                     )
+        if broken and broken.items() <= self._broken.items():  # nothing new has been shown
+            self._logger.info('The reload waits until these parse: {}.'.format(', '.join(broken)))
         self._broken = broken
         return not broken
 
@@ -748,6 +805,38 @@ class _Schedule:
 
     def _tokens_at(self, now):
         return min(self.BURST, self._tokens + (now - self._started_at) / self.interval)
+
+
+class _CtrlC:
+    """What Ctrl-C at the terminal means while a worker runs; the caller supplies the time, in seconds.
+
+    The worker gets it too. If that ends the worker, we leave; a second later that does not seem to be so.
+    """
+
+    def __init__(self):
+        self.is_pressed = False
+        self.settled_at = None  # when to see whether the worker goes on
+        self._presses = []  # when the last three came
+        self._settlements = 0
+
+    def press(self, now):
+        """Return whether this was the third within two seconds."""
+        self.is_pressed = True
+        self.settled_at = now + 1
+        self._presses = [*self._presses[-2:], now]
+        return len(self._presses) == 3 and now - self._presses[0] <= 2
+
+    def settles(self, now):
+        """Return whether it turns out now, for the first time, that the worker goes on."""
+        if self.settled_at is None or now < self.settled_at:
+            return False
+        self.settled_at = None
+        self._settlements += 1
+        return self._settlements == 1
+
+    def explains_end(self, now, status):
+        """Whether a worker that ends now was meant to, rather than has crashed long after."""
+        return self.is_pressed and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
 
 
 class _LoopGuard:
@@ -983,6 +1072,15 @@ def _has_bytecode(path):
         return any(os.path.exists(cache_from_source(path, optimization=level)) for level in ('', 1, 2))
     except NotImplementedError:
         return False  # no bytecode here
+
+
+def _stop_signal(name, value):
+    """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
+    for each in _STOP_SIGNALS:
+        number = int(getattr(signal, 'SIG' + each, _SIGKILL))
+        if value == number or str(value).upper() in (each, 'SIG' + each):
+            return number
+    raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
 
 
 def _syntax_error(path):
@@ -3467,31 +3565,62 @@ class LogLevel:
     DEBUG = 2
 
 
+def _printable(text):
+    """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
+    return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class DefaultLogger(ILogger):
-    """Writes lines to stderr, up to a level."""
+    """Writes lines to stderr, up to a level; on a terminal in color, with paths relative to the current folder."""
 
     def __init__(self, level):
         self.level = level
+        here = _current_folder()
+        self._prefix = _printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
 
-    def _write(self, level, msg):
+    def _write(self, level, *lines):
         if level > self.level or sys.stderr is None:
             return
+        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(_printable, lines))
         try:
-            sys.stderr.write(msg + '\n')
+            if getattr(sys.stderr, 'isatty', bool)():
+                text = self._for_terminal(text, 31 if level == LogLevel.ERROR else 36)  # red, cyan
+            sys.stderr.write(text + '\n')
             sys.stderr.flush()
         except BlockingIOError:
             pass  # the terminal is full, and somebody has made it non-blocking
         except (OSError, ValueError):
             sys.stderr = None  # nobody reads it any more, as under `2>&1 | head`
 
-    def error(self, msg):
-        self._write(LogLevel.ERROR, '[ERROR] ' + msg)
+    def _for_terminal(self, text, color):
+        for before in ' "\'(' if self._prefix else '':
+            text = (' ' + text).replace(before + self._prefix, before)[1:]
+        if os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb' or not _Terminal.has_colors():
+            return text
+        return f'\x1b[{color}m{text}\x1b[m'
+
+    def error(self, msg, *more):
+        self._write(LogLevel.ERROR, msg, *more)
 
     def info(self, msg):
         self._write(LogLevel.INFO, msg)
 
     def debug(self, msg):
-        self._write(LogLevel.DEBUG, '[DEBUG] ' + msg)
+        self._write(LogLevel.DEBUG, msg)
+
+
+class _ForeignLogger(DefaultLogger):
+    """Hands lines on to a logger that a program has given."""
+
+    def __init__(self, logger):
+        self._logger = logger
+
+    def __getattr__(self, name):
+        return getattr(self._logger, name)
+
+    def _write(self, level, *lines):
+        log = (self._logger.error, self._logger.info, self._logger.debug)[level]
+        log('\n'.join(map(_printable, lines)))
 
 
 class SilentLogger(DefaultLogger):
@@ -3504,10 +3633,15 @@ class SilentLogger(DefaultLogger):
 # ------------------------------------------------------------------------------------------------------------ platform
 
 _LINUX = sys.platform.startswith('linux')
+_SIGKILL = getattr(signal, 'SIGKILL', 9)
+_INTERRUPTED = 0xC000013A - 2**32 if sys.platform == 'win32' else 130  # status of what Ctrl-C has ended
+_STOP_SIGNALS = ('KILL',) if sys.platform == 'win32' else ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
 
 
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
+
+    ending_signal = 0  # which has ended it; on Windows there are none
 
     def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
@@ -3518,6 +3652,7 @@ class _WorkerBase:
         self.clock = None  # when it was started, for people
         self.missing_target = None  # why it could not begin
         self.sent_garbage = False
+        self.sent_signals = set()
         self._control = control
 
     def send(self, message):
@@ -3543,6 +3678,10 @@ class _WorkerBase:
         else:
             self.stopped_by = signum
             self.kill()
+
+    def was_ended_by_us(self):
+        """Whether a signal of ours has ended the app, past what it does at its end."""
+        return self.app_started and self.ending_signal in self.sent_signals
 
     def discard(self):
         """End a worker that has not been started."""
@@ -3614,12 +3753,14 @@ if sys.platform == 'win32':
     _NAME, _KIND = wintypes.LPCWSTR, ctypes.c_int
     _CtrlHandler = ctypes.WINFUNCTYPE(_BOOL, _DWORD)
     _AssignProcessToJobObject = _api('AssignProcessToJobObject', _HANDLE, _HANDLE)
+    _CancelSynchronousIo = _api('CancelSynchronousIo', _HANDLE)
     _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
     _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
     _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
     _GetFileInformationByHandleEx = _api('GetFileInformationByHandleEx', _HANDLE, _KIND, _POINTER, _DWORD)
     _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
     _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
+    _OpenThread = _api('OpenThread', _DWORD, _BOOL, _DWORD, restype=_HANDLE)
     _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
     _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
     _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
@@ -3749,6 +3890,9 @@ if sys.platform == 'win32':
         code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
+    def _end_by_sigint():
+        """Nothing: a status tells all here."""
+
     def _exec(arguments):
         """Run another program in place of this one: exec does not wait for it here."""
         import subprocess
@@ -3764,7 +3908,8 @@ if sys.platform == 'win32':
     def _reset_signals(spec):
         """In a worker, in which Ctrl-C was ignored: from now on it counts."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _thread.start_new_thread(_interrupt_on_request, (_control_pipe,))
+        main_thread = _OpenThread(1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
+        _thread.start_new_thread(_interrupt_on_request, (_control_pipe, main_thread))
 
     _control_pipe = 0
 
@@ -3773,12 +3918,16 @@ if sys.platform == 'win32':
         global _control_pipe
         _control_pipe = pipe
 
-    def _interrupt_on_request(pipe):
+    def _interrupt_on_request(pipe, main_thread):
         """A byte in the control pipe is the monitor's polite way to stop us."""
         while _read(pipe):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
+            try:
+                _CancelSynchronousIo(main_thread)  # input() is not woken by that
+            except OSError:
+                pass  # it does not read or write just now
 
     class _Waiter:
         """What the loop waits with: processes, pipes, timers, events of the console, and a wake-up from any thread."""
@@ -3793,7 +3942,7 @@ if sys.platform == 'win32':
 
         def _on_event(self, event):
             """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
-            self.arrived.append('SIGTERM' if event else 'SIGINT')
+            self.arrived.append('SIGTERM' if event else 'CTRL-C')
             self.wake()
             if event > 1:
                 time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
@@ -3818,6 +3967,9 @@ if sys.platform == 'win32':
             now = time.monotonic()
             due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
             return due + [s for s in sources if s.wait_fd() is not None and s not in due]
+
+        def read_signals(self):
+            return self.arrived
 
         def wake(self):
             _SetEvent(self._event)
@@ -3848,7 +4000,7 @@ if sys.platform == 'win32':
                     continue  # this is no console
                 self._modes[stream] = mode.value
 
-        def restore(self):
+        def restore(self, is_abandoned=False):
             for stream, mode in self._modes.items():
                 try:
                     _SetConsoleMode(_winapi.GetStdHandle(stream), mode)
@@ -3856,6 +4008,16 @@ if sys.platform == 'win32':
                     pass  # it is gone
 
         close = restore
+
+        @staticmethod
+        def has_colors():
+            """Whether the console on stderr understands escape sequences: Windows 10 and newer, where it is told to."""
+            mode = _DWORD()
+            try:
+                _GetConsoleMode(_winapi.GetStdHandle(_winapi.STD_ERROR_HANDLE), byref(mode))
+            except OSError:
+                return False
+            return bool(mode.value & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self, on_enter):
             """Begin to wait for ENTER, if there is somebody to press it."""
@@ -3921,6 +4083,9 @@ if sys.platform == 'win32':
         def kill(self):
             self._process.kill()
 
+        def has_python_child(self):
+            return False  # that can't be told
+
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
@@ -3932,6 +4097,8 @@ if sys.platform == 'win32':
 
     class _OrphanTerminator:
         """Descendants that have outlived their worker. Windows knows no polite end for them."""
+
+        used_force = False  # there is no other way
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
@@ -4050,6 +4217,12 @@ else:
         process.returncode = 0  # it is for us to wait for it
         return process.pid
 
+    def _end_by_sigint():
+        """End as plain Python does after a Ctrl-C, so that a shell script around us ends as well."""
+        _flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
     def _exec(arguments):
         """Run another program in place of this one."""
         os.execv(arguments[0], arguments)
@@ -4072,6 +4245,18 @@ else:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def _signalfd(signum):
+        """Block a signal and return a descriptor to read it from, with its sender; None where there are none."""
+        if not _LINUX:
+            return None
+        from ctypes import c_ulong
+
+        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signum - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+        if fd < 0:
+            return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+        return _register_fd(fd)
+
     class _Waiter:
         """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
 
@@ -4085,16 +4270,36 @@ else:
                 signum = getattr(signal, name)
                 former = signal.getsignal(signum)
                 if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                    signal.signal(signum, lambda *_, name=name: self.arrived.append(name))
+                    signal.signal(signum, lambda *_, name=name: self._note(name))
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
+            self._interrupts = _signalfd(signal.SIGINT) if signal.SIGINT in self._saved_handlers else None
+
+        def _note(self, name):
+            """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
+            self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
+
+        def read_signals(self):
+            """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
+
+            Handlers add to it at any time. A Ctrl-C that came before the worker's end is to be known by then.
+            """
+            while self._interrupts is not None:
+                try:
+                    code = os.read(self._interrupts, 128)[8:12]
+                except BlockingIOError:
+                    break
+                is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
+                self.arrived.insert(0, 'CTRL-C' if is_typed else 'SIGINT')
+            return self.arrived
 
         def wait(self, sources, times):
             """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
             sources = list(sources)
             poll = select.poll()
-            poll.register(self._read, select.POLLIN)
+            for fd in {self._read, self._interrupts} - {None}:
+                poll.register(fd, select.POLLIN)
             for source in sources:
                 if source.wait_fd() is not None:
                     poll.register(source.wait_fd(), select.POLLIN)
@@ -4136,8 +4341,9 @@ else:
                 if leaving and signum == signal.SIGINT:
                     former = signal.SIG_IGN  # an impatient Ctrl-C more changes nothing now
                 signal.signal(signum, former)
-            _close(self._read)
-            _close(self._write)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+            for fd in self._read, self._write, self._interrupts:
+                _close(fd)
 
     def _discard_pending_signals():
         """Discard what has reached this process before its start; return whether SIGINT has."""
@@ -4155,6 +4361,11 @@ else:
 
     class _Terminal(_Pollable):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
+
+        # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
+        # without a jump of the cursor on a plain one; cursor keys; reports of mouse, focus and size; bracketed paste.
+        _OFF = 1047, 1, 9, 1000, 1002, 1003, 1005, 1006, 1015, 1016, 1004, 2048, 2004
+        _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
         def __init__(self):
             self._had_one = self._opens()
@@ -4213,7 +4424,20 @@ else:
             state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
             return state
 
-        def restore(self):
+        def restore(self, is_abandoned=False):
+            """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
+            self._restore_modes()
+            try:
+                if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
+                    os.write(1, self._PLAIN_SCREEN)
+            except OSError:
+                pass  # it is no terminal, or gone
+
+        @staticmethod
+        def has_colors():
+            return True
+
+        def _restore_modes(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
             if not self._state and not self.is_ours():
                 return
@@ -4236,7 +4460,7 @@ else:
                 signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
         def close(self):
-            self.restore()
+            self._restore_modes()
             _close(self._edge)
 
         def listen(self, on_enter):
@@ -4270,7 +4494,6 @@ else:
         """A process that runs the app."""
 
         group = _status = None
-        _signal = 0
         children = ()
 
         def poll(self, options=os.WNOHANG):
@@ -4282,8 +4505,8 @@ else:
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
                     pid, status = self.pid, 0
                 if pid:
-                    self._signal = status & 127
-                    self._status = 128 + self._signal if self._signal else status >> 8
+                    self.ending_signal = status & 127
+                    self._status = 128 + self.ending_signal if self.ending_signal else status >> 8
             return self._status
 
         def wait(self):
@@ -4291,14 +4514,14 @@ else:
 
         def exit_cause(self):
             """Return the signal that ended it, if it was one."""
-            if not self._signal:
+            if not self.ending_signal:
                 return None
             from signal import Signals
 
             try:
-                return Signals(self._signal).name
+                return Signals(self.ending_signal).name
             except ValueError:
-                return f'signal {self._signal}'
+                return f'signal {self.ending_signal}'
 
         def _note_group(self):
             """Note its process group, which can't be asked for once it is waited for."""
@@ -4312,6 +4535,7 @@ else:
                 self._note_group()
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
+                self.sent_signals.add(signum)
                 try:
                     os.kill(self.pid, signum)
                 except OSError:
@@ -4319,6 +4543,13 @@ else:
 
         def kill(self):
             self.send_signal(signal.SIGKILL)
+
+        def has_python_child(self):
+            """Whether it has started a Python: not by a mere fork, nor as a helper of multiprocessing."""
+            own = _LINUX and _read_proc(str(self.pid), 'cmdline')
+            children = [each for each in _processes() if each.parent == self.pid and not each.ends_by_itself()]
+            pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
+            return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
     class _Process:
         """A line of the system's table of processes."""
@@ -4400,6 +4631,7 @@ else:
 
         def __init__(self, worker, reaper, known, interval):
             self.names = []
+            self.used_force = False
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
@@ -4426,6 +4658,7 @@ else:
             name = f'{process.name} (PID {process.pid})'
             try:
                 if self._killed:
+                    self.used_force = True
                     os.kill(process.pid, signal.SIGKILL)
                 elif name not in self.names and not process.ends_by_itself():
                     self.names.append(name)
@@ -4461,7 +4694,7 @@ class _Options:
     ignore: list[str] = []
     verbose = LogLevel.INFO
     reload_interval = 1
-    shutdown_interval = monitor = None
+    shutdown_interval = monitor = stop_signal = None
     exit_on_crash = False
 
 
@@ -4476,7 +4709,24 @@ def main(args: Sequence[str] | None = None) -> int:
         target = reloader.target
         module = ['-m'] if target.kind == 'module' else []
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
-    return _Supervisor(reloader).run()
+    if advice := _second_reloader(reloader.target):
+        reloader.logger.info(f'The program has a reloader of its own: {advice}.')
+    supervisor = _Supervisor(reloader)
+    status = supervisor.run()
+    if supervisor.is_interrupted and _IS_COMMAND:
+        _end_by_sigint()
+    return status
+
+
+def _second_reloader(target):
+    """Return how to turn off a reloader that a well-known program brings itself; None if it uses none."""
+    program, args = os.path.basename(target.name).partition('.')[0], set(target.args)
+    if program == 'uvicorn' and '--reload' in args:
+        return 'leave out --reload'
+    if program == 'flask' and 'run' in args and args & {'--debug', '--reload'} and '--no-reload' not in args:
+        return 'add --no-reload'
+    if program in ('manage', 'django-admin', 'django') and 'runserver' in args and '--noreload' not in args:
+        return 'add --noreload'
 
 
 def _reloader_for(args):
@@ -4486,12 +4736,15 @@ def _reloader_for(args):
         args = _parse_options(args, options)
     logger = DefaultLogger(options.verbose)
     interval = _seconds('--reload-interval', options.reload_interval)
+    shutdown = options.shutdown_interval
+    shutdown = _DEFAULT if shutdown is None else _seconds('--shutdown-interval', shutdown)
     return Reloader(
         worker_path=_target_for(args),
         monitor_factory=options.monitor,
         logger=logger,
         reload_interval=interval,
-        shutdown_interval=_seconds('--shutdown-interval', options.shutdown_interval or interval),
+        shutdown_interval=shutdown,
+        stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
         ignore_files=options.ignore,
         extra_paths=options.watch,
         exit_on_crash=options.exit_on_crash,
@@ -4521,11 +4774,12 @@ def _parse_options(args, options):
     add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
     add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
-    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: the reload interval)')
+    add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
-    add('--version', action='version', version='hupper ' + __version__)
-    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor')
+    add('-V', '--version', action='version', version='hupper ' + __version__)
+    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1

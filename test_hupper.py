@@ -1021,6 +1021,54 @@ class Parts(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, 'x must'):
                 hupper._seconds('x', value)
 
+    def test_printable(self):
+        for text, shown in [
+            ('a b\u2026\xe9\\', 'a b\u2026\xe9\\'),
+            ('\x1b]0;P\x07', r'\x1b]0;P\x07'),
+            ('a\n[ERROR] b\r\t\x7f\x9b', r'a\n[ERROR] b\r\t\x7f\x9b'),
+            ('\u202egpj.py\u2028\udcff', r'\u202egpj.py\u2028\udcff'),
+        ]:
+            self.assertEqual(hupper._printable(text), shown)
+
+    def test_stop_signal(self):
+        for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT)):
+            self.assertEqual(hupper._stop_signal('x', value), signal.SIGINT)
+        self.assertEqual(hupper._stop_signal('x', 'KILL'), 9)
+        for value in ('', 'NONE', 'SIG', 0, 19, None, 1.5, []):
+            with self.assertRaisesRegex(ValueError, re.escape(f'not {value!r}')):
+                hupper._stop_signal('x', value)
+
+    def test_time_to_stop(self):
+        """At a reload and at the end of all."""
+        for given, times in [
+            ({}, (0.5, 8)),
+            ({'shutdown_interval': 3}, (3, 3)),
+            ({'shutdown_interval': None}, (None, None)),
+            ({'stop_signal': 'KILL', 'shutdown_interval': 3}, (None, None)),
+        ]:
+            reloader = hupper.Reloader('a.b', hupper.PollingFileMonitor, hupper.SilentLogger(), 0.5, **given)
+            self.assertEqual((reloader.shutdown_interval, reloader.exit_interval), times)
+
+    def test_second_reloader(self):
+        for command, advice in [
+            ('-m uvicorn app:app --reload', 'leave out --reload'),
+            ('/venv/bin/uvicorn --reload app:app', 'leave out --reload'),
+            ('-m uvicorn app:app --reload-dir x', None),
+            ('-m flask --debug run', 'add --no-reload'),
+            (r'C:\venv\flask.exe run --debug' if WINDOWS else 'flask run --debug', 'add --no-reload'),
+            ('flask run --debug --no-reload', None),
+            ('flask run', None),
+            ('flask --debug shell', None),
+            ('site/manage.py runserver 8000', 'add --noreload'),
+            ('manage.py runserver --noreload', None),
+            ('manage.py migrate', None),
+            ('-m django runserver', 'add --noreload'),
+            ('app.py --reload', None),
+        ]:
+            name, *args = command.replace('-m ', '').split()
+            with self.subTest(command=command):
+                self.assertEqual(hupper._second_reloader(hupper._Target('script', name, args)), advice)
+
     def test_signature_differs(self):
         """By time, size and inode; and there is one for an absent file."""
         project = Project()
@@ -1240,6 +1288,53 @@ class ReadingInSlices(unittest.TestCase):
             monitor.step()
         self.assertEqual(monitor.take_changes(), [])
         self.assertIn(project.path('tree/3/file'), monitor.files)
+
+
+class CtrlC(unittest.TestCase):
+    """What Ctrl-C means, by a clock that waits for nobody."""
+
+    def pressed(self, *times):
+        ctrl_c = hupper._CtrlC()
+        for now in times:
+            last = ctrl_c.press(now)
+        return ctrl_c, last
+
+    def test_a_worker_that_goes_on(self):
+        """After a second that is said; once."""
+        ctrl_c, _ = self.pressed(5)
+        self.assertEqual(ctrl_c.settled_at, 6)
+        self.assertFalse(ctrl_c.settles(5.9))
+        self.assertTrue(ctrl_c.settles(6))
+        self.assertIsNone(ctrl_c.settled_at)
+        self.assertFalse(ctrl_c.settles(7))
+        ctrl_c.press(8)
+        self.assertFalse(ctrl_c.settles(8.5))
+        self.assertEqual(ctrl_c.settled_at, 9)
+        self.assertFalse(ctrl_c.settles(9))
+
+    def test_three_kill(self):
+        for times, kills in [
+            ((0,), False),
+            ((0, 0.1), False),
+            ((0, 1, 2), True),
+            ((0, 1, 2.1), False),
+            ((0, 1, 2.1, 2.9), True),
+            ((0, 3600, 3601), False),
+        ]:
+            self.assertEqual(self.pressed(*times)[1], kills, times)
+
+    def test_which_end_it_explains(self):
+        ctrl_c, _ = self.pressed(0, 100)
+        for now, status, explains in [
+            (100.1, 1, True),
+            (108, 137, True),
+            (109, 1, False),  # pdb, and an hour later a crash
+            (3600, 1, False),
+            (3600, 0, True),  # a server that has finished its work
+            (3600, hupper._INTERRUPTED, True),
+        ]:
+            self.assertEqual(ctrl_c.explains_end(now, status), explains, (now, status))
+        self.assertFalse(hupper._CtrlC().explains_end(0, 0))
 
 
 class Channel(unittest.TestCase):
@@ -1553,17 +1648,17 @@ class CommandLine(Case):
         monitor.stop()
 
     def test_version(self):
-        result = self.project.python('hupper.py', '--version')
-        self.assertEqual((result.returncode, result.stderr), (0, ''))
-        self.assertIn('1.12.1+onefile.1', result.stdout)
+        for option in ('-V', '--version'):
+            result = self.project.python('hupper.py', option)
+            self.assertEqual((result.returncode, result.stderr), (0, ''))
+            self.assertIn('1.12.1+onefile.1', result.stdout)
 
     def test_help(self):
         for option in ('-h', '--help'):
             result = self.project.python('hupper.py', option)
             self.assertEqual((result.returncode, result.stderr), (0, ''))
-            for (
-                name
-            ) in '--watch --ignore --reload-interval --shutdown-interval --monitor --exit-on-crash --version'.split():
+            names = '--watch --ignore --reload-interval --shutdown-interval --monitor --stop-signal --exit-on-crash'
+            for name in [*names.split(), '--version']:
                 self.assertIn(name, result.stdout)
 
     def test_intervals_may_be_fractions(self):
@@ -1572,6 +1667,50 @@ class CommandLine(Case):
         monitor = self.start(sys.executable, 'hupper.py', *options, '-m', 'app')
         self.check_reload(monitor)
         monitor.stop()
+
+    def test_ends_by_itself(self):
+        """That, and how, is said without -v."""
+        self.write('app.py', 'raise SystemExit(3)\n')
+        monitor = self.hupper('-m', 'app')
+        monitor.wait_for(re.compile(r'^Worker \d+ ended with status 3\.$'))
+        monitor.wait_for(WAITING)
+
+    @needs_posix
+    def test_many_changes_are_one_line(self):
+        self.write_app()
+        names = [f'new{number}' for number in range(6)]
+        monitor = self.hupper('-w', '.', '-v', '-m', 'app')
+        monitor.wait_for('Watching')
+        monitor.send(signal.SIGSTOP)  # so that it sees all at once
+        for name in names:
+            self.write(name, '')
+        monitor.send(signal.SIGCONT)
+        monitor.wait_for(re.compile('^' + re.escape(self.path('new')) + r'\d and 5 more changed; reloading \.\.\.$'))
+        monitor.wait_for('app 1', count=2)
+        self.assertEqual(monitor.count('changed; reloading'), 1)
+
+    @needs_posix
+    def test_names_that_command_a_terminal(self):
+        self.write_app()
+        monitor = self.hupper('-v', '-w', '.', '-m', 'app')
+        monitor.wait_for('Watching')
+        self.write('\x1b]0;P\x07\n[ERROR] fake', '')
+        monitor.wait_for(self.path(r'\x1b]0;P\x07\n[ERROR] fake') + ' changed; reloading ...')
+        monitor.stop()
+        self.assertEqual(monitor.count(re.compile('^.ERROR|[\x07\x1b]')), 0, monitor.text())
+
+    def test_program_with_a_reloader_of_its_own(self):
+        """That is said, once; but not to programs that start us by themselves."""
+        self.write_app(name='uvicorn.py')
+        monitor = self.hupper('-m', 'uvicorn', 'app:app', '--reload')
+        self.check_reload(monitor)
+        monitor.stop()
+        self.assertEqual(monitor.count('a reloader of its own: leave out --reload'), 1)
+        self.write('uvicorn.py', TWO_LINES + self.project.read('uvicorn.py'))
+        monitor = self.start(sys.executable, 'uvicorn.py', '--reload')
+        monitor.wait_for('app 11')
+        monitor.stop()
+        self.assertEqual(monitor.count('a reloader of its own'), 0)
 
     def test_each_monitor_by_name(self):
         self.write_app()
@@ -1650,6 +1789,11 @@ class Refused(Case):
     def test_bad_shutdown_interval(self):
         for number in ('x', '-1', 'nan'):
             self.refused('--shutdown-interval', number, '-m', 'app', says='--shutdown-interval')
+
+    def test_bad_stop_signal(self):
+        self.write_app()
+        for name in ('NONE', 'SIGSTOP', '0', '') + ('INT',) * WINDOWS:
+            self.refused('--stop-signal', name, '-m', 'app', says='--stop-signal must be one of')
 
     def test_unknown_monitor(self):
         self.write_app()
@@ -2492,6 +2636,29 @@ class Environment(Case):
         self.write_value(22)
         monitor.wait_for("app 22 ['run', '-v']")
         monitor.stop()
+
+    @needs_linux
+    def test_work_in_other_interpreters(self):
+        """As by hypercorn: one line names -w; but none where that is given, or the app imports its own code."""
+        text = """
+            def main():
+                import subprocess, sys
+                if 'self' in sys.argv: sys.path.append('.'); import mod
+                print('app 1', flush=True)
+                subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])
+            """
+        self.write_value(1)
+        self.install('server.py', text)
+        self.install_script('a-server', 'server:main')
+        line = 'to reload it, add -w .'
+        monitor = self.run_app('a-server')
+        monitor.wait_for(line)
+        monitor.stop()
+        for options in (['-v', '-w', '.', 'a-server'], ['-v', 'a-server', 'self']):
+            monitor = self.run_app(*options)
+            monitor.wait_for('Watching')
+            monitor.stop()
+            self.assertEqual(monitor.count(line), 0)
 
     def test_imported_by_a_pth_file(self):
         """At Python's start, before anybody can look: it is watched, and no fork or standby has an old one."""
@@ -4955,6 +5122,20 @@ class Parsing(BackendCase):
         monitor.stop()
         self.assertEqual(len(monitor.workers), 2, monitor.text())
 
+    def test_what_is_waited_for(self):
+        """Said when one of two is mended, and at a good save of a third."""
+        monitor = self.start_app()
+        self.break_it(monitor)
+        self.write('other.py', 'VALUE = (\n')
+        monitor.wait_for('does not parse', count=2)
+        line = 'The reload waits until these parse: {}.'
+        self.write_value(2)
+        monitor.wait_for(line.format(self.path('other.py')))
+        self.write('app.py', self.project.read('app.py') + '\n')
+        monitor.wait_for(line.format(self.path('other.py')), count=2)
+        self.write('other.py', 'VALUE = 2\n')
+        monitor.wait_for('app 2 2')
+
     def test_the_old_text_comes_back(self):
         monitor = self.start_app()
         self.break_it(monitor)
@@ -5406,13 +5587,15 @@ class ModeCase(Case):
             self.skipTest('signals, process groups, forks or terminals of POSIX')
         super().setUp()
 
-    def command(self, *target, interval=0.2, shutdown=5):
-        """The command that runs a target in this mode, and the environment for it."""
+    def command(self, *target, interval=0.2, shutdown=5, **settings):
+        """The command that runs a target in this mode, and the environment for it; shutdown=None: the default."""
+        settings.update(reload_interval=interval, shutdown_interval=shutdown)
+        settings = {name: value for name, value in settings.items() if value is not None}
         if self.mode == 'api':
-            settings = dict(reload_interval=interval, shutdown_interval=shutdown, verbose=2)
+            settings['verbose'] = 2
             self.write('start.py', START % {'settings': settings, 'watch': []})
             return [sys.executable, 'start.py', *target[2:]], {}
-        flags = ['-v', f'--reload-interval={interval}', f'--shutdown-interval={shutdown}']
+        flags = ['-v', *(f'--{name.replace("_", "-")}={value}' for name, value in settings.items())]
         if self.mode == 'spawn':
             flags += ['--monitor=spawning.factory']
         return [sys.executable, 'hupper.py', *flags, *target], self.library()
@@ -5424,8 +5607,9 @@ class ModeCase(Case):
         put(os.path.join(folder, 'spawning.py'), textwrap.dedent(self.FACTORY))
         return {'PYTHONPATH': folder} if self.mode == 'spawn' else {}
 
-    def run_app(self, *args, interval=0.2, shutdown=5, start=None, **options):
-        command, env = self.command('-m', 'app', *args, interval=interval, shutdown=shutdown)
+    def run_app(self, *args, interval=0.2, shutdown=5, stop_signal=None, start=None, **options):
+        settings = dict(interval=interval, shutdown=shutdown, stop_signal=stop_signal)
+        command, env = self.command('-m', 'app', *args, **settings)
         return (start or self.start)(*command, env={**env, **options.pop('env', {})}, **options)
 
     def write_app(self, body='', value=1):
@@ -5515,7 +5699,25 @@ class Children(ModeCase):
             subprocess.Popen({self.SLEEP}, close_fds=False)
             """
         monitor = self.check(body)
-        self.assertEqual(monitor.count(re.compile('^Ended what the worker left behind: .*python')), 2)
+        line = 'Ended what the worker left behind: .*python'
+        self.assertEqual(monitor.count(re.compile(r'^\[DEBUG\] ' + line)), 1)  # at the reload
+        self.assertEqual(monitor.count(re.compile('^' + line)), 1)
+
+    @needs_linux
+    def test_killed_at_a_reload(self):
+        """That is said also without -v."""
+        deaf = (
+            'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)'
+        )
+        body = f"""
+            import subprocess
+            subprocess.Popen([sys.executable, '-c', {deaf!r}], stdout=subprocess.PIPE).stdout.readline()
+            """
+        self.write_app(body)
+        monitor = self.run_app(shutdown=0.2)
+        self.check_reload(monitor)
+        monitor.wait_for(re.compile('^Ended what the worker left behind: .*python'))
+        monitor.stop()
 
     @needs_linux
     def test_grandchildren(self):
@@ -5639,7 +5841,8 @@ class Stopping(ModeCase):
         monitor = self.run_app(shutdown=0.3)
         self.check_reload(monitor)
         monitor.wait_for('--shutdown-interval')
-        self.assertIn(monitor.stop(), KILLED)
+        if not WINDOWS:  # where all that a test can do is press Ctrl-C, which has no time limit
+            self.assertIn(monitor.stop(), KILLED)
 
     def test_time_to_clean_up(self):
         self.write_app(self.CLEAN)
@@ -5659,6 +5862,33 @@ class Stopping(ModeCase):
         self.check_reload(monitor)
         self.assertIn(monitor.stop(), STOPPED)
 
+    @needs_posix
+    def test_default_time_at_the_end(self):
+        """More than at a reload: what needs longer than the reload interval ends by itself."""
+        self.write_app('def end(*_):\n    time.sleep(0.5)\n    sys.exit(5)\nsignal.signal(signal.SIGTERM, end)')
+        monitor = self.run_app(shutdown=None)
+        self.check_reload(monitor)
+        monitor.wait_for('did not stop within 0.2 s (--shutdown-interval)')
+        self.assertEqual(monitor.stop(), 5)
+
+    @needs_posix
+    def test_stop_signal(self):
+        """For programs that ignore SIGTERM, or clean up at SIGINT alone."""
+        self.write_app(self.CLEAN.replace('SIGTERM', 'SIGINT') + 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n')
+        monitor = self.run_app(stop_signal='INT')
+        self.write('go', '')
+        self.check_reload(monitor)
+        monitor.wait_for('clean')
+        self.assertEqual(monitor.stop(), 5)
+
+    def test_no_polite_stop(self):
+        self.write_app(self.CLEAN)
+        monitor = self.run_app(stop_signal='KILL', shutdown=None)
+        self.check_reload(monitor)
+        if not WINDOWS:
+            self.assertIn(monitor.stop(), KILLED)
+        self.assertNotIn('clean', monitor.text())
+
     def check_signals(self, prepare, statuses, **options):
         for signum, status in zip((signal.SIGTERM, signal.SIGINT), statuses):
             monitor = self.run_app(**options)
@@ -5671,6 +5901,7 @@ class Stopping(ModeCase):
         self.write_app()
         self.check_signals(lambda monitor: monitor.wait_start(1), (STOPPED, {130}))
 
+    @needs_posix  # there a Ctrl-C takes its time
     def test_while_an_old_worker_stops(self):
         self.write_app(self.DEAF)
 
@@ -5679,7 +5910,7 @@ class Stopping(ModeCase):
             self.write_value(22)
             monitor.wait_for('deaf')
 
-        self.check_signals(prepare, (KILLED, KILLED), shutdown=3 if WINDOWS else 0.5)  # a Ctrl-C takes its time there
+        self.check_signals(prepare, (KILLED, KILLED), shutdown=0.5)
 
     def test_while_waiting_after_a_crash(self):
         self.write_app('sys.exit(7)')
@@ -5710,8 +5941,9 @@ class Stopping(ModeCase):
             return hupper.PollingFileMonitor(callback, 0.1, **kw)
         """
 
+    @needs_posix
     def test_two_interrupts(self):
-        """The second one kills."""
+        """The second one that a process sends kills."""
         self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
         monitor = self.run_app(shutdown=600)
         monitor.wait_for('app 1')
@@ -6028,7 +6260,7 @@ class Windows(Case):
     def run_app(self, app=APP):
         self.write('mod.py', 'VALUE = 1\n')
         self.write('app.py', app)
-        return self.hupper('--shutdown-interval', '5', '-m', 'app')
+        return self.hupper('-v', '--shutdown-interval', '5', '-m', 'app')
 
     def check_gone(self, *pids):
         def left():
@@ -6043,7 +6275,7 @@ class Windows(Case):
         monitor.wait_for('ended 1')
         monitor.wait_for('app 22')
         self.assertNotIn('KeyboardInterrupt', monitor.text())
-        self.assertIn(f'left behind: PID {child}.', monitor.text('err'))
+        self.assertIn(f'[DEBUG] Ended what the worker left behind: PID {child}.', monitor.text('err'))
         self.check_gone(child, monitor.workers[0])
 
     def test_interrupt(self):
@@ -6073,6 +6305,23 @@ class Windows(Case):
         monitor.wait_for('app 22')
 
     DEAF = 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\nwhile True: time.sleep(1)\n'
+
+    def test_worker_that_reads(self):
+        """input() hears the polite stop."""
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\ninput()\nprint("read")\n')
+        monitor = self.hupper('--shutdown-interval', '600', '-m', 'app', stdin=subprocess.PIPE)
+        self.addCleanup(monitor.process.stdin.close)
+        self.check_reload(monitor)
+        self.assertEqual(monitor.count(re.compile('ERROR|Traceback|read')), 0, monitor.text())
+
+    def test_name_in_another_case(self):
+        self.write_app()
+        for target in (['app.py'], ['-m', 'app']):
+            monitor = self.start(sys.executable, 'HUPPER.PY', '--reload-interval', '0.2', *target)
+            self.write_value(1)
+            self.check_reload(monitor)
+            monitor.stop()
 
     def test_ended_by_the_system(self):
         """As by a fault: such statuses are what Windows calls exceptions."""
@@ -6328,13 +6577,18 @@ class Typing(TerminalCase):
 class Interrupt(TerminalCase):
     """Ctrl-C: one KeyboardInterrupt in the app, none in ours."""
 
+    @property
+    def interrupted(self):
+        """The status of a monitor whose worker Ctrl-C has ended; the command line ends by SIGINT as well."""
+        return 130 if self.mode == 'api' else -signal.SIGINT
+
     def test_interrupt(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
         self.wait_for_standby(terminal, self.mode)  # until all processes are there that Ctrl-C reaches
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         terminal.check_nothing_left()
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
@@ -6357,7 +6611,7 @@ class Interrupt(TerminalCase):
         terminal = self.run_app(shutdown=600)
         self.check_reload(terminal)
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         self.assertEqual(terminal.text().count('Traceback'), 1, terminal.text())
         self.assertNotIn('hupper.py"', terminal.text())
 
@@ -6370,7 +6624,7 @@ class Interrupt(TerminalCase):
             self.write_value(22)
             time.sleep(random.random() / 20)
             terminal.type('\3')
-            self.assertIn(terminal.wait(), (130, 143), terminal.text())
+            self.assertIn(terminal.wait(), (self.interrupted, 143), terminal.text())
             self.assertNotIn('hupper.py"', terminal.text())
             self.write_value(1)
 
@@ -6380,7 +6634,7 @@ class Interrupt(TerminalCase):
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
         terminal.type('\3')
-        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.wait(), self.interrupted)
         terminal.check_nothing_left()
 
     def test_stdin_is_something_else(self):
@@ -6428,16 +6682,176 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.wait(), 7)
         self.assertNotIn('Traceback', terminal.text())
 
-    def test_twice(self):
-        self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
-        terminal = self.run_app(shutdown=600)
+    DEAF = 'signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))\n'
+
+    def test_three_times(self):
+        """That kills; a second one is the app's own."""
+        self.write_app(self.DEAF)
+        terminal = self.run_app(shutdown=0.2)
         terminal.wait_for('app 1')
         terminal.type('\3')
         terminal.wait_for('deaf')
-        if LINUX:  # two in no time are one to the system: let it go to sleep again
-            wait_until(lambda: _state(terminal.pid) == 'S')
-        terminal.type('\3')
+        terminal.wait_for(re.compile(r'Worker \d+ is still running; three Ctrl-C within two seconds kill it\.'))
+        while terminal.process.poll() is None:
+            mark = terminal.mark()
+            terminal.type('\3')
+            wait_until(lambda mark=mark: terminal.process.poll() is not None or 'deaf' in terminal.output[mark:])
         self.assertEqual(terminal.wait(), 137, terminal.text())
+        terminal.check_nothing_left()
+        self.assertEqual(terminal.text().count('is still running'), 1)
+
+    def test_goes_on(self):
+        """It is watched and reloaded as ever; and then the Ctrl-C is forgotten."""
+        self.write_app(self.DEAF)
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.check_reload(terminal)
+        self.write('app.py', 'raise SystemExit(7)\n')
+        terminal.wait_for('Press ENTER')
+        self.assertEqual(terminal.stop(), 7)
+
+    def test_takes_its_time(self):
+        """As long as it wants to, to finish its work."""
+        self.write_app(self.DEAF + 'import mod\nwhile not os.path.exists("go"): time.sleep(0.01)\nsys.exit(0)\n')
+        terminal = self.run_app(shutdown=0.2)
+        terminal.wait_start(1)
+        terminal.wait_for('Watching')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.write('go', '')
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_saves_something_at_its_end(self):
+        """What it has written by itself then does not start it again."""
+        text = """
+            import hupper, time
+            from mod import VALUE
+            hupper.get_reloader().watch_files(['state'])
+            print('app', VALUE, flush=True)
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:
+                with open('state', 'w') as file: file.write('x')
+                time.sleep(0.5)
+            """
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', text)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        terminal.wait_for('Watching')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_pdb(self):
+        """It interrupts what runs; then a save reloads that."""
+        if self.mode == 'api':
+            self.skipTest('as on the command line')
+        self.write_app()
+        command, env = self.command('-m', 'pdb', 'app.py')
+        terminal = self.open(*command, env=env)
+        terminal.wait_for('(Pdb) ')
+        terminal.type('c\n')
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        terminal.wait_for('(Pdb) ', count=2)
+        terminal.wait_for('is still running')
+        self.write_value(22)
+        terminal.wait_for('(Pdb) ', count=3)
+        terminal.type('c\n')
+        terminal.wait_for('app 22')
+        terminal.stop()
+
+    @needs_linux
+    def test_sent_by_a_process(self):
+        """To the monitor alone, in the foreground: the worker is told."""
+        self.write_app()
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        terminal.send(signal.SIGINT)
+        self.assertEqual(terminal.wait(), 130)
+        self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
+
+    def test_a_program_reads_it(self):
+        """As prompt_toolkit does: it has the terminal raw, and ends by its own KeyboardInterrupt."""
+        self.write_app(
+            'import mod, tty\ntty.setraw(0)\nprint("raw", flush=True)\n'
+            'if os.read(0, 1) == b"\\3": raise KeyboardInterrupt'
+        )
+        terminal = self.run_app()
+        terminal.wait_for('raw')
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), self.interrupted)
+        self.assertNotIn('[ERROR]', terminal.text())
+        self.assertEqual(terminal.modes(), (True, True))
+
+    def test_while_the_worker_is_stopped_for_a_reload(self):
+        """No new start; and the worker gets the time that it has where all is to end."""
+        end = """
+            def end(*_):
+                os.write(1, b'ending\\n')
+                while not os.path.exists('go'): time.sleep(0.01)
+                os._exit(5)
+
+            signal.signal(signal.SIGTERM, end)
+            import mod
+            """
+        self.write_app(self.DEAF + textwrap.dedent(end))
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('ending')
+        terminal.type('\3')
+        terminal.wait_for('deaf')
+        self.write('go', '')
+        self.assertEqual(terminal.wait(), 5, terminal.text())
+        self.assertEqual(len(terminal.workers), 1)
+
+    def test_before_the_start_of_the_next_worker(self):
+        """One that has reached the waiting standby is nothing to it."""
+        self.write_app('import mod\nif mod.VALUE == 1: ' + self.DEAF)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        self.wait_for_standby(terminal, 'spawn')
+        terminal.type('\3')
+        terminal.wait_for('is still running')
+        self.check_reload(terminal)
+        terminal.wait_for('Watching', after=terminal.wait_for('app 11').end())
+        self.assertEqual(len(terminal.workers), 2)
+        terminal.type('\3')
+        self.assertEqual(terminal.wait(), self.interrupted)
+        self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
+
+    def test_shell_script(self):
+        """It stops as well, as it does around plain Python."""
+        if self.mode == 'api':
+            self.skipTest('on the command line')
+
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@"; echo went "on"', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        terminal.type('\3')
+        self.assertIn(terminal.wait(), (130, -signal.SIGINT))
+        self.assertNotIn('went on', terminal.text())
+        terminal.check_nothing_left()
+
+    def test_pipeline(self):
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@" 2>&1 | tee log', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.type('\3')
+        terminal.wait()
         terminal.check_nothing_left()
 
 
@@ -6490,6 +6904,184 @@ def _turns(pid):
     """How often a process has gone to sleep so far."""
     with open(f'/proc/{pid}/status') as file:
         return sum(int(line.split()[1]) for line in file if 'ctxt_switches' in line)
+
+
+@in_each_mode()
+class Lines(TerminalCase):
+    """Our lines on a terminal: they stand out from the app's, and name files as a user at it does."""
+
+    def run_app(self, log=None, **env):
+        """Let an app reload and then break it; `log`: the file with our lines, if they do not come on the terminal."""
+        self.write_app()
+        terminal = super().run_app(env={'TERM': 'xterm', 'NO_COLOR': None, **env}, start=self.begin)
+        self.check_reload(terminal)
+        lines = lambda: self.project.read(log) if log else terminal.output  # noqa: E731
+        wait_until(lambda: 'Watching' in lines().rpartition('Starting monitor')[2])
+        self.write('mod.py', 'VALUE = (\n')
+        return terminal
+
+    def begin(self, *command, **options):
+        return self.open(*command, **options)
+
+    def test_colors(self):
+        terminal = self.run_app()
+        terminal.wait_for(re.compile(r'(?m)^\x1b\[36mStarting monitor for PID \d+\.\x1b\[m'))
+        terminal.wait_for(re.compile(r'(?m)^\x1b\[36mmod.py changed; reloading \.\.\.\x1b\[m'))
+        terminal.wait_for(
+            re.compile(r'(?m)^\x1b\[31m\[ERROR\] mod.py does not parse; [^\x1b]*  File "mod.py"[^\x1b]*\x1b\[m')
+        )
+
+    def check_plain(self, **env):
+        terminal = self.run_app(**env)
+        terminal.wait_for(re.compile(r'(?m)^mod.py changed; reloading \.\.\.\r'))
+        terminal.wait_for(re.compile(r'(?m)^\[ERROR\] mod.py does not parse; '))
+        self.assertNotRegex(terminal.output, r'\x1b\[[1-9]')
+
+    def test_no_color(self):
+        self.check_plain(NO_COLOR='1')
+
+    def test_dumb_terminal(self):
+        self.check_plain(TERM='dumb')
+
+    def test_file(self):
+        """While stdin and stdout are the terminal."""
+
+        def begin(*command, **options):
+            return self.open('sh', '-c', 'exec "$@" 2>log', 'sh', *command, **options)
+
+        self.begin = begin
+        self.run_app('log')
+        wait_until(lambda: self.path('mod.py') + ' does not parse' in self.project.read('log'))
+        self.assertIn(self.path('mod.py') + ' changed; reloading ...\n', self.project.read('log'))
+        self.assertNotIn('\x1b', self.project.read('log'))
+
+    def test_logger(self):
+        """Its own lines are its own affair; but it gets none with a command for a terminal in it either."""
+        if self.mode != 'api':
+            self.skipTest('there is no logger on the command line')
+        begin = self.begin
+        logger = "__import__('logging').getLogger()"
+        basic = "__import__('logging').basicConfig(level='DEBUG')"
+
+        def with_logger(*command, **options):
+            text = (
+                self.project.read('start.py').replace('\nif', f'\n{basic}\nif').replace('**{', f'logger={logger}, **{{')
+            )
+            self.write('start.py', text.replace('watch_files([])', r"watch_files(['\x1b\n[ERROR]'])"))
+            return begin(*command, **options)
+
+        self.begin = with_logger
+        terminal = self.run_app()
+        terminal.wait_for('INFO:root:' + self.path('mod.py') + ' changed; reloading ...\r\n')
+        terminal.wait_for(f'ERROR:root:{self.path("mod.py")} does not parse; ')
+        self.write_value(3)
+        terminal.wait_for('app 3')
+        self.write('\x1b\n[ERROR]', '')
+        terminal.wait_for(r'\x1b\n[ERROR]')
+        self.assertNotRegex(terminal.output, r'\x1b\[[1-9]|\n\[ERROR\]')
+
+
+@in_each_mode()
+class FullScreen(TerminalCase):
+    """What a full-screen program has made of the terminal, and undoes at its end, which a signal of ours passes by."""
+
+    BEGIN = 'sys.stdout.write("\\x1b[?1049h\\x1b[?1000h\\x1b[?25l")'
+    APP = f"""
+        import os, signal, sys, time
+        from mod import VALUE
+        {BEGIN}
+        try:
+            print('app', VALUE, flush=True)
+            while True: time.sleep(0.1)
+        finally:
+            print("\\x1b[?25h\\x1b[?1000l\\x1b[?1049l", flush=True)
+        """
+    UNDONE = (
+        '\x1b[?1047l',
+        '\x1b[?1000l',
+        '\x1b[?1004l',
+        '\x1b[?2048l',
+        '\x1b[?1l',
+        '\x1b[?2004l',
+        '\x1b[?25h',
+        '\x1b[m',
+    )
+    POLITE = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))'
+
+    def write_app(self, body=''):
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', textwrap.dedent(self.APP).replace('try:', body + '\ntry:'))
+
+    def fail_next(self, terminal, body=''):
+        """Edit the app so that the next one fails in an import."""
+        self.write_app(body)
+        terminal = self.run_app(**terminal)
+        terminal.wait_for('app 1')
+        self.write('mod.py', 'raise ValueError\n')
+        terminal.wait_for('ValueError')
+        return terminal
+
+    def check(self, number, body='', **terminal):
+        terminal = self.fail_next(terminal, body)
+        terminal.wait_for('change')
+        terminal.type('\3')
+        terminal.wait()
+        before, after = terminal.output.split('Traceback', 1)
+        self.assertEqual([before.count(text) for text in self.UNDONE], [number] * len(self.UNDONE), terminal.output)
+        self.assertEqual(after.count('\x1b['), 0, terminal.output)
+
+    def test_undone(self):
+        self.check(1)
+
+    def test_killed(self):
+        self.check(1, 'signal.signal(signal.SIGTERM, signal.SIG_IGN)', shutdown=0.2)
+
+    def test_it_has_ended_by_itself(self):
+        self.write_app(self.POLITE)
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.stop()
+        self.assertEqual(terminal.output.count('\x1b[?1047l'), 0, terminal.output)
+
+    def test_output_goes_elsewhere(self):
+        def start(*command, **options):
+            return self.open('sh', '-c', '"$@" 2>&1 | cat', 'sh', *command, **options)
+
+        self.write_app()
+        terminal = self.run_app(start=start)
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.type('\3')
+        terminal.wait()
+        self.assertEqual(terminal.output.count('\x1b[?1047l'), 0, terminal.output)
+
+    @needs_program('tmux')
+    def test_in_tmux(self):
+        """What a real terminal makes of it."""
+        tmux = [shutil.which('tmux'), '-L', 'hupper', '-f', os.devnull]
+        env = {'TMUX': None, 'TMUX_TMPDIR': self.project.tmp, 'TERM': 'screen'}
+
+        def start(*command, env=env, **options):
+            result = self.project.run(*tmux, 'new-session', '-d', '-x120', '-y24', shlex.join(command), env=env)
+            self.assertEqual(result.returncode, 0, result.stderr)
+
+        def shown(what, *options):
+            return self.project.run(*tmux, what, '-p', *options, env=env).stdout
+
+        self.write_app()
+        self.run_app(start=start, env=env)
+        flags = '#{alternate_on} #{mouse_any_flag} #{cursor_flag}'
+        wait_until(
+            lambda: 'app 1' in shown('capture-pane') and shown('display', flags) == '1 1 0\n',
+            lambda: shown('capture-pane'),
+        )
+        self.write('mod.py', 'raise ValueError\n')
+        wait_until(lambda: 'ValueError' in shown('capture-pane'), lambda: shown('capture-pane'))
+        self.assertEqual(shown('display', flags), '0 0 1\n')
+        self.assertIn('Starting monitor', shown('capture-pane'))  # on the plain screen, as it was
 
 
 @in_each_mode()

@@ -5,11 +5,13 @@
     python .ci/promises.py [--times N] [--rows TEXT,TEXT] [--only TEXT,TEXT]
 
 Each cell is `lost n of N`: N fresh starts of an app of two modules, with one change made in the way of the column;
-lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time).
+lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time); in the
+last two columns, that the app was killed before it had done its work.
 The other reloaders and the environment are those of bench.py, beside this file.
 """
 
 import argparse
+import copy
 import os
 import random
 import shutil
@@ -109,6 +111,49 @@ def failed(run, error):
     time.sleep(2)
 
 
+# Needs five seconds to stop, as a worker does that finishes its task.
+SLOW_END = """import signal
+def end(*_):
+    time.sleep(5)
+    os.write(1, b'APP 0 finished\\n')
+    os._exit(0)
+for signum in signal.SIGTERM, signal.SIGINT: signal.signal(signum, end)"""
+
+IN_A_TERMINAL = """
+import os, pty, signal, sys
+pid, fd = pty.fork()
+if pid == 0: os.execvp(sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGUSR1, lambda *_: os.write(fd, b'\\3'))
+while True:
+    try: os.write(1, os.read(fd, 65536))
+    except OSError: break
+"""
+
+
+def slow_end_app(folder):
+    small_app(folder, SLOW_END)
+
+
+def sigterm(run, signum=signal.SIGTERM):
+    """An app that needs five seconds to stop is killed before that."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(1)
+    os.kill(run.process.pid, signum)
+    return run.wait('finished', timeout=9) is None
+
+
+def ctrl_c(run):
+    if run.peer.files:
+        run.start()
+        return None  # it reads its files from stdin, and is not meant for a terminal
+    run.peer = copy.copy(run.peer)
+    run.peer.command = ['PYTHON', '-c', IN_A_TERMINAL, *run.peer.command]
+    return sigterm(run, signal.SIGUSR1)
+
+
+sigterm.app = ctrl_c.app = (slow_end_app,)
 older_file.app = ()
 package_replaced.app = (package_app,)
 syntax_error.app = (syntax_app,)
@@ -122,6 +167,8 @@ DRILLS = {
     'package folder replaced': package_replaced,
     'first start with a SyntaxError, mended': syntax_error,
     'first start without a module, created': missing_module,
+    'SIGTERM, to an app that needs 5 s for its end': sigterm,
+    'Ctrl-C, to an app that needs 5 s for its end': ctrl_c,
 }
 
 
