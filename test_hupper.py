@@ -7522,7 +7522,8 @@ class WorksInside(ModeCase):
         self.assertEqual(strange, [], monitor.text())
 
     OURS = re.compile(
-        r'^(\[DEBUG\] |Starting monitor for |Waiting for a file|Ended what the worker |.* changed; reloading)'
+        r'^(\[DEBUG\] |Starting monitor for |Waiting for a file|Worker \d+ ended with status 0|Ended what the worker |'
+        r'.* changed; reloading)'
     )
     IMPORTS = 'import os, signal, subprocess, sys\nfrom mod import VALUE\n'
 
