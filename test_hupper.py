@@ -5454,6 +5454,37 @@ class Storms(BackendCase):
         code = '\'import time; open("state.txt", "w").write(str(time.time()))\''
         self.check_boot_writer(f'import subprocess, sys; subprocess.run([sys.executable, "-Sc", {code}])', 'state.txt')
 
+    @needs_cpython
+    def test_lock_that_is_only_created(self):
+        self.check_boot_writer('open("state.lock", "w").close()', 'state.lock')
+
+    @needs_cpython
+    def test_new_name_at_each_boot(self):
+        """It counts as well, and no save is lost for it."""
+        self.write_value(1)
+        text = 'import os\nwith open(f"run/{os.getpid()}.log", "w") as file: file.write("hello")\n'
+        self.write('app.py', text + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.write('run/notes', '')
+        monitor = self.run_app(watch=['run'])
+        monitor.wait_for('.log changes at each start: the next reload waits ')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.write('run/notes', 'changed')
+        monitor.wait_for('app 22', count=2)
+        monitor.stop()
+
+    def test_saves_of_a_program_that_writes_a_lot(self):
+        """A user who saves again and again is no boot writer, whatever the app writes to elsewhere."""
+        log = os.path.join(self.project.tmp, 'log')
+        text = f'with open({log!r}, "a") as file: file.write("x" * 9000)\nprint("value %d", flush=True)\n{IDLE}'
+        self.write('app.py', text % 0)
+        monitor = self.run_app(interval=1)
+        for value in range(8):
+            monitor.wait_for(f'value {value}')
+            self.write('app.py', text % (value + 1))
+        monitor.wait_for('value 8')
+        monitor.stop()
+
     def test_boot_writer_that_crashes(self):
         """It ends by itself just after that: no loop either."""
         self.write('state.txt', '')
@@ -6028,6 +6059,7 @@ class Stopping(ModeCase):
             os.wait()
             orphan = int(os.read(read, 10))
             while os.path.exists(f'/proc/{orphan}'): time.sleep(0.01)
+            print('same group', os.getpgrp() == os.getpgid(os.getppid()), flush=True)
             """
         self.write_app(body)
 
@@ -6036,6 +6068,7 @@ class Stopping(ModeCase):
 
         monitor = self.run_app(start=start)
         self.check_reload(monitor)
+        monitor.wait_for('same group True', count=2)  # Ctrl-C reaches the worker, though the group's number is 0 here
         first = next(pid for pid in self.project.processes() if 'unshare' not in _command_line(pid))
         os.kill(first, signal.SIGTERM)
         self.assertEqual(monitor.wait(), 143)

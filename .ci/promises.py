@@ -111,6 +111,54 @@ def failed(run, error):
     time.sleep(2)
 
 
+def chatty_app(folder):
+    small_app(folder, "with open('../output', 'a') as file: file.write('x' * 9000)")
+
+
+def saves_in_a_row(run, pause=1.0):
+    """Five saves of one file, each a second after the last one; the app writes a lot at each start, to elsewhere."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(2.2)
+    for number in range(5):
+        run.save(f'save-{number}')
+        time.sleep(pause)
+    return run.wait('save-4') is None
+
+
+def quick_saves(run):
+    return saves_in_a_row(run, 0.4)
+
+
+def lock_app(folder):
+    small_app(folder, "open('app.lock', 'w').close()")
+
+
+def log_app(folder):
+    small_app(folder, "with open('run-%d.log' % os.getpid(), 'w') as file: file.write('hello')")
+
+
+def boot_writer(run):
+    """The app writes below a watched folder at each boot: more than eight starts in 14 s, or a save that is lost."""
+    run.peer = copy.copy(run.peer)
+    if run.peer.ours:
+        at = run.peer.command.index('-m')
+        run.peer.command = [*run.peer.command[:at], '-w', '.', *run.peer.command[at:]]
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    end, starts = time.monotonic() + 14, 1
+    while run.wait(timeout=end - time.monotonic()) is not None:
+        starts += 1
+    run.save('saved-later')
+    return starts > 8 or run.wait('saved-later') is None
+
+
+def boot_writer_of_new_names(run):
+    return boot_writer(run)
+
+
 # Needs five seconds to stop, as a worker does that finishes its task.
 SLOW_END = """import signal
 def end(*_):
@@ -154,6 +202,9 @@ def ctrl_c(run):
 
 
 sigterm.app = ctrl_c.app = (slow_end_app,)
+saves_in_a_row.app = quick_saves.app = (chatty_app,)
+boot_writer.app = (lock_app,)
+boot_writer_of_new_names.app = (log_app,)
 older_file.app = ()
 package_replaced.app = (package_app,)
 syntax_error.app = (syntax_app,)
@@ -167,6 +218,10 @@ DRILLS = {
     'package folder replaced': package_replaced,
     'first start with a SyntaxError, mended': syntax_error,
     'first start without a module, created': missing_module,
+    'five saves, one second apart': saves_in_a_row,
+    'five saves, 0.4 s apart': quick_saves,
+    'a lock written at each boot': boot_writer,
+    'a new log written at each boot': boot_writer_of_new_names,
     'SIGTERM, to an app that needs 5 s for its end': sigterm,
     'Ctrl-C, to an app that needs 5 s for its end': ctrl_c,
 }
