@@ -2806,12 +2806,16 @@ def _receive_fds(socket_fd, size, count, flags=0):
 
 
 def _open_files(pid):
-    """Return what the descriptors of a process lead to, on Linux; nothing if that is not for us."""
-    folder = f'/proc/{pid}/fd'
+    """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
     try:
-        return {os.readlink(os.path.join(folder, name)) for name in os.listdir(folder)}
+        paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
     except OSError:
-        return set()
+        return
+    for path in paths:
+        try:
+            yield os.readlink(path)
+        except OSError:
+            pass  # it has just been closed
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors

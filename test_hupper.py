@@ -7083,6 +7083,18 @@ class KeptSocketsOption(Case):
 
 
 class KeptSocketsElsewhere(unittest.TestCase):
+    @needs_linux
+    def test_open_files_of_a_busy_process(self):
+        """What is closed while we look does not hide the rest."""
+        code = 'import os, socket\nsock = socket.socket()\nprint(os.fstat(sock.fileno()).st_ino, flush=True)\n'
+        code += 'while True:\n    for fd in [os.dup(1) for _ in range(50)]: os.close(fd)\n'
+        with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
+            self.addCleanup(process.kill)
+            name = f'socket:[{int(process.stdout.readline())}]'
+            missed = sum(name not in hupper._open_files(process.pid) for _ in range(300))
+            process.kill()
+        self.assertEqual(missed, 0)
+
     def test_no_posix(self):
         logger = mock.Mock()
         with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
