@@ -30,7 +30,7 @@ that the worker has imported, or has asked for::
                       booted and waiting           |
 
 The sections of this file, from what is called to what it calls: prelude, public API, monitor process, worker start,
-worker process, channel, file monitors, logging, platform, names of hupper 1.x, command line.
+worker process, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
@@ -123,6 +123,7 @@ def start_reloader(
     worker_args: Sequence[Any] | None = None,
     worker_kwargs: Mapping[str, Any] | None = None,
     ignore_files: Iterable[str] | None = None,
+    keep_sockets: bool | None = None,
     stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
     """Become the monitor of a worker process that is started again whenever its files change.
@@ -141,6 +142,8 @@ def start_reloader(
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
     worker_args, worker_kwargs: arguments for that function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
+    keep_sockets: keep the listening TCP sockets open over a reload, so that clients wait; by default the environment
+        variable HUPPER_KEEP_SOCKETS, 1 or 0.
     stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
 
     Raises ValueError for an interval that is not a number > 0, a worker_path that is no dotted path, or another signal.
@@ -159,6 +162,7 @@ def start_reloader(
         worker_args=worker_args,
         worker_kwargs=worker_kwargs,
         ignore_files=ignore_files,
+        keep_sockets=keep_sockets,
         stop_signal=stop_signal,
     )
     return reloader.run()
@@ -276,6 +280,7 @@ class Reloader:
         extra_paths=(),
         exit_on_crash=False,
         may_fork=False,
+        keep_sockets=None,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
         self.stop_signal = signal.SIGTERM if stop_signal is None else _stop_signal('stop_signal', stop_signal)
@@ -293,6 +298,7 @@ class Reloader:
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash = exit_on_crash
         self.may_fork = may_fork
+        self.keep_sockets = _keeps_sockets(keep_sockets, logger)
         self.monitor = None  # the FileMonitorProxy, while running
         if isinstance(worker_path, _Target):
             self.target = worker_path
@@ -347,6 +353,8 @@ class _Supervisor:
         self._waiter = _Waiter()
         self._terminal = _Terminal()
         self._launcher = _Launcher(config.target, config.may_fork, config.reload_interval, self._waiter, self._logger)
+        self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
+        self._launcher.sockets_fd = self._kept_sockets.worker_fd if config.keep_sockets else None
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
@@ -374,6 +382,8 @@ class _Supervisor:
         if self._worker:
             self._worker.kill()
             self._worker.wait()
+        if self._kept_sockets:
+            self._kept_sockets.close()
         self._launcher.drop_standby()
         self.monitor.stop()
         self._config.monitor = None
@@ -398,6 +408,8 @@ class _Supervisor:
             yield self._worker.channel
         if self._terminal.listening:
             yield self._terminal
+        if self._kept_sockets:
+            yield self._kept_sockets
 
     def _times(self):
         yield self._kill_at
@@ -460,6 +472,8 @@ class _Supervisor:
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker(self._launcher.started_ns)
+        if self._kept_sockets:
+            self._kept_sockets.worker_started(self._worker.pid)
 
     def _on_failed_start(self, error):
         self.state = self.IDLE
@@ -478,6 +492,8 @@ class _Supervisor:
             return
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
+        if self._kept_sockets:
+            self._kept_sockets.worker_booted()
         self._launcher.make_standby()
         if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
             self._interpreter_check_at = now + 2
@@ -499,9 +515,13 @@ class _Supervisor:
         was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
+        if self._kept_sockets and self._after_exit == self.QUIT:
+            self._kept_sockets.release()
         seconds = self._seconds_to_stop()
         if self.state == self.RUNNING:
             self.state = self.STOPPING
+            if self._kept_sockets and self._after_exit == self.RESTART:
+                self._kept_sockets.worker_stopping()
             if not seconds:
                 self._worker.kill()
             else:
@@ -535,6 +555,10 @@ class _Supervisor:
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
+        if self._kept_sockets:
+            self._kept_sockets.worker_ended()
+            if status == 0 and self._after_exit is None:  # the program has done its work
+                self._kept_sockets.release()
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
         is_typed = self._after_exit is None or self._ctrl_c.is_pressed
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
@@ -1083,6 +1107,14 @@ def _stop_signal(name, value):
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
 
 
+def _flag(name, value):
+    """Return an argument, or if none was given what an environment variable says, as a bool; raise ValueError."""
+    text = os.environ.get(name, '')
+    if value is None and text not in ('', '0', '1'):
+        raise ValueError(f'{name} must be 1 or 0, not {text!r}')
+    return text == '1' if value is None else bool(value)
+
+
 def _syntax_error(path):
     """Return what CPython says of a source that does not parse; None if it does, or if only the worker can tell."""
     import warnings
@@ -1199,6 +1231,7 @@ class _LaunchSpec:
         'ignored_signals',
         'environment_changed',  # since the monitor began
         'made_ns',  # when the worker was made, as file times are kept
+        'sockets_fd',  # the worker's end of _KeptSockets, if there is one
     )
 
     def dump(self):
@@ -1226,6 +1259,7 @@ class _Launcher:
     def __init__(self, target, may_fork, reload_interval, waiter, logger):
         self.may_fork = may_fork
         self.standby = None
+        self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
         self._target = target
         self._reload_interval = reload_interval
@@ -1317,6 +1351,7 @@ class _Launcher:
         spec.reload_interval = self._reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
+        spec.sockets_fd = self.sockets_fd
         spec.made_ns = _file_clock()
         return spec
 
@@ -1371,6 +1406,8 @@ class _Launcher:
             options = subprocess._args_from_interpreter_flags()
         _set_inheritable(channel_fd, True)
         _set_inheritable(control_fd, True)
+        if self.sockets_fd is not None:
+            _set_inheritable(self.sockets_fd, True)
         return _start_interpreter(options, code, self._waiter)
 
 
@@ -1568,6 +1605,9 @@ class _WorkerMain:
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
+        _pass_on_activation(self._spec.monitor_pid)
+        if self._spec.sockets_fd is not None:
+            _KeptSockets.hook_worker(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
         import marshal
         import runpy  # noqa: F401
@@ -1700,6 +1740,13 @@ class _WorkerMain:
 _OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
 _observer = None
 _bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
+
+
+def _pass_on_activation(monitor_pid):
+    """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
+    if os.environ.get('LISTEN_PID') == str(monitor_pid):
+        os.environ['LISTEN_PID'] = str(os.getpid())
+        os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
 
 
 def _is_our_frame(frame):
@@ -2402,6 +2449,373 @@ class _Channel:
         if self._fd is not None:
             _close(self._fd)
             self._fd = None
+
+
+# -------------------------------------------------------------------------------------------------------- kept sockets
+#
+# You may skip this section: only --keep-sockets uses it. `_KeptSockets` is its door, in the monitor and in the worker.
+#
+# The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send a message:
+# fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
+#
+#     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
+#                          if there is one. NAME is the rest of the address; empty: not to be kept
+#     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
+
+
+def _keeps_sockets(argument, logger):
+    """Whether to keep sockets, by an argument or the environment. Exits with status 2 where that is not possible."""
+    try:
+        wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
+    except ValueError as error:
+        logger.error(str(error))
+        sys.exit(2)
+    if wanted and not hasattr(os, 'fork'):
+        logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
+        sys.exit(2)
+    return wanted
+
+
+class _KeptSockets:
+    """Duplicates of the TCP sockets that the worker binds: those that listen outlive it. A pollable of the loop."""
+
+    CLOSED = 5.0  # seconds until a socket that the app has closed is given up, if the app has not crashed by then
+    UNCLAIMED = 30.0  # seconds after its boot that a new worker has to bind what the last one had bound
+    _LIMIT = 64  # sockets
+    _BACKLOG = 4096  # connections that wait while no worker accepts them
+
+    def __init__(self, logger):
+        import _socket
+
+        monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
+        _monitor_fds.discard(self.worker_fd)  # forked workers keep it
+        self._logger = logger
+        self._sockets = []
+        self._worker_pid = None
+        self._is_stopping = False
+        self._claim_until = None  # known only once the worker has booted
+        self._has_warned = False
+
+    @staticmethod
+    def hook_worker(fd):
+        """In a worker that has imported nothing of the app: replace methods of the sockets that it will make."""
+        _SocketHooks(fd)
+
+    def close(self):
+        self.release()
+        _close(self._fd)
+        os.close(self.worker_fd)
+
+    # The life of a worker.
+
+    def worker_started(self, pid):
+        self._worker_pid, self._is_stopping = pid, False
+
+    def worker_booted(self):
+        self._claim_until = time.monotonic() + self.UNCLAIMED
+
+    def worker_stopping(self):
+        """Another worker will follow: from now on connections wait for it, whatever this one closes."""
+        self._read_messages()
+        self._is_stopping = True
+        if not self._enlarge_backlogs():
+            self._logger.debug('No socket is kept: the worker listens on none, or has not bound it in Python.')
+
+    def worker_ended(self):
+        self._read_messages()
+        self._worker_pid = self._claim_until = None
+        listening = self._enlarge_backlogs()
+        for kept in list(self._sockets):
+            kept.is_claimed, kept.check_at = False, None
+            if kept not in listening:
+                self._drop(kept)
+
+    def release(self):
+        """Keep nothing: no worker will follow."""
+        while self._sockets:
+            self._drop(self._sockets[0])
+
+    def _enlarge_backlogs(self):
+        listening = [kept for kept in self._sockets if kept.is_listening()]
+        for kept in listening:
+            _call_socket(kept.fd, 'listen', self._BACKLOG)
+        return listening
+
+    def _drop(self, kept):
+        self._sockets.remove(kept)
+        _close(kept.fd)
+
+    # A pollable.
+
+    def wait_fd(self):
+        return self._fd
+
+    def wait_until(self):
+        return min((at for at in map(self._check_time, self._sockets) if at is not None), default=None)
+
+    def step(self):
+        self._read_messages()
+        now = time.monotonic()
+        for kept in list(self._sockets):
+            if now >= (self._check_time(kept) or _FOREVER):
+                self._check(kept, now)
+
+    def _check_time(self, kept):
+        if not kept.is_claimed:
+            return self._claim_until
+        return None if self._is_stopping else kept.check_at
+
+    def _check(self, kept, now):
+        """Give up a socket that the app does not have open. The end of a child is not reported: look again."""
+        holder = self._holder(kept)
+        kept.check_at = None if holder == self._worker_pid else now + self.CLOSED
+        if holder is None:
+            self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
+            self._drop(kept)
+
+    def _holder(self, kept):
+        """Return the pid of a process of the app that has the socket open; None if there is none."""
+        if not kept.is_claimed:
+            return None
+        if not _LINUX:
+            is_open = not kept.is_closed and any(process.pid == kept.pid for process in _processes())
+            return kept.pid if is_open else None
+        pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
+        worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
+        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in _open_files(pid)), None)
+
+    # Messages.
+
+    def _read_messages(self):
+        import _socket
+
+        for _ in range(100):  # a flood must not stop the loop
+            try:
+                data, fds = _receive_fds(self._fd, 1024, 2, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            fds = [_register_fd(fd) for fd in fds]
+            try:
+                kind, *fields = data.decode().split('\0')
+                {'bind': self._on_bind, 'closed': self._on_closed}[kind](fds, *fields)
+            except (OSError, ValueError, LookupError, TypeError):
+                if not self._has_warned:
+                    self._has_warned = True
+                    self._logger.error(f'The worker sent an unknown message about sockets ({data[:40]!r}); ignored.')
+            for fd in fds:
+                _close(fd)
+
+    def _on_bind(self, fds, pid, port, name):
+        reply_fd, fd = fds
+        new = _KeptSocket(fd, int(pid), port, name)
+        found = self._find(new)
+        if found:
+            self._claim(found, new.pid)
+            _send_fds(reply_fd, b'\1', found.fd)
+            return
+        if name and len(self._sockets) < self._LIMIT:
+            self._claim(new, new.pid)
+            self._sockets.append(new)
+            fds.remove(fd)  # it stays open
+        _send_fds(reply_fd, b'\1')
+
+    def _find(self, new):
+        """Return the kept socket for an address; drop what might keep the system from binding the new one."""
+        for kept in [kept for kept in self._sockets if kept.inode == new.inode]:
+            self._drop(kept)  # the app tries another address
+        found = None
+        for kept in [kept for kept in self._sockets if kept.port == new.port and not self._holder(kept)]:
+            if kept.name == new.name and kept.is_listening() and not found:
+                found = kept
+            else:
+                self._drop(kept)
+        return found
+
+    def _claim(self, kept, pid):
+        kept.pid, kept.is_claimed, kept.is_closed = pid, True, False
+        kept.check_at = None if pid == self._worker_pid else time.monotonic() + self.CLOSED
+
+    def _on_closed(self, fds, *address):
+        for kept in self._sockets if self._worker_pid and not self._is_stopping else ():
+            if address in ((), (kept.port, kept.name)):
+                kept.is_closed = True
+                kept.check_at = time.monotonic() + (self.CLOSED if kept.is_listening() else 0)
+        for reply_fd in fds:
+            _send_fds(reply_fd, bytes([self._is_stopping]))
+
+
+class _KeptSocket:
+    """A socket that a worker has bound, or is about to bind."""
+
+    def __init__(self, fd, pid, port, name):
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+        self.pid = pid  # of the process that has bound it
+        self.port = port
+        self.name = name
+        self.is_claimed = False  # the running worker has bound it
+        self.is_closed = False  # which that process has reported
+        self.check_at = None  # when to see whether it is still open
+        self.is_listening()  # raises OSError if it is no socket
+
+    def is_listening(self):
+        import _socket
+
+        return bool(_call_socket(self.fd, 'getsockopt', _socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+
+
+class _SocketHooks:
+    """In the worker: what `bind`, `shutdown`, `close` and `detach` of a socket do in addition.
+
+    All classes of sockets, gevent's too, derive from `_socket.socket`: a class of ours takes its place.
+    """
+
+    def __init__(self, fd):
+        import _socket
+
+        _set_inheritable(fd, False)
+        self._fd, self._identity = fd, _identity(fd)
+        self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
+        base = _socket.socket
+        for each in base.__subclasses__():  # what Python has imported at its start
+            self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
+        _socket.socket = type('socket', (base,), {'__slots__': (), '__module__': '_socket'})
+        self._patch(_socket.socket, 'close')
+
+    def _patch(self, cls, close):
+        original_bind, original_shutdown = cls.bind, cls.shutdown
+
+        def bind(sock, address, /):
+            if not self._take_over(sock, address):
+                original_bind(sock, address)
+
+        def shutdown(sock, how, /):
+            address = self._address_of(sock)
+            if address is None or self._request('closed', *address)[0] != b'\1':
+                original_shutdown(sock, how)  # which ends it for the next worker, too: not while this one is stopped
+
+        cls.bind, cls.shutdown = bind, shutdown
+        setattr(cls, close, self._reporting(getattr(cls, close)))
+        if _LINUX:  # elsewhere the monitor can't see whether another object has the socket now
+            cls.detach = self._reporting(cls.detach)
+
+    def _reporting(self, method):
+        def wrapper(sock, *args):
+            address = self._address_of(sock)
+            result = method(sock, *args)
+            if address is not None:
+                self._send('closed', *address)
+            return result
+
+        return wrapper
+
+    def _address_of(self, sock):
+        """Return (port, name) of a socket that this process has bound; () for a closed one, None for any other."""
+        fd = sock.fileno()
+        if fd < 0 or not self._bound:
+            return None
+        try:
+            return self._bound.get(os.fstat(fd).st_ino or fd)
+        except OSError:
+            return ()  # uvloop has closed the descriptor
+
+    def _take_over(self, sock, address):
+        """Put the kept socket for an address in place of the app's own; return whether there is one."""
+        port, name = _tcp_address(sock, address)
+        if not port:
+            return False
+        fd = sock.fileno()
+        _, found = self._request('bind', str(os.getpid()), port, name, fds=[fd])
+        for new in found:
+            os.set_blocking(new, os.get_blocking(fd))
+            os.dup2(new, fd, os.get_inheritable(fd))
+            os.close(new)
+        self._bound[os.fstat(fd).st_ino or fd] = port, name
+        return bool(found)
+
+    def _request(self, *fields, fds=()):
+        """Return the reply to a message, and the descriptors that came with it."""
+        import _socket
+
+        try:
+            ours, theirs = _socket.socketpair()
+        except OSError:
+            return b'', []  # too many open files
+        try:
+            ours.settimeout(None)
+            self._send(*fields, fds=[theirs.fileno(), *fds])
+            theirs.close()  # now the end of the monitor ends the wait
+            return _receive_fds(ours.fileno(), 1, 1)
+        finally:
+            ours.close()
+            theirs.close()
+
+    def _send(self, *fields, fds=()):
+        if _identity(self._fd) == self._identity:  # the app has not closed it
+            try:
+                _send_fds(self._fd, '\0'.join(fields).encode('utf-8', 'backslashreplace'), *fds)
+            except OSError:
+                pass  # the monitor has gone
+
+
+def _tcp_address(sock, address):
+    """Return the port to which a TCP socket is to be bound, as text, and the rest of the address: see `bind` above."""
+    import _socket as s
+
+    is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
+    host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
+    if not isinstance(port, int) or not port or '\0' in str(host):
+        return '', ''
+    if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
+        return str(port), ''
+    is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
+    return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
+
+
+def _call_socket(fd, method, *args):
+    """Call a method of the socket behind a descriptor, which stays open."""
+    import _socket
+
+    is_blocking = os.get_blocking(fd)
+    sock = _socket.socket(fileno=fd)
+    try:
+        os.set_blocking(fd, is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
+        return getattr(sock, method)(*args)
+    finally:
+        sock.detach()
+
+
+def _send_fds(socket_fd, data, *fds):
+    import _socket
+
+    packed = b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
+    _call_socket(socket_fd, 'sendmsg', [data], ancillary)
+
+
+def _receive_fds(socket_fd, size, count, flags=0):
+    import _socket
+
+    flags |= getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
+    message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
+    fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
+    for fd in fds:
+        _set_inheritable(fd, False)
+    return message, fds
+
+
+def _open_files(pid):
+    """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
+    try:
+        paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
+    except OSError:
+        return
+    for path in paths:
+        try:
+            yield os.readlink(path)
+        except OSError:
+            pass  # it has just been closed
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors
@@ -4696,6 +5110,7 @@ class _Options:
     reload_interval = 1
     shutdown_interval = monitor = stop_signal = None
     exit_on_crash = False
+    keep_sockets = None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -4748,6 +5163,7 @@ def _reloader_for(args):
         ignore_files=options.ignore,
         extra_paths=options.watch,
         exit_on_crash=options.exit_on_crash,
+        keep_sockets=options.keep_sockets,
         may_fork=_IS_COMMAND,
     )
 
@@ -4776,6 +5192,7 @@ def _parse_options(args, options):
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
     add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--keep-sockets', action='store_true', default=None, help='let clients wait during a reload: refuse none')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)

@@ -35,6 +35,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -6396,6 +6397,788 @@ def _is_alive(pid):
         return _winapi.WaitForSingleObject(handle, 0) == _winapi.WAIT_TIMEOUT
     finally:
         _winapi.CloseHandle(handle)
+
+
+# --- kept sockets ------------------------------------------------------------
+
+
+class KeptSocketsDecisions(unittest.TestCase):
+    """When the monitor gives up a socket that it keeps: on a clock of ours, with a worker that is a name only."""
+
+    def setUp(self):
+        if WINDOWS:
+            self.skipTest('POSIX only')
+        self.now = 100.0
+        self.lines = []
+        logger = mock.Mock(error=self.lines.append)
+        clock = mock.patch.object(hupper.time, 'monotonic', lambda: self.now)
+        clock.start()
+        self.addCleanup(clock.stop)
+        self.kept = hupper._KeptSockets(logger)
+        self.addCleanup(self.kept.close)
+        self.holder = None  # who has the app's sockets open, as far as the monitor can see
+        self.kept._holder = lambda kept: self.holder if kept.is_claimed else None
+        self.kept.worker_started(1)
+
+    def bind(self, pid=1, name='localhost', listen=True):
+        """Do what a worker does: ask for the socket of an address, else bind one of its own; return the inode."""
+        with socket.socket() as sock:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                sock.bind(('127.0.0.1', 0))
+                hupper._send_fds(
+                    self.kept.worker_fd, f'bind\0{pid}\080\0{name}'.encode(), theirs.fileno(), sock.fileno()
+                )
+                self.kept.step()
+                _, found = hupper._receive_fds(ours.fileno(), 1, 1)
+            if listen:
+                sock.listen()
+            inode = os.fstat((found or [sock.fileno()])[0]).st_ino
+            for fd in found:
+                os.close(fd)
+            return inode
+
+    def send(self, *fields):
+        hupper._send_fds(self.kept.worker_fd, '\0'.join(fields).encode())
+        self.kept.step()
+
+    def pass_time(self, seconds):
+        """Let time pass, and the loop look at what is due."""
+        self.now += seconds
+        until = self.kept.wait_until()
+        if until is not None and until <= self.now:
+            self.kept.step()
+        return len(self.kept._sockets)
+
+    def test_closed_by_the_running_app(self):
+        self.bind()
+        self.assertIsNone(self.kept.wait_until())
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(4.9), 1)
+        self.assertEqual(self.pass_time(0.2), 0)
+        self.assertIsNone(self.kept.wait_until())
+
+    def test_closed_but_open_elsewhere(self):
+        """In the worker: nothing to look at. In a child, whose end nobody reports: look again."""
+        self.bind()
+        self.holder = 1
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(5.1), 1)
+        self.assertIsNone(self.kept.wait_until())
+        self.holder = 2
+        self.send('closed')
+        for _ in range(3):
+            self.assertEqual(self.pass_time(5.1), 1)
+        self.holder = None
+        self.assertEqual(self.pass_time(5.1), 0)
+
+    def test_bound_by_a_child(self):
+        self.bind(pid=2)
+        self.holder = 2
+        self.assertEqual(self.pass_time(5.1), 1)
+        self.holder = None
+        self.assertEqual(self.pass_time(5.1), 0)
+
+    def test_closed_without_having_listened(self):
+        """As by a client with a port of its own: the other side is to see the end."""
+        self.bind(listen=False)
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(0), 0)
+
+    def test_closed_in_a_crash(self):
+        self.bind()
+        self.send('closed', '80', 'localhost')
+        self.now += 4
+        self.kept.worker_ended()
+        self.assertEqual(self.pass_time(10_000), 1)
+
+    def test_closed_because_it_was_asked_to_stop(self):
+        self.bind()
+        self.kept.worker_stopping()
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(10), 1)
+        self.kept.worker_ended()
+        self.assertEqual(self.pass_time(10), 1)
+
+    def test_closed_just_before_it_was_asked_to_stop(self):
+        self.bind()
+        self.send('closed', '80', 'localhost')
+        self.now += 4
+        self.kept.worker_stopping()
+        self.assertEqual(self.pass_time(10), 1)
+
+    def test_not_bound_again(self):
+        """The time begins when the new worker has booted, however long that takes."""
+        self.bind()
+        self.kept.worker_ended()
+        self.kept.worker_started(2)
+        self.assertEqual(self.pass_time(1000), 1)
+        self.kept.worker_booted()
+        self.assertEqual(self.pass_time(29.9), 1)
+        self.assertEqual(self.pass_time(0.2), 0)
+
+    def test_bound_again(self):
+        inode = self.bind()
+        self.kept.worker_ended()
+        self.kept.worker_started(2)
+        self.kept.worker_booted()
+        self.holder = 2
+        self.assertEqual(self.bind(pid=2), inode)
+        self.assertEqual(self.pass_time(100), 1)
+
+    def test_another_address_of_the_port(self):
+        inode = self.bind()
+        self.kept.worker_ended()
+        self.assertNotEqual(self.bind(name='::'), inode)
+        self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
+
+    def test_bound_twice(self):
+        inode = self.bind()
+        self.holder = 1
+        self.assertNotEqual(self.bind(), inode)
+        self.assertIn(inode, [kept.inode for kept in self.kept._sockets])
+
+    def test_messages_that_are_none(self):
+        before = os.listdir('/dev/fd')
+        with open(os.devnull) as file:
+            for text in ('', 'bind', 'bind\0x\0y\0z', 'closed\0x', 'closed\0x\0y\0z\0', 'bye\0\0', '\0' * 900):
+                for fds in ((), (file.fileno(),), (file.fileno(),) * 2, (file.fileno(),) * 9):
+                    hupper._send_fds(self.kept.worker_fd, text.encode(), *fds)
+                    self.kept.step()
+        self.assertEqual([self.pass_time(0), len(self.lines)], [0, 1])
+        self.assertEqual(os.listdir('/dev/fd'), before)
+
+    def test_limit(self):
+        for number in range(100):
+            self.bind(name=f'host {number}', listen=False)
+            self.holder = 1
+        self.assertEqual(len(self.kept._sockets), hupper._KeptSockets._LIMIT)
+
+
+NET = """
+import os, socket, sys, time
+from mod import VALUE
+
+PORT = int(os.environ['PORT'])
+
+
+def bind(host='127.0.0.1', port=PORT):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    return sock
+
+
+def listen(*address):
+    sock = bind(*address)
+    sock.listen()
+    return sock
+
+
+def serve(sock):
+    print('app', VALUE, flush=True)
+    while True:
+        connection, _ = sock.accept()
+        connection.sendall(str(VALUE).encode())
+        connection.close()
+"""
+
+SERVERS = {
+    'plain': 'from net import *\nserve(listen())\n',
+    'http.server': """
+        from net import *
+        import http.server
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle(self): self.wfile.write(str(VALUE).encode())
+        server = http.server.HTTPServer(('127.0.0.1', PORT), Handler)
+        print('app', VALUE, flush=True)
+        server.serve_forever()
+        """,
+    'dual stack': """
+        from net import *
+        import socketserver
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self): self.wfile.write(str(VALUE).encode())
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = daemon_threads = True
+            address_family = socket.AF_INET6
+            def server_bind(self):
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                super().server_bind()
+        server = Server(('::', PORT), Handler)
+        print('app', VALUE, flush=True)
+        server.serve_forever()
+        """,
+    'asyncio': """
+        from net import *
+        import asyncio, signal
+        async def answer(reader, writer):
+            writer.write(str(VALUE).encode())
+            writer.close()
+        async def main():
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            async with await asyncio.start_server(answer, 'localhost', PORT):
+                print('app', VALUE, flush=True)
+                await stop.wait()
+        asyncio.run(main())
+        """,
+    'forked before': """
+        from net import *
+        sock = listen()
+        for _ in range(2):
+            if os.fork() == 0:
+                serve(sock)
+        os.wait()
+        """,
+    'TLS, by another object': """
+        from net import *
+        import ssl
+        sock = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_socket(bind(), server_side=True)
+        sock.listen()
+        copy = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        sock.close()
+        serve(socket.socket(fileno=copy.detach()))
+        """,
+    'shut down at its end': """
+        from net import *
+        import signal
+        def end(*_):
+            sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+            time.sleep(0.2)
+            sys.exit()
+        signal.signal(signal.SIGTERM, end)
+        sock = listen()
+        serve(sock)
+        """,
+}
+
+
+def ask(port, host='127.0.0.1'):
+    """Return what the server at a port answers; raise OSError."""
+    with socket.create_connection((host, port), LIMIT) as connection:
+        return b''.join(iter(lambda: connection.recv(100), b'')).decode()
+
+
+class Client(threading.Thread):
+    """Asks again and again, until it is told to end; as a context manager."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.port = port
+        self.answers = collections.Counter()  # or the names of exceptions
+        self.is_over = False
+
+    def run(self):
+        while not self.is_over:
+            try:
+                self.answers[ask(self.port) or 'nothing'] += 1
+            except OSError as error:
+                self.answers[type(error).__name__] += 1
+            time.sleep(0.001)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.join()
+
+
+@in_each_mode()
+class KeptSockets(ModeCase):
+    """--keep-sockets: what the app listens on outlives the worker."""
+
+    def setUp(self):
+        super().setUp()
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', 0))
+            self.port = sock.getsockname()[1]
+        self.write('net.py', NET)
+        self.write_value(1)
+
+    def serve(self, app='from net import *\nserve(listen())\n', **options):
+        self.write('app.py', app)
+        env = {'PORT': str(self.port), 'HUPPER_KEEP_SOCKETS': '1', **options.pop('env', {})}
+        return self.run_app(env=env, **options)
+
+    def wait_for_answer(self, value):
+        def is_answered():
+            with contextlib.suppress(OSError):
+                return ask(self.port) == str(value)
+
+        wait_until(is_answered, f'the answer is not {value!r}')
+
+    def is_refused(self):
+        try:
+            ask(self.port)
+        except OSError as error:
+            return isinstance(error, ConnectionRefusedError)  # or it was given up while we waited
+        return False
+
+    def wait_until_free(self):
+        def is_free():
+            with socket.socket() as sock, contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(('127.0.0.1', self.port))
+                return True
+
+        wait_until(is_free, 'the port is not free')
+
+    def ask_later(self):
+        """Begin to ask, and return a function that waits for the answer."""
+        answers = queue.Queue()
+
+        def run():
+            try:
+                answers.put(ask(self.port))
+            except OSError as error:
+                answers.put(repr(error))
+
+        threading.Thread(target=run, daemon=True).start()
+        return lambda: answers.get(timeout=LIMIT)
+
+    def check_servers(self, *names, **options):
+        for name in names:
+            with self.subTest(name):
+                self.write_value(1)
+                monitor = self.serve(SERVERS[name], **options)
+                monitor.wait_for('app 1')
+                with Client(self.port) as client:
+                    for value in range(2, 12 if FULL else 5):
+                        self.write_value(value)
+                        wait_until(lambda value=value: client.answers[str(value)], f'{name} does not answer')
+                bad = {text: count for text, count in client.answers.items() if not text.isdigit()}
+                self.assertLessEqual(set(bad), {'ConnectionResetError', 'nothing'})  # what it was answering as it ended
+                self.assertLessEqual(sum(bad.values()), 2 * value)
+                monitor.stop()
+                self.wait_until_free()
+
+    def test_nobody_is_refused(self):
+        self.check_servers('plain', 'http.server', 'asyncio')
+
+    def test_nobody_is_refused_by_others(self):
+        self.check_servers('forked before', 'TLS, by another object', 'shut down at its end')
+
+    def test_nobody_is_refused_by_a_dual_stack(self):
+        try:
+            with socket.socket(socket.AF_INET6) as sock:
+                sock.bind(('::1', 0))
+        except OSError:
+            self.skipTest('no IPv6 here')
+        self.check_servers('dual stack')
+
+    def test_polling(self):
+        self.check_servers('plain', env={'HUPPER_DEFAULT_MONITOR': 'polling'})
+
+    # 1. The ways of an app with one port.
+
+    def test_tried_first(self):
+        """Bound, and closed again, with or without having listened; then for good: in each worker."""
+        for trial in ('listen().close()', 'bind().close()'):
+            with self.subTest(trial):
+                self.write_value(1)
+                monitor = self.serve(f'from net import *\n{trial}\n{trial}\nserve(listen())\n')
+                for value in (1, 2, 3):
+                    self.write_value(value)
+                    monitor.wait_for(f'app {value}')
+                    self.wait_for_answer(value)
+                monitor.stop()
+
+    def test_bound_twice(self):
+        app = """
+            from net import *
+            sock = listen()
+            for host in '127.0.0.1', 'localhost':
+                try: listen(host)
+                except OSError as error: print(host, error.errno, flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in (1, 2):
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+            self.assertEqual(ask(self.port), str(value))
+        self.assertEqual(monitor.count(f'127.0.0.1 {errno.EADDRINUSE}'), 2)
+        self.assertEqual(monitor.count(f'localhost {errno.EADDRINUSE}'), 2)
+        monitor.stop()
+
+    def test_port_of_somebody_else(self):
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', self.port))
+            sock.listen()
+            monitor = self.serve()
+            monitor.wait_for('Address already in use')
+            monitor.wait_for('Waiting for a file')
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        self.assertEqual(ask(self.port), '2')
+        monitor.stop()
+
+    # 2. Closed by the app.
+
+    @needs_linux
+    def test_closed_while_it_runs(self):
+        """By each way, seen or not, it is refused in the end as without us."""
+        ways = [
+            'sock.close()',
+            'sock.shutdown(socket.SHUT_RDWR)',
+            'os.close(sock.detach())',
+            'copy = sock.dup(); sock.close(); copy.close()',
+            'os.close(sock.fileno()); sock.detach()',
+        ]
+        for way in ways:
+            app = f'from net import *\nsock = listen()\n{way}\nprint("app", flush=True)\nwhile True: time.sleep(0.1)\n'
+            self.write('app.py', app)
+            with self.subTest(way):
+                monitor = self.serve(app)
+                monitor.wait_for('app')
+                wait_until(self.is_refused)
+                monitor.stop()
+
+    def test_closed_in_its_end(self):
+        app = """
+            from net import *
+            with listen() as sock:
+                print('app', VALUE, flush=True)
+                if VALUE == 2: raise RuntimeError
+                serve(sock)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('app 1')
+        self.write_value(2)
+        monitor.wait_for('Waiting for a file')
+        answer = self.ask_later()
+        self.write_value(3)
+        self.assertEqual(answer(), '3')
+        monitor.stop()
+
+    # 3. is KeptSocketsDecisions.test_not_bound_again.
+
+    # 4. The new code binds an overlapping address; a child.
+
+    def test_overlapping_addresses(self):
+        self.write_value('127.0.0.1')
+        monitor = self.serve('from net import *\nserve(listen(VALUE))\n')
+        for host in ('127.0.0.1', '', 'localhost', '127.0.0.1', '0.0.0.0'):
+            self.write_value(host)
+            self.wait_for_answer(host)
+        monitor.stop()
+
+    def test_child_is_made_again(self):
+        app = """
+            from net import *
+            while True:
+                pid = os.fork()
+                if not pid:
+                    sock = listen()
+                    print('inode', os.fstat(sock.fileno()).st_ino, flush=True)
+                    connection, _ = sock.accept()
+                    connection.sendall(str(VALUE).encode())
+                    connection.close()
+                    os._exit(1)
+                os.waitpid(pid, 0)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('inode')
+        self.assertEqual([ask(self.port) for _ in range(5)], ['1'] * 5)
+        self.write_value(2)
+        self.wait_for_answer(2)
+        inodes = set(re.findall(r'inode (\d+)', monitor.text()))
+        self.assertEqual(len(inodes), 1, inodes)
+        monitor.stop()
+
+    # 5. While the monitor waits.
+
+    def test_kept_while_it_waits(self):
+        failures = {'crash': 'raise RuntimeError', 'syntax': 'VALUE = (', 'module': 'import none', 'exit': 'exit(3)'}
+        monitor = self.serve()
+        monitor.wait_for('app 1')
+        for number, (name, text) in enumerate(failures.items(), 11):
+            with self.subTest(name):
+                mark = monitor.mark()
+                self.write('mod.py', text + '\n')
+                monitor.wait_for('still running' if name == 'syntax' else 'Waiting for a file', after=mark)
+                answer = self.ask_later()
+                if name == 'syntax':
+                    self.assertEqual(answer(), str(number - 1))
+                self.write_value(number)
+                monitor.wait_for(f'app {number}')
+                if name != 'syntax':
+                    self.assertEqual(answer(), str(number))
+        monitor.stop()
+
+    def test_given_up_with_the_end_of_the_program(self):
+        monitor = self.serve(
+            'from net import *\nsock = listen()\nprint("app", flush=True)\ninput()\n', stdin=subprocess.PIPE
+        )
+        monitor.wait_for('app')
+        monitor.process.stdin.write(b'\n')
+        monitor.process.stdin.close()
+        monitor.wait_for('Waiting for a file')
+        wait_until(self.is_refused)
+        monitor.stop()
+
+    # 6. The port is free when all is over.
+
+    def test_free_at_the_end(self):
+        for signum in ('SIGTERM', 'SIGINT', 'SIGKILL'):
+            for text in ('VALUE = 1', 'raise RuntimeError') if signum != 'SIGKILL' or LINUX else ():
+                with self.subTest(signum, text=text):
+                    self.write_value(1)
+                    monitor = self.serve()
+                    monitor.wait_for('app 1')
+                    self.write('mod.py', text)
+                    monitor.wait_for('app 1', count=2) if text == 'VALUE = 1' else monitor.wait_for('Waiting for a')
+                    monitor.send(getattr(signal, signum))
+                    monitor.wait()
+                    self.wait_until_free()
+
+    # 7. Descriptors and connections.
+
+    @needs_linux
+    def test_inherited_as_in_plain_python(self):
+        app = """
+            from net import *
+            import subprocess
+            sock = socket.socket()
+            sock.settimeout(VALUE or None)
+            sock.set_inheritable(VALUE in (1, 2))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(('127.0.0.1', PORT))
+            sock.listen()
+            lists = subprocess.check_output(['sh', '-c', 'exec ls -l /proc/self/fd'], close_fds=False, text=True)
+            facts = lists.count('socket:'), os.get_blocking(sock.fileno()), sock.gettimeout()
+            print('sockets', VALUE, *facts, flush=True)
+            while True: time.sleep(0.1)
+            """
+        monitor = self.serve(app)
+        for value in (1, 0, 2):
+            self.write_value(value)
+            line = monitor.wait_for(f'sockets {value}')
+            expected = f'sockets {value} {int(value > 0)} {value == 0} {float(value) if value else None}'
+            self.assertEqual(line, expected)
+        monitor.stop()
+
+    def test_queue_is_answered_by_the_next_worker(self):
+        app = """
+            from net import *
+            sock = listen()
+            if VALUE == 1:
+                print('app 1', flush=True)
+                time.sleep(100)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('app 1')
+        connections = [socket.create_connection(('127.0.0.1', self.port), LIMIT) for _ in range(20)]
+        self.write_value(2)
+        for connection in connections:
+            with connection:
+                self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    def test_many_wait(self):
+        """More than the app's own backlog has room for."""
+        monitor = self.serve('from net import *\nsock = bind()\nsock.listen(2)\nserve(sock)\n')
+        monitor.wait_for('app 1')
+        self.write('mod.py', 'raise RuntimeError\n')
+        monitor.wait_for('Waiting for a file')
+        connections = [socket.create_connection(('127.0.0.1', self.port), LIMIT) for _ in range(50)]
+        self.write_value(2)
+        for connection in connections:
+            with connection:
+                self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    @needs_linux
+    def test_no_descriptor_grows(self):
+        monitor = self.serve(interval=0.01)
+
+        def descriptors(pid):
+            return len(os.listdir(f'/proc/{pid}/fd'))
+
+        counts = []
+        for number in range(1, 300 if FULL else 15):
+            monitor.wait_for('app 1', count=number)
+            self.assertEqual(ask(self.port), '1')
+            counts.append((descriptors(monitor.pid), descriptors(monitor.worker)))
+            monitor.send(signal.SIGHUP)
+        self.assertLessEqual(counts[-1][0], counts[2][0] + 3)
+        self.assertLessEqual(counts[-1][1], counts[0][1])  # which has made its own
+        monitor.stop()
+
+    # 9. What an app may do to our descriptor.
+
+    OURS = """
+        from net import *
+        def ours():
+            for name in os.listdir('/proc/self/fd'):
+                try:
+                    sock = socket.socket(fileno=os.dup(int(name)))
+                except OSError:
+                    continue
+                if sock.type == socket.SOCK_DGRAM:
+                    return sock, int(name)
+        """
+
+    @needs_linux
+    def test_flood(self):
+        app = """
+            import threading
+            def flood():
+                while True: pair.send(b'bind' * 100)
+            pair, _ = ours()
+            for _ in range(3): threading.Thread(target=flood, daemon=True).start()
+            serve(listen())
+            """
+        monitor = self.serve(textwrap.dedent(self.OURS) + textwrap.dedent(app))
+        monitor.wait_for('app 1')
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        self.wait_for_answer(2)
+        self.assertEqual(monitor.count('unknown message about sockets'), 1)
+        monitor.stop()
+
+    @needs_linux
+    def test_closed_pair(self):
+        """And a socket of the app's own under the number: as without the option from then on."""
+        app = """
+            pair, number = ours()
+            pair.close()
+            own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            other.setblocking(False)
+            os.dup2(own.fileno(), number)
+            sock = listen()
+            print('select', select.select([other], [], [], 0)[0], flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(textwrap.dedent(self.OURS) + 'import select\n' + textwrap.dedent(app))
+        for value in (1, 2):
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+            self.wait_for_answer(value)
+        self.assertEqual(monitor.count('select []'), 2)
+        monitor.stop()
+
+    # The option.
+
+    def test_without_it(self):
+        """Nothing is imported, nothing replaced."""
+        app = """
+            import sys
+            names = sorted({'_socket', 'socket'}.intersection(sys.modules))
+            import socket
+            print('modules', names, socket.socket.__mro__[1] is socket.SocketType, flush=True)
+            import time
+            while True: time.sleep(0.1)
+            """
+        self.write('app.py', app)
+        with self.start(sys.executable, 'app.py') as process:
+            plain = process.wait_for('modules')
+        for value in ('0', ''):
+            monitor = self.serve(app, env={'HUPPER_KEEP_SOCKETS': value})
+            self.assertEqual(monitor.wait_for('modules'), plain)
+            monitor.stop()
+
+
+@needs_posix
+class KeptSocketsOption(Case):
+    def test_command_line(self):
+        self.write('net.py', NET)
+        self.write_value(1)
+        self.write('app.py', SERVERS['plain'])
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', 0))
+            port = sock.getsockname()[1]
+        monitor = self.hupper('--keep-sockets', 'app.py', env={'PORT': str(port), 'HUPPER_KEEP_SOCKETS': '0'})
+        monitor.wait_for('app 1')
+        self.write('mod.py', 'import none\n')
+        monitor.wait_for('Waiting for a file')
+        with socket.create_connection(('127.0.0.1', port), LIMIT) as connection:
+            self.write_value(2)
+            self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    def test_argument_wins(self):
+        with mock.patch.dict(os.environ, HUPPER_KEEP_SOCKETS='1'):
+            self.assertTrue(hupper._keeps_sockets(None, None))
+            self.assertFalse(hupper._keeps_sockets(False, None))
+
+    def test_bad_value(self):
+        self.write('start.py', TWO_LINES)
+        for command in (['hupper.py', 'start.py'], ['start.py']):
+            result = self.project.python(*command, env={'HUPPER_KEEP_SOCKETS': 'yes'})
+            self.assertEqual(result.returncode, 2)
+            self.assertEqual(result.stderr, "[ERROR] HUPPER_KEEP_SOCKETS must be 1 or 0, not 'yes'\n")
+
+
+class KeptSocketsElsewhere(unittest.TestCase):
+    @needs_linux
+    def test_open_files_of_a_busy_process(self):
+        """What is closed while we look does not hide the rest."""
+        code = 'import os, socket\nsock = socket.socket()\nprint(os.fstat(sock.fileno()).st_ino, flush=True)\n'
+        code += 'while True:\n    for fd in [os.dup(1) for _ in range(50)]: os.close(fd)\n'
+        with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
+            self.addCleanup(process.kill)
+            name = f'socket:[{int(process.stdout.readline())}]'
+            missed = sum(name not in hupper._open_files(process.pid) for _ in range(300))
+            process.kill()
+        self.assertEqual(missed, 0)
+
+    def test_no_posix(self):
+        logger = mock.Mock()
+        with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
+            self.assertFalse(hupper._keeps_sockets(None, logger))
+            with self.assertRaises(SystemExit) as caught:
+                hupper._keeps_sockets(True, logger)
+        self.assertEqual(caught.exception.code, 2)
+        self.assertIn('POSIX', logger.error.call_args[0][0])
+
+
+@in_each_mode()
+class SocketActivation(ModeCase):
+    """`man 3 sd_listen_fds`: what systemd gives to the monitor is for the worker."""
+
+    START_ACTIVATED = """
+        import os, socket, sys
+        sock = socket.socket()
+        sock.bind(('127.0.0.1', 0))
+        sock.listen()
+        print('port', sock.getsockname()[1], flush=True)
+        os.dup2(sock.fileno(), 3)
+        os.set_inheritable(3, True)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_PIDFDID='1')
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+        """
+
+    def test_socket_activation(self):
+        app = """
+            import os, socket
+            from mod import VALUE
+            assert os.environ.pop('LISTEN_PID') == str(os.getpid()) and 'LISTEN_PIDFDID' not in os.environ
+            sock = socket.socket(fileno=3)
+            print('app', VALUE, flush=True)
+            while True:
+                connection, _ = sock.accept()
+                connection.sendall(str(VALUE).encode())
+                connection.close()
+            """
+        for option in ('0', '1'):
+            self.write_value(1)
+            self.write('app.py', app)
+            self.write('activate.py', self.START_ACTIVATED)
+            command, env = self.command('-m', 'app')
+            env['HUPPER_KEEP_SOCKETS'] = option
+            monitor = self.start(command[0], 'activate.py', *command[1:], env=env)
+            port = int(monitor.wait_for('port').split()[1])
+            for value in (1, 2, 3):
+                self.write_value(value)
+                monitor.wait_for(f'app {value}')
+                wait_until(lambda port=port, value=value: ask(port) == str(value))
+            monitor.stop()
 
 
 # --- terminal ----------------------------------------------------------------

@@ -8,6 +8,7 @@ Each cell is `lost n of N`: N fresh starts of an app of two modules, with one ch
 lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time); in the
 last two columns, that the app was killed before it had done its work.
 The other reloaders and the environment are those of bench.py, beside this file.
+Another table tells how many of the requests to a web application, one after the other, are refused over ten reloads.
 """
 
 import argparse
@@ -16,9 +17,12 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import bench
+import driver
 from bench import Peer, part, small_app, write
 
 PEERS = [
@@ -227,6 +231,64 @@ DRILLS = {
 }
 
 
+# ---------------------------------------------------------------- refused connections
+
+ASGI = """
+from greeting import GREETING
+
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': GREETING.encode()})
+"""
+FLASK = """
+import flask
+from greeting import GREETING
+
+app = flask.Flask(__name__)
+app.route('/')(lambda: GREETING)
+"""
+SERVERS = {
+    'hupper.py --keep-sockets, uvicorn': (ASGI, 'python hupper.py --keep-sockets -m uvicorn app:app --port {port}'),
+    'hupper.py --keep-sockets, flask': (FLASK, 'python hupper.py --keep-sockets -m flask run --port {port}'),
+    'hupper.py, uvicorn': (ASGI, 'python hupper.py -m uvicorn app:app --port {port}'),
+    'hupper.py, flask': (FLASK, 'python hupper.py -m flask run --port {port}'),
+    'uvicorn --reload': (ASGI, 'python -m uvicorn app:app --reload --port {port}'),
+    'flask run --debug': (FLASK, 'python -m flask run --debug --port {port}'),
+    'watchfiles, uvicorn': (ASGI, "watchfiles 'python -m uvicorn app:app --port {port}' ."),
+    'watchfiles, flask': (FLASK, "watchfiles 'python -m flask run --port {port}' ."),
+}
+
+
+def count_refused(bin, app, command, folder):
+    """Return how many requests were refused while the app's module was saved ten times."""
+    driver.write(folder, {'app.py': app, 'greeting.py': "GREETING = 'first'\n"})
+    shutil.copy(driver.ROOT / 'hupper.py', folder)
+    port = driver.free_port()
+    with driver.Program(command.format(port=port), folder, bin, port) as program:
+        program.wait_for_answer('first')
+        outcomes = driver.count_outcomes(program, folder / 'greeting.py', pause=2)
+    return 'refused {} of {}, cut off {}'.format(outcomes['refused'], sum(outcomes.values()), outcomes['cut off'])
+
+
+def refused_column():
+    """Return the column of refused connections."""
+    column = {}
+    try:
+        bin = driver.environment('refused', ['flask', 'uvicorn', 'watchfiles'])
+    except driver.Unreachable as error:
+        bench.say(f'skipped: {error}; no refused connections are counted')
+        return column
+    for name, (app, command) in SERVERS.items():
+        with tempfile.TemporaryDirectory(prefix='hupper-promises-') as folder:
+            try:
+                column[name] = count_refused(bin, app, command, Path(folder).resolve())
+            except AssertionError as error:
+                column[name] = str(error)
+        bench.say(f'{name}: {column[name]}')
+    return column
+
+
 def main():
     parser = argparse.ArgumentParser(description='Count how often reloaders miss a saved change.')
     parser.add_argument('--times', type=int, default=5, metavar='N', help='trials per cell; default %(default)s')
@@ -250,6 +312,9 @@ def main():
     finally:
         projects.remove()
     print(bench.table(columns, [p.name for p in peers]))
+    if not options.only or 'refused' in options.only:
+        column = refused_column()
+        print('\n' + bench.table({'refused connections, ten reloads': column}, list(column)))
     print('\n' + environment.describe())
     if projects.keep:
         print('kept:', projects.root)
