@@ -394,10 +394,10 @@ class _Supervisor:
     # One turn of the loop: wait, take what has come, do what is due.
 
     def _step(self):
+        for change in self.monitor.take_changes():  # whatever has found them: the end of the last turn, too
+            self._on_change(change, time.monotonic())
         for pollable in self._waiter.wait(self._pollables(), self._times()):
             pollable.step()
-        for change in self.monitor.take_changes():
-            self._on_change(change, time.monotonic())
         while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())

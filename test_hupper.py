@@ -3588,7 +3588,7 @@ class SavingMore(BackendCase):
             self.write_value(number, save)
             monitor.wait_for(f'app {number}')
         monitor.stop()
-        if 'Error' in monitor.text():
+        if 'Traceback' in monitor.text():
             monitor.fail('a worker has failed')
 
     @only_full
