@@ -1824,15 +1824,17 @@ def _clear_importer_caches():
     getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
 
 
-@_hide_from_tracebacks
-def _traces(error):
-    trace = _attribute(error, '__traceback__', BaseException)
-    while trace:
-        yield trace
-        trace = trace.tb_next
+_external = sys.modules['_frozen_importlib_external']
+_ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
+_ExceptionGroup = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
+_CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # of checked bytecode (PEP 552)
+_CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
+_OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
+
+# What follows, to the end of the section, runs within imports of the app's: tracebacks and tracers skip it.
+_names_above = set(globals())
 
 
-@_hide_from_tracebacks
 class _Observer:
     """Reports every file that this process imports, with the signature from before it was read.
 
@@ -1850,7 +1852,7 @@ class _Observer:
         self.reload_interval = spec.reload_interval
         self._deadline = None  # until when we wait for those
         self._reported = set()  # paths
-        self._known = set(sys.modules)  # names of modules that need no look
+        self._known = set(sys.modules)  # names of modules that were looked at
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
         self._main_id = id(sys.modules.get('__main__'))
         self._hook_imports()
@@ -1877,40 +1879,52 @@ class _Observer:
         def path_stats(loader, path):
             if type(loader) is owner and loader.name == '<py_compile>':
                 return stats(loader, path)  # nothing is imported
-            plain = is_plain(loader)
-            stat = self.report_source(path, 'import' if plain else 'import-transformed')
-            source = _attributes(loader)[_Source.KEY] = _Source(path, stat)
-            if source.is_young and not (plain and _checks_hashes()):
+            attributes = _attributes(loader)
+            is_plain = type(loader) is owner and methods() == plain_methods and plain_names.isdisjoint(attributes)
+            stat = _stat(path, os.lstat)
+            is_file = stat and stat.st_mode & 0o170000 == 0o100000
+            if not (is_file and stat.st_size):
+                stat = self.stat_when_saved(path) or os.stat(path)
+            self.report(path, 'import' if is_plain else 'import-transformed', stat)
+            source = attributes[_Source.KEY] = _Source(path, stat, is_linked=not is_file)
+            if source.is_young and not (is_plain and _CHECKS_HASHES):
                 raise OSError(f'{path} has just changed: no bytecode for now')
-            if not plain:
-                source.remove_untrusted_bytecode()
+            if type(loader).get_data is not get_data or 'get_data' in attributes:
+                raise OSError(f'{path}: no bytecode for a loader that reads it past us')
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
             source = type(path) is str and path.endswith('.pyc') and _attributes(loader).get(_Source.KEY)
             return source.read_bytecode(path) if source else read(loader, path)
 
-        is_pythons = getattr(read, '__globals__', None) is vars(_external)
-        owner.path_stats, owner.get_data = path_stats, get_data
-        is_plain = _plain_loader_test(owner) if is_pythons else lambda loader: False
+        def methods():
+            return owner.get_data, owner.get_code, owner.source_to_code
 
-    def report_source(self, path, kind='import'):
-        """Report a source that is about to be read; return its status."""
-        stat = self.stat_when_saved(path) or os.stat(path)
-        self.report(path, kind, stat)
-        return stat
+        # A loader with these compiles what the file says, as the monitor can: unless they were patched before we came.
+        is_pythons = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
+        owner.path_stats, owner.get_data = path_stats, get_data
+        plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_pythons else None
 
     def stat_when_saved(self, path):
-        """Return the status of a source, or None; if it is just being saved, wait until that is done."""
+        """Return the status of a source, or None; wait while it is being saved."""
         stat = _stat(path)
-        while (not stat and self._comes_back(_absolute(path))) or (stat and self._is_half_written(path, stat)):
+        while not (stat and stat.st_size) and self._is_being_saved(_absolute(path), stat):
             time.sleep(0.005)
             stat = _stat(path)
         return stat
 
+    def _is_being_saved(self, path, stat):
+        """Whether a source of the last worker is missing, or empty and new: git and editors write it that way."""
+        if path not in self.expected_sources:
+            return False
+        if stat:
+            return abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
+        self._deadline = self._deadline or time.monotonic() + self.reload_interval
+        return time.monotonic() < self._deadline
+
     def report(self, path, kind='watch', stat=None):
         """Report a file that is about to be read."""
-        if type(path) is not str and not issubclass(type(path), (str, os.PathLike)):
+        if not issubclass(type(path), (str, os.PathLike)):
             return  # no file: its reader will complain
         path = _absolute(path)
         if not _is_installed(path):
@@ -1918,44 +1932,36 @@ class _Observer:
             self.handshake.send(kind, path, _signature(path, stat))
 
     def report_spec(self, spec, *_, **kw):
-        """Report the file of a module that is about to be made, unless Python's own loader will do so."""
+        """Report the file of a module that is about to be made, unless Python's own source loader will do so."""
         if len(sys.modules) != self._count or id(sys.modules.get('__main__')) != self._main_id:
             self.report_new_modules()
-        attributes = _spec_attributes(spec)
-        kind, name = type(attributes.get('loader')), attributes.get('name')
-        if kind is _external.SourceFileLoader or self._report_unusual(spec, kind):
-            if type(name) is str:
-                self._known.add(name)
-                self._count += name not in sys.modules
-        else:
-            self._count = -1  # look at it with the next import
-
-    def _report_unusual(self, spec, kind):
-        """Report the file of a module with another loader; return whether the spec names one."""
-        path = _file_of_spec(spec)
-        if kind is not _external.SourcelessFileLoader and kind is not _external.ExtensionFileLoader:
+        self._count = len(sys.modules) + 1
+        kind = type(_spec_attributes(spec).get('loader'))
+        if kind is not _external.SourceFileLoader:
+            path = _file_of_spec(spec)
             self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
-        return bool(path)
+            if not path:
+                self._count = -1  # look at the module with the next import
 
     def report_new_modules(self):
         """Report the files of modules that have come past our hooks, and that of a new __main__."""
         main = sys.modules.get('__main__')  # coverage and others make one
-        self._main_id = id(main)
-        self.report_loaded(_file_of(main))
-        for name in set(sys.modules) - self._known:
-            path = _file_of(sys.modules.get(name))
-            self.report_loaded(path)
-            self._known.update([name] if path else ())  # one without may have one later
-        self._count = len(sys.modules)
+        names = set(sys.modules) - self._known
+        self._known |= names
+        self._count, self._main_id = len(sys.modules), id(main)
+        for module in [main, *map(sys.modules.get, names)]:
+            self.report_loaded(_file_of(module))
 
     def report_loaded(self, path, reads_later=False):
         """Report a file that may have been read already: it counts as changed if it is younger than this worker."""
-        stat = _stat(path) if path and type(path) is str else None
-        if stat is None or stat.st_mode & 0o170000 != 0o100000:
-            return  # no regular file
+        if type(path) is not str or not path:
+            return
         path = _absolute(path)
         if path in self._reported or _is_installed(path):
             return
+        stat = _stat(path)
+        if stat is None or stat.st_mode & 0o170000 != 0o100000:
+            return  # no regular file
         self._reported.add(path)
         if not reads_later and _is_younger(path, stat, self.started_ns):
             self.handshake.send('changed', path)
@@ -1964,15 +1970,10 @@ class _Observer:
 
     def report_arguments(self):
         """Report the sources that the app's arguments name: coverage and other tools read a script by themselves."""
-        for before, argument in zip(['', *sys.argv[1:]], sys.argv[1:]):
-            paths = [argument.rpartition('=')[2]]
-            if before == '-m':
-                place = argument.replace('.', os.sep)
-                ends = '.py', os.path.join('', '__main__.py')
-                paths = [os.path.join(folder, place + end) for folder in sys.path for end in ends]
-            for path in paths:
-                if path.endswith('.py') and os.path.isfile(path):
-                    self.report(path)
+        for argument in sys.argv[1:]:
+            path = argument.rpartition('=')[2]
+            if path.endswith('.py') and os.path.isfile(path):
+                self.report(path)
 
     def report_traceback_files(self, error):
         """Report the files that an exception names: those of its frames, and the one that does not parse."""
@@ -1994,58 +1995,18 @@ class _Observer:
         tail = name.rpartition('.')[2]
         path = sys.path if path is None else path
         folders = path if issubclass(type(path), (list, tuple, _external._NamespacePath)) else ()
-        folders = [folder for folder in folders if type(folder) is str]
-        places = [os.path.join(_absolute(folder), tail) for folder in folders]
-        if any(self._comes_back(place + end) for place in places for end in ('.py', os.sep + '__init__.py')):
-            from importlib import invalidate_caches
-            from importlib.machinery import PathFinder
-
-            invalidate_caches()
-            return PathFinder.find_spec(name, path, target)
+        places = [os.path.join(_absolute(folder), tail) for folder in folders if type(folder) is str]
+        sources = {place + end for place in places for end in ('.py', os.path.join('', '__init__.py'))}
+        if any(map(self.stat_when_saved, sources & self.expected_sources)):
+            _external.PathFinder.invalidate_caches()
+            return _external.PathFinder.find_spec(name, path, target)
         for place in places:
             if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
                 self.handshake.send('missing', place, int(os.path.exists(os.path.dirname(place))))
         return None
 
-    def _comes_back(self, path):
-        """Whether a source of the last worker is back in a moment: git and editors take files away to write them."""
-        if path not in self.expected_sources:
-            return False
-        self._deadline = self._deadline or time.monotonic() + self.reload_interval
-        while not os.path.exists(path):
-            if time.monotonic() > self._deadline:
-                return False
-            time.sleep(0.005)
-        return True
 
-    def _is_half_written(self, path, stat):
-        """Whether a source of the last worker is empty, and so new that its text may be about to be written."""
-        is_new = not stat.st_size and abs(time.time_ns() - stat.st_mtime_ns) < self._MOMENT
-        return is_new and _absolute(path) in self.expected_sources
-
-
-@_hide_from_tracebacks
-def _plain_loader_test(owner):
-    """Return a test for Python's own source loader, unpatched: it compiles what the file says, as the monitor can."""
-    get_data, get_code, source_to_code = owner.get_data, owner.get_code, owner.source_to_code
-    names = {'get_data', 'get_code', 'source_to_code'}
-    if any(getattr(each, '__globals__', None) is not vars(_external) for each in (get_code, source_to_code)):
-        return lambda loader: False  # patched before we came
-
-    def is_plain(loader):
-        return (
-            type(loader) is owner
-            and owner.get_data is get_data
-            and owner.get_code is get_code
-            and owner.source_to_code is source_to_code
-            and names.isdisjoint(loader.__dict__)
-        )
-
-    return is_plain
-
-
-@_hide_from_tracebacks
 class _Source:
     """A source that is being imported, and which bytecode is trusted for it.
 
@@ -2060,67 +2021,57 @@ class _Source:
     _MARGIN = 2_000_000_000  # ns, of the clock of the files
     _TICK = 100_000_000  # of that clock, at the most
 
-    def __init__(self, path, stat):
+    def __init__(self, path, stat, is_linked):
         self.path = path
         self.stat = stat
-        changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), _linked_ns(path))
-        self.trusted_ns = changed_ns + self._MARGIN  # from when on bytecode is trusted
+        linked_ns = _newest_link(path) if is_linked else 0
+        self.trusted_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns) + self._MARGIN
         self.is_young = self.trusted_ns + self._TICK > time.time_ns()
 
     def read_bytecode(self, path):
         """Return the contents of a .pyc for Python to judge; raise OSError if it is not to be trusted."""
-        try:
-            stat, data = _read_file(path)
-        except OSError:
-            if not self.is_young:
-                raise
-            stat, data = None, b''
-        if data[:8] == _CHECKED and len(data) > 16 and _checks_hashes():
-            return data if self.is_young or _is_installed(path) else self._without_hash(path, stat, data)
         if self.is_young:
-            return _OUTDATED
-        is_trusted = stat.st_mtime_ns >= self.trusted_ns and (data[4:8] == bytes(4) or _checks_hashes())
-        if not is_trusted and not _is_installed(path):
+            return self._read_checked(path)
+        stat, data = _read_file(path)
+        if _is_installed(path):
+            return data
+        if data[:8] == _CHECKED and _CHECKS_HASHES:
+            return self._make_ordinary(path, stat, data)
+        if stat.st_mtime_ns < self.trusted_ns or not (data[4:8] == bytes(4) or _CHECKS_HASHES):
             raise OSError(f'{path} may be older than its source')
         return data
 
-    def remove_untrusted_bytecode(self):
-        """Do so for a loader that may read it past `read_bytecode`; if that fails, there is none for this import."""
-        path = _external.cache_from_source(self.path)
-        stat = _stat(path)
-        if stat and stat.st_mtime_ns < self.trusted_ns and not _is_installed(path):
-            os.remove(path)
+    def _read_checked(self, path):
+        try:
+            _, data = _read_file(path)
+        except OSError:
+            return _OUTDATED
+        return data if data[:8] == _CHECKED and len(data) > 16 else _OUTDATED
 
-    def _without_hash(self, path, stat, data):
+    def _make_ordinary(self, path, stat, data):
         """Make an ordinary .pyc of a checked one whose source has got old enough: later starts are quicker."""
-        source_stat, text = _read_file(self.path)
-        if data[8:16] != _imp.source_hash(int.from_bytes(_MAGIC, 'little'), text):
+        _, text = _read_file(self.path)
+        if data[8:16] != _imp.source_hash(int.from_bytes(_external.MAGIC_NUMBER, 'little'), text):
             raise OSError(f'{path} is older than its source')
-        if _signature(self.path, source_stat) != _signature(self.path, self.stat):
-            return data  # the source has just changed: let Python look for itself
-        fields = 0, int(self.stat.st_mtime) & 0xFFFFFFFF, self.stat.st_size & 0xFFFFFFFF
-        head = _MAGIC + b''.join(field.to_bytes(4, 'little') for field in fields)
-        if not sys.dont_write_bytecode:
-            _replace_head(path, stat, head)
+        fields = [int(each) & 0xFFFFFFFF for each in (0, self.stat.st_mtime, self.stat.st_size)]
+        head = _external.MAGIC_NUMBER + b''.join(each.to_bytes(4, 'little') for each in fields)
+        if stat.st_nlink == 1 and not sys.dont_write_bytecode:
+            _overwrite(path, head)
         return head + data[16:]
 
 
-@_hide_from_tracebacks
-def _replace_head(path, stat, head):
-    """Write the first bytes of a .pyc in place. Who reads half of them finds no match, and compiles the source."""
+def _overwrite(path, head):
+    """Write the first bytes of a .pyc. Who reads half of them finds no match. (To write a new file is far slower.)"""
     try:
         fd = os.open(path, os.O_WRONLY | _O_BINARY)
-        try:
-            now = os.fstat(fd)
-            if (now.st_ino, now.st_mtime_ns, now.st_nlink) == (stat.st_ino, stat.st_mtime_ns, 1):
-                os.write(fd, head)
-        finally:
-            os.close(fd)
     except OSError:
-        pass  # a cache that can only be read
+        return  # a cache that can only be read
+    try:
+        os.write(fd, head)
+    finally:
+        os.close(fd)
 
 
-@_hide_from_tracebacks
 def _read_file(path):
     """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
     fd = os.open(path, os.O_RDONLY | _O_BINARY)
@@ -2134,20 +2085,8 @@ def _read_file(path):
     return stat, data
 
 
-@_hide_from_tracebacks
-def _checks_hashes():
-    """Whether Python compares the hash in a checked .pyc with that of the source."""
-    return getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'
-
-
-@_hide_from_tracebacks
-def _linked_ns(path):
-    """Return when the newest link was made on the way from a linked file to what it means; 0 for any other file."""
-    return _newest_link(path) if os.path.islink(path) else 0
-
-
-@_hide_from_tracebacks
 def _newest_link(path):
+    """Return when the newest link was made on the way from a linked file to what it means."""
     folder, name = os.path.split(path)
     newest = _newest_link(folder) if name else 0
     try:
@@ -2158,7 +2097,6 @@ def _newest_link(path):
     return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
 
 
-@_hide_from_tracebacks
 def _call_before(owner, name, report):
     """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
     function = getattr(owner, name, None)
@@ -2171,7 +2109,6 @@ def _call_before(owner, name, report):
         setattr(owner, name, wrapper)
 
 
-@_hide_from_tracebacks
 def _attribute(instance, name, owner):
     """Return an attribute of an instance of `owner` as that defines it; None if it is no such instance.
 
@@ -2181,21 +2118,18 @@ def _attribute(instance, name, owner):
     return vars(owner)[name].__get__(instance) if issubclass(type(instance), owner) else None
 
 
-@_hide_from_tracebacks
 def _attributes(loader):
     if type(loader) is _external.SourceFileLoader:
         return loader.__dict__  # the same, and quicker
     return _attribute(loader, '__dict__', _external.FileLoader) or {}
 
 
-@_hide_from_tracebacks
 def _spec_attributes(spec):
-    return vars(spec) if type(spec) is _ModuleSpec else {}
+    return spec.__dict__ if type(spec) is _ModuleSpec else {}
 
 
-@_hide_from_tracebacks
 def _file_of_spec(spec):
-    """The file that a module is read from, which may be a zip file."""
+    """Return the file that a module is read from, which may be a zip file."""
     attributes = _spec_attributes(spec)
     loader, path = attributes.get('loader'), attributes.get('origin')
     if type(loader) is getattr(sys.modules.get('zipimport'), 'zipimporter', None):
@@ -2203,23 +2137,20 @@ def _file_of_spec(spec):
     return path if type(path) is str else ''
 
 
-@_hide_from_tracebacks
 def _file_of(module):
-    """The file that a module was read from, as far as it tells."""
+    """Return the file that a module was read from, as far as it says so."""
     attributes = _attribute(module, '__dict__', type(sys)) or {}
     path = attributes.get('__file__')
     return path if type(path) is str else _file_of_spec(attributes.get('__spec__'))
 
 
-_external = sys.modules['_frozen_importlib_external']
-_ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
-_ExceptionGroup = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
-_MAGIC = _external.MAGIC_NUMBER
-_CHECKED = _MAGIC + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
-_OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
+def _traces(error):
+    trace = _attribute(error, '__traceback__', BaseException)
+    while trace:
+        yield trace
+        trace = trace.tb_next
 
 
-@_hide_from_tracebacks
 def _absolute(path):
     """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
     path = os.fsdecode(path)  # a loader may have been given a Path
@@ -2230,7 +2161,6 @@ def _absolute(path):
     return plain if os.pardir not in path or _real_path(path) == _real_path(plain) else path
 
 
-@_hide_from_tracebacks
 def _real_path(path):
     try:
         return os.path.realpath(path)
@@ -2238,7 +2168,6 @@ def _real_path(path):
         return path  # no file can have that name
 
 
-@_hide_from_tracebacks
 def _current_folder():
     try:
         return os.getcwd()
@@ -2246,7 +2175,6 @@ def _current_folder():
         return ''  # it has been deleted
 
 
-@_hide_from_tracebacks
 def _is_installed(path):
     """Whether a file belongs to Python or to an installed package, and is not linked in from elsewhere."""
     folder = path.rpartition(os.sep)[0]  # quicker than os.path.dirname
@@ -2266,12 +2194,16 @@ _installed_folders: dict[str, bool] = {}
 
 
 def _site_folders():
-    """Where packages are installed."""
+    """Return where packages are installed."""
     site = sys.modules.get('site')
     if site is None:
         return []
     folders = [each for each in getattr(site, 'getsitepackages', list)() if each != sys.prefix]  # as on Windows
     return folders + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
+
+
+for _name in globals().keys() - _names_above:
+    _hide_from_tracebacks(globals()[_name])
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
@@ -2853,9 +2785,9 @@ def _signature(path, stat=None):
 
 
 @_hide_from_tracebacks
-def _stat(path):
+def _stat(path, function=os.stat):
     try:
-        return os.stat(path)
+        return function(path)
     except (OSError, ValueError):
         return None
 

@@ -2313,7 +2313,7 @@ class Observing(BackendCase):
         self.check_tool('"script.py"', 'run', '--script=script.py')
 
     def test_module_of_a_tool(self):
-        self.check_tool('sys.argv[2] + ".py"', '-m', 'script')
+        self.check_tool('sys.argv[2] + ".py"', '-m', 'script', extra='import _symtable\n')
 
     def test_script_that_no_argument_names(self):
         self.check_tool('"script.py"', extra='import _symtable\n')
