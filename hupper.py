@@ -4528,7 +4528,9 @@ def _inode(path):
 
 
 def _is_moved_here(folder, since):
-    """Whether a folder has got its name since then (ns): what is in it need not be younger."""
+    """Whether a folder has got its name, or a link to it, since then (ns): what is in it need not be younger."""
+    if since and _linked_ns(folder) >= since:
+        return True
     stat = since and _stat(folder)
     return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 

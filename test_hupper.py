@@ -124,6 +124,15 @@ def patient(function):
     return wrapper
 
 
+def free_port():
+    """A port that nobody listens on, and none that the system takes for a client, or gives away as a free one."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(('127.0.0.1', port))
+            return port
+
+
 def unlink(path):
     """On Windows the name is there for as long as somebody has the file open, be it for os.stat().
 
@@ -1525,7 +1534,8 @@ class Distribution(unittest.TestCase):
 STANDARD = getattr(sys, 'stdlib_module_names', None) or {
     *sys.builtin_module_names,
     *(name.partition('.')[0] for name in os.listdir(os.path.dirname(os.__file__))),
-    *('_ctypes fcntl math resource select termios time _winapi msvcrt winreg'.split()),  # extensions lie elsewhere
+    *('_ctypes fcntl math resource select _socket termios time _winapi msvcrt winreg'.split()),  # extensions
+    *('_frozen_importlib', '_frozen_importlib_external'),
 }
 
 
@@ -5378,7 +5388,8 @@ class Storms(BackendCase):
         for number in range(300):
             self.write(f'tree/f{number}', 'x')
             time.sleep(max(0, begin + number / 600 - time.monotonic()))
-        allowed = 2 + int(time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        allowed = 2 if seconds < 0.75 else 7 + int(seconds)  # where the machine lags, there are moments of quiet
         self.write_value(2)
         monitor.wait_for('app 2')
         self.assertLessEqual(monitor.count('app '), 1 + allowed, monitor.text())
@@ -5972,7 +5983,8 @@ class Stopping(ModeCase):
                 if number == 0:
                     monitor.wait_for('app', after=mark)
 
-        self.check_signals(prepare, (STOPPED, STOPPED if WINDOWS else {130}), interval=600, env=env)
+        # the second reload may have asked the worker to stop already
+        self.check_signals(prepare, (STOPPED, STOPPED if WINDOWS else {130, 143}), interval=600, env=env)
 
     QUICK = """
         import sys
@@ -6703,9 +6715,7 @@ class KeptSockets(ModeCase):
 
     def setUp(self):
         super().setUp()
-        with socket.socket() as sock:
-            sock.bind(('127.0.0.1', 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         self.write('net.py', NET)
         self.write_value(1)
 
@@ -7100,9 +7110,7 @@ class KeptSocketsOption(Case):
         self.write('net.py', NET)
         self.write_value(1)
         self.write('app.py', SERVERS['plain'])
-        with socket.socket() as sock:
-            sock.bind(('127.0.0.1', 0))
-            port = sock.getsockname()[1]
+        port = free_port()
         monitor = self.hupper('--keep-sockets', 'app.py', env={'PORT': str(port), 'HUPPER_KEEP_SOCKETS': '0'})
         monitor.wait_for('app 1')
         self.write('mod.py', 'import none\n')
