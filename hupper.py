@@ -30,7 +30,8 @@ that the worker has imported, or has asked for::
                       booted and waiting           |
 
 The sections of this file, from what is called to what it calls: prelude, public API, monitor process, worker start,
-worker process, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command line.
+worker process, preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command
+line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
@@ -123,6 +124,8 @@ def start_reloader(
     worker_args: Sequence[Any] | None = None,
     worker_kwargs: Mapping[str, Any] | None = None,
     ignore_files: Iterable[str] | None = None,
+    preload: bool | None = None,
+    preload_except: Iterable[str] | None = None,
     keep_sockets: bool | None = None,
     stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
@@ -142,6 +145,9 @@ def start_reloader(
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
     worker_args, worker_kwargs: arguments for that function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
+    preload: whether the next worker imports ahead of time what the last one imported of installed packages; if not
+        given, the environment variable HUPPER_PRELOAD says so (`1`; `0` or empty: no).
+    preload_except: packages that must not be loaded twice at a time, nor what imports them.
     keep_sockets: keep the listening TCP sockets open over a reload, so that clients wait; by default the environment
         variable HUPPER_KEEP_SOCKETS, 1 or 0.
     stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
@@ -162,6 +168,8 @@ def start_reloader(
         worker_args=worker_args,
         worker_kwargs=worker_kwargs,
         ignore_files=ignore_files,
+        preload=preload,
+        preload_except=preload_except,
         keep_sockets=keep_sockets,
         stop_signal=stop_signal,
     )
@@ -277,6 +285,8 @@ class Reloader:
         ignore_files=None,
         stop_signal=None,
         *,
+        preload=None,
+        preload_except=None,
         extra_paths=(),
         exit_on_crash=False,
         may_fork=False,
@@ -295,6 +305,10 @@ class Reloader:
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
         self.logger = logger if type(logger) in (DefaultLogger, SilentLogger) else _ForeignLogger(logger)
         self.ignore_files = ignore_files
+        self.preload = os.environ.get('HUPPER_PRELOAD', '') not in ('', '0') if preload is None else bool(preload)
+        if isinstance(preload_except, str):
+            raise TypeError(f'preload_except takes several packages, not {preload_except!r}: put it in a list')
+        self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash = exit_on_crash
         self.may_fork = may_fork
@@ -352,10 +366,12 @@ class _Supervisor:
         self._loop_guard = _LoopGuard(config.reload_interval)
         self._waiter = _Waiter()
         self._terminal = _Terminal()
-        self._launcher = _Launcher(config.target, config.may_fork, config.reload_interval, self._waiter, self._logger)
+        self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
+        self._launcher = _Launcher(config, self._waiter, self._preload)
         self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
         self._launcher.sockets_fd = self._kept_sockets.worker_fd if config.keep_sockets else None
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
+        self._launcher.is_watched, self._launcher.set_handlers = self.monitor.is_watched, self._set_handlers
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -406,6 +422,7 @@ class _Supervisor:
         yield from self.monitor.pollables()
         if self._worker:
             yield self._worker.channel
+        yield from self._preload.pollables()
         if self._terminal.listening:
             yield self._terminal
         if self._kept_sockets:
@@ -416,6 +433,7 @@ class _Supervisor:
         yield self._boot_check_at
         yield self._interpreter_check_at
         yield self._ctrl_c.settled_at
+        yield self._preload.deadline
         yield self._due()
         if self.state == self.REAPING:
             yield self._orphans.kill_at
@@ -431,6 +449,8 @@ class _Supervisor:
             self._check_interpreters()
         if self._ctrl_c.settles(now) and self.state == self.RUNNING:
             self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
+        if self._preload.deadline is not None and now >= self._preload.deadline:
+            self._check_preloading(now)
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
@@ -441,7 +461,8 @@ class _Supervisor:
         """Start a worker, which reads all that has changed until now."""
         for pollable in self.monitor.pollables():
             pollable.drain()
-        self.monitor.take_changes()
+        changes = [change.path for change in self.monitor.take_changes()]
+        self._preload.note_changes([*self._pending, *self._held, *changes])
         now = time.monotonic()
         changed_at = min(self._pending.values(), default=None)
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
@@ -467,8 +488,7 @@ class _Supervisor:
     def _on_started(self, now, changed_at):
         self.state = self.RUNNING
         self._boot_check_at = None
-        self._worker.channel.handlers = self._message_handlers()
-        self._worker.channel.on_garbage = self._on_garbage
+        self._preload.note_start(self._worker)
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker(self._launcher.started_ns)
@@ -492,6 +512,7 @@ class _Supervisor:
             return
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
+        self._preload.note_boot()
         if self._kept_sockets:
             self._kept_sockets.worker_booted()
         self._launcher.make_standby()
@@ -535,6 +556,14 @@ class _Supervisor:
         if self.state == self.IDLE:
             self._go_on()
 
+    def _check_preloading(self, now):
+        if not self._preload.is_hopeless(now):
+            return
+        if self._worker and self._preload.is_under_way(self._worker):
+            self._worker.kill()  # it was started meanwhile
+        else:
+            self._launcher.replace_standby()
+
     def _seconds_to_stop(self):
         """How long a worker that was asked to end gets for that."""
         return self._config.exit_interval if self._after_exit == self.QUIT else self._config.shutdown_interval
@@ -565,8 +594,12 @@ class _Supervisor:
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
             self._last_status, self._after_exit = 2, self.QUIT
+        elif self._after_exit is None and self._preload.is_under_way(worker):
+            self._preload.reject()
+            self._after_exit = self.RESTART
         elif self._after_exit is None:
             self._on_own_end(worker, status)
+        self._preload.note_exit(worker, status)
         self.state = self.REAPING
         self._orphans = _OrphanTerminator(worker, self._reaper, self._known_pids(), self._config.shutdown_interval)
         self._poll_orphans(time.monotonic())
@@ -680,11 +713,13 @@ class _Supervisor:
         self._reload_requested = True
         self._schedule.note_change(time.monotonic())
 
-    def _message_handlers(self):
-        return {
-            'import': self.monitor.watch_source,
+    def _set_handlers(self, channel):
+        channel.on_garbage = self._on_garbage
+        channel.handlers = {
+            **self._preload.handlers(),
+            'import': self._on_import,
             'import-transformed': self.monitor.watch_transformed_source,
-            'watch': self.monitor.watch_file,
+            'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
             'missing': self.monitor.watch_missing,
@@ -694,6 +729,15 @@ class _Supervisor:
             'reload': lambda: self._request_reload('Reload requested by the worker'),
             'stop': lambda: self._stop(self.QUIT, self._config.stop_signal),
         }
+
+    def _on_import(self, path, signature):
+        self.monitor.watch_source(path, signature)
+        self._preload.note_source(path, signature)
+
+    def _on_watch(self, path, signature):
+        self.monitor.watch_file(path, signature)
+        if path.endswith('.py'):  # as pytest reads tests
+            self._preload.note_source(path, signature)
 
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
@@ -705,7 +749,7 @@ class _Supervisor:
         self._worker.missing_target = message
 
     def _on_garbage(self, kind):
-        if not self._worker.sent_garbage:
+        if self._worker and not self._worker.sent_garbage:
             self._worker.sent_garbage = True
             self._logger.error(f'The worker sent an unknown message ({kind[:40]!r}); ignored.')
 
@@ -748,6 +792,9 @@ class _Supervisor:
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
+        if self._reload_requested:
+            self._preload.retry_all()
+        self._preload.note_changes(self._pending)
         self._schedule.cancel()
         self._stop(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
@@ -1041,6 +1088,9 @@ class FileMonitorProxy:
             return path in self._python_sources
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
+    def is_watched(self, path):
+        return path in self._requested_in or path in getattr(self.monitor, 'files', ())
+
     def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
         self.monitor.add_missing(path, not has_parent)
@@ -1231,6 +1281,8 @@ class _LaunchSpec:
         'ignored_signals',
         'environment_changed',  # since the monitor began
         'made_ns',  # when the worker was made, as file times are kept
+        'records_imports',  # with --preload
+        'preload',  # see _Preload.plan
         'sockets_fd',  # the worker's end of _KeptSockets, if there is one
     )
 
@@ -1249,6 +1301,9 @@ class _LaunchSpec:
         return spec
 
 
+_NO_PLAN = ((), (), '')  # for what is preloaded: nothing
+
+
 class _Launcher:
     """Makes and starts workers. The next one, the standby, is made while the last one runs.
 
@@ -1256,15 +1311,18 @@ class _Launcher:
     last step, then waits on its control pipe: see _WorkerMain.
     """
 
-    def __init__(self, target, may_fork, reload_interval, waiter, logger):
-        self.may_fork = may_fork
+    def __init__(self, config, waiter, preload):
+        self.may_fork = config.may_fork
         self.standby = None
         self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self._target = target
-        self._reload_interval = reload_interval
+        self.is_watched = None  # tells of a path whether it is
+        self.set_handlers = None  # sets those of a channel
+        self._target = config.target
+        self._reload_interval = config.reload_interval
         self._waiter = waiter
-        self._logger = logger
+        self._preload = preload
+        self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
         self._startup_files = _startup_files()
@@ -1275,6 +1333,8 @@ class _Launcher:
     def start(self, expected_sources):
         """Start the standby, or a worker made now, and return it; raise OSError if none can be made."""
         self._expected_sources = expected_sources
+        if self._preload.is_used_by(self.standby):
+            self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
         for _ in range(2):
             worker, self.standby = self.standby or self._make(), None
             self.started_ns = _file_clock()
@@ -1287,30 +1347,61 @@ class _Launcher:
                 failure = error
         raise failure
 
-    def make_standby(self):
+    def make_standby(self, may_preload=True):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
         if self.standby or self._is_traced():
             return
+        plan = self._preload.plan(self.is_watched) if may_preload else _NO_PLAN
         try:
-            self.standby = self._make()
+            self.standby = self._make(plan)
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
+        else:
+            self._preload.note_standby(self.standby if plan is not _NO_PLAN else None)
 
     def renew_standby(self):
         """Make the next worker, also where there is one that is no longer what a new start would be."""
         if self.standby and self._standby_made_for != self._circumstances():
             self._logger.debug('The standby is thrown away: it is not what a new start would be.')
             self.drop_standby()
-        self.make_standby()
+        if self._preload.is_used_by(self.standby):
+            self.standby.channel.drain()
+            self._drop_preloaded(self._preload.obstacle())
+        self.make_standby(may_preload=False)
+
+    def _drop_preloaded(self, why):
+        if why:
+            self._logger.debug(f'What was preloaded is not used: {why}.')
+            self.drop_standby()
 
     def drop_standby(self):
         if self.standby:
+            if self._preload.is_used_by(self.standby):
+                self._preload.note_standby(None)
+                self.standby.kill_children()
             self.standby.discard()
             self.standby = None
 
     def reap_standby(self):
+        """Take note that it has died by itself: then the next start makes a new one."""
         if self.standby and self.standby.poll() is not None:
-            self.drop_standby()  # it has died by itself: the next start makes a new one
+            if self._preload.is_under_way(self.standby):
+                self.replace_standby()
+            else:
+                self.drop_standby()
+
+    def replace_standby(self):
+        """An import has failed in the standby: make one that leaves it out."""
+        self.standby.channel.drain()
+        self._preload.reject()
+        self.standby.kill_children()
+        self.drop_standby()
+        self.make_standby()
+
+    def _paths_in_front(self):
+        """Return what stands in front of Python's own library in the worker's sys.path."""
+        at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_LIBRARY)), 0)
+        return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
         """What a worker made now would be made in: the installation, and why it can't be a fork."""
@@ -1353,11 +1444,13 @@ class _Launcher:
         spec.ignored_signals = self._waiter.ignored
         spec.sockets_fd = self.sockets_fd
         spec.made_ns = _file_clock()
+        spec.records_imports = self._preload.is_wanted
         return spec
 
-    def _make(self):
+    def _make(self, plan=_NO_PLAN):
         """Make a worker that gets ready and waits."""
         spec = self._make_spec()
+        spec.preload = plan
         spec.expected_sources = sorted(self._expected_sources)
         self._standby_made_for = environment, obstacle = self._circumstances()
         spec.environment_changed = environment != self._environment
@@ -1374,6 +1467,7 @@ class _Launcher:
             _close(write)
             _close(read)
         worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
+        self.set_handlers(worker.channel)
         if obstacle:
             worker.send(spec.dump())
         return worker
@@ -1527,6 +1621,9 @@ class _ControlPipe:
         message, self._data = self._data[8:end], self._data[end:]
         return message
 
+    def has_message(self):
+        return bool(self._data) or _has_input(self.fd)
+
     def _size(self):
         return int.from_bytes(self._data[:8], 'little')
 
@@ -1544,6 +1641,8 @@ class _WorkerMain:
         self._channel_fd = channel_fd
         self._control = control
         self._is_spawned = is_spawned
+        self._preloader = None
+        self._front_paths = None  # of sys.path, if that is set already
         self._excepthook = sys.excepthook
 
     def take_over(self) -> NoReturn:
@@ -1616,8 +1715,18 @@ class _WorkerMain:
         _observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
             _observer.report_loaded(_FILE)  # the app's own import of it will find it there
+        if self._spec.preload[0]:
+            self._preload(handshake)
         _clear_importer_caches()
         self._on_start(marshal.loads(self._control.receive()))
+
+    def _preload(self, handshake):
+        self._set_surroundings()
+        self._preloader = _Preloader(handshake, *self._spec.preload)
+        self._preloader.run(self._control.has_message)
+        if self._preloader.has_failed:
+            self._control.receive()
+            os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
 
     def _forget_stack(self, leave, traceback):
         sys.excepthook = self._excepthook
@@ -1643,16 +1752,28 @@ class _WorkerMain:
         _observer.started_ns = _file_clock()
         _observer.expected_sources.update(more_sources)
         _watch_control_pipe(self._control.fd)
-        try:
-            os.chdir(self._spec.folder or os.curdir)
-        except OSError:
-            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
-        _set_paths(self._spec)
+        self._set_surroundings()
+        if self._preloader:
+            self._preloader.release_output()
         if self._is_spawned:
             for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
                 del sys.modules[name]
         _observer.report_arguments()
+        if self._spec.records_imports:
+            _observer.recorder = _ImportRecorder(_observer.handshake)
         _observer.handshake.send('app-start', int(_discard_pending_signals()))
+
+    def _set_surroundings(self):
+        """Set the folder and the paths; again, after preloading, if the folders are others by now."""
+        try:
+            os.chdir(self._spec.folder or os.curdir)
+        except OSError:
+            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
+        before, self._front_paths = self._front_paths, _front_paths(self._spec)
+        if before is None:
+            _set_paths(self._spec)
+        elif sys.path[: len(before)] == before:
+            sys.path[: len(before)] = self._front_paths
 
     def begin(self):
         """From here on a signal is the app's."""
@@ -1855,6 +1976,7 @@ class _Observer:
         self._known = set(sys.modules)  # names of modules that were looked at
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
         self._main_id = id(sys.modules.get('__main__'))
+        self.recorder = None  # with --preload, from the start on
         self._hook_imports()
         for path in _startup_files():
             handshake.send('startup', path)
@@ -1886,7 +2008,7 @@ class _Observer:
             if not (is_file and stat.st_size):
                 stat = self.stat_when_saved(path) or os.stat(path)
             self.report(path, 'import' if is_plain else 'import-transformed', stat)
-            source = attributes[_Source.KEY] = _Source(path, stat, is_linked=not is_file)
+            source = attributes[_Source.KEY] = _Source(path, stat, may_be_link=not is_file)
             if source.is_young and not (is_plain and _CHECKS_HASHES):
                 raise OSError(f'{path} has just changed: no bytecode for now')
             if type(loader).get_data is not get_data or 'get_data' in attributes:
@@ -1936,7 +2058,10 @@ class _Observer:
         if len(sys.modules) != self._count or id(sys.modules.get('__main__')) != self._main_id:
             self.report_new_modules()
         self._count = len(sys.modules) + 1
-        kind = type(_spec_attributes(spec).get('loader'))
+        attributes = _spec_attributes(spec)
+        if self.recorder:
+            self.recorder.note(attributes)
+        kind = type(attributes.get('loader'))
         if kind is not _external.SourceFileLoader:
             path = _file_of_spec(spec)
             self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
@@ -2021,10 +2146,10 @@ class _Source:
     _MARGIN = 2_000_000_000  # ns, of the clock of the files
     _TICK = 100_000_000  # of that clock, at the most
 
-    def __init__(self, path, stat, is_linked):
+    def __init__(self, path, stat, may_be_link):
         self.path = path
         self.stat = stat
-        linked_ns = _newest_link(path) if is_linked else 0
+        linked_ns = _linked_ns(path) if may_be_link else 0
         self.trusted_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns) + self._MARGIN
         self.is_young = self.trusted_ns + self._TICK > time.time_ns()
 
@@ -2085,8 +2210,12 @@ def _read_file(path):
     return stat, data
 
 
+def _linked_ns(path):
+    """Return when the newest link was made on the way from a linked file to what it means; 0 for any other file."""
+    return _newest_link(path) if os.path.islink(path) else 0
+
+
 def _newest_link(path):
-    """Return when the newest link was made on the way from a linked file to what it means."""
     folder, name = os.path.split(path)
     newest = _newest_link(folder) if name else 0
     try:
@@ -2206,6 +2335,636 @@ for _name in globals().keys() - _names_above:
     _hide_from_tracebacks(globals()[_name])
 
 
+# ---------------------------------------------------------------------------------------------------------- preloading
+
+# A reader may skip this section: without --preload none of it runs. It is entered through `_Preload` in the monitor,
+# `_ImportRecorder` in a worker and `_Preloader` in a standby.
+
+
+class _Preload:
+    """In the monitor: the modules that the next worker imports ahead of time, and whether that worker may be used.
+
+    A worker reports what it imports until it has booted. That is the list for the standby after it, which reports how
+    it gets on. A standby in which an import has failed is thrown away; the next one leaves that module out.
+    """
+
+    LONGEST_IMPORT = 10  # seconds
+    LONGEST_STREAK = 3  # standbys in a row that were thrown away
+    PATCHERS = 'gevent', 'eventlet', 'ddtrace', 'newrelic', 'coverage', 'opentelemetry.instrumentation'
+
+    def __init__(self, is_wanted, excepted, target, logger):
+        self.is_wanted = is_wanted
+        self.imports = _SourceImports()
+        self._excepted = tuple(excepted)
+        self._main = target.name if target.kind == 'module' else None
+        self._logger = logger
+        # name -> (path, what the app had changed in os.environ, whether it has not stayed), in the last run's order
+        self._list = {}
+        self._recorded = None  # the same, of a worker that has not booted yet
+        self._environ = {}  # what that one has changed in os.environ
+        self._argv0 = ''  # its sys.argv[0], which runpy sets
+        self._sources = {}  # path -> signature, of what the last worker has read
+        self._plain_because = None  # why the next start has to be a plain one
+        self._left_out = {}  # name -> why
+        self._streak = 0
+        self._files = None
+        self.note_standby(None)
+
+    # The list.
+
+    def handlers(self):
+        """What is called with the fields of each message of a running worker, or of a standby."""
+        return {
+            'module': self._on_module,
+            'module-gone': self._on_module_gone,
+            'argv0': self._on_argv0,
+            'environ': self._on_environ,
+            'record-end': self._on_record_end,
+            'preload': self._on_preload,
+            'preload-file': self._on_preload_file,
+            'preload-unlisted': self._on_unlisted,
+            'preload-failed': self._on_failed,
+            'preload-unusable': self._on_unusable,
+            'preload-end': self._on_preload_end,
+        }
+
+    def _on_module(self, name, path):
+        if self._recorded is not None:
+            self._recorded.setdefault(name, (path, self._environ, False))
+            self._has_grown = True
+
+    def _on_module_gone(self, name):
+        if self._recorded is not None and name in self._recorded:
+            self._recorded[name] = (*self._recorded[name][:2], True)
+
+    def _on_argv0(self, text):
+        self._argv0 = text[1:]
+
+    def _on_environ(self, name, text):
+        """`text` is = and the value, or a minus: it was deleted."""
+        self._environ = {**self._environ, name: text[1:] if text[0] == '=' else None}
+
+    def _on_record_end(self):
+        if self._recorded is not None:
+            self._commit()
+            self._recorded = None
+
+    def note_start(self, worker):
+        """A worker has started; if it has preloaded, what it imports is added to that."""
+        self._recorded = dict(self._list) if self.is_used_by(worker) else {}
+        self._environ, self._sources, self.imports.is_due = {}, {}, False
+
+    def note_boot(self):
+        """The running worker has booted."""
+        self.imports.is_due = True
+        self.imports.step()
+        if self._recorded is not None:
+            self._commit()
+
+    def note_exit(self, worker, status):
+        """A worker has ended; a crash keeps the last list."""
+        if self.is_used_by(worker):
+            self.note_standby(None)
+        self.imports.is_due = True
+        if self._recorded is not None and (status == 0 or not self._list):
+            self._commit()
+        self._recorded = None
+
+    def note_source(self, path, signature):
+        """The running worker has read a source."""
+        if self.is_wanted:
+            self._sources[path] = signature
+            self.imports.add(path, signature)
+
+    def _commit(self):
+        self._list, self._plain_because = self._recorded, None
+
+    def plan(self, is_watched):
+        """Return what a standby made now is to import, the packages that it must not, and sys.argv[0].
+
+        The first is a list of (name, path, what the app had changed in os.environ, whether it has not stayed).
+        """
+        if not self.is_wanted or self._plain_because or self._streak >= self.LONGEST_STREAK:
+            return _NO_PLAN
+        patcher = next((name for name in self._list if _is_within(name, self.PATCHERS)), None)
+        if patcher:
+            self._logger.debug(f'Nothing is preloaded: {patcher} patches or measures other modules.')
+            return _NO_PLAN
+        refused = {*self._excepted, *self._left_out}
+        for name, (path, *_) in self._list.items():
+            if is_watched(path) or (name == self._main and not os.path.basename(path).startswith('__init__.')):
+                refused.add(name)
+        modules = [(name, *rest) for name, rest in self._list.items() if not _is_within(name, refused)]
+        return (modules, sorted(refused), self._argv0) if modules else _NO_PLAN
+
+    # The standby.
+
+    def _on_preload(self, name):
+        self._importing = name
+        self._extend_deadline()
+
+    def _on_preload_file(self, path, signature):
+        self._signatures.setdefault(path, signature)
+        self._extend_deadline()
+
+    def _on_unlisted(self, name, path):
+        self._unlisted[name] = path, self._importing
+
+    def _on_failed(self, name, why):
+        self._failed[name] = why
+
+    def _on_unusable(self):
+        self._is_unusable = True
+
+    def _on_preload_end(self, count, milliseconds):
+        self._result = f'Preloaded {count} modules in {milliseconds} ms.'
+        self.deadline = 0 if self._standby else None  # now
+
+    def _extend_deadline(self):
+        if self._standby:  # else it is a worker's that is being killed
+            self.deadline = time.monotonic() + self.LONGEST_IMPORT
+
+    def note_standby(self, standby):
+        """It has begun to preload; None: there is no such standby."""
+        self._standby = standby
+        self._is_under_way = standby is not None
+        self._has_grown = True  # the list, since we have compared the two
+        self._importing = None  # name of a module
+        self.deadline = None  # until when there must be news
+        self._extend_deadline()
+        self._failed = {}  # name -> why
+        self._unlisted = {}  # name -> (path, the module that has led to it)
+        self._is_unusable = False  # it was started before we could see to that
+        self._result = None
+        self._signatures = {}  # path -> from before the standby has read the file
+        if self._files:
+            self._files.close()
+        self._files = None  # the _InstalledFiles, once it has read all
+
+    def is_used_by(self, worker):
+        return worker is not None and worker is self._standby
+
+    def is_under_way(self, worker):
+        return self.is_used_by(worker) and self._is_under_way
+
+    def pollables(self):
+        yield self.imports
+        if self._is_under_way:
+            yield self._standby.channel
+
+    def is_hopeless(self, now):
+        """The deadline has come. Return whether the standby has failed, or hangs."""
+        if self._failed or self._is_unusable or not self._result:
+            return True
+        strange = self._strange_modules()
+        if strange and not self._has_grown:
+            self._failed.update(strange)
+            return True
+        if strange:
+            self._has_grown, self.deadline = False, now + 1  # the running worker may still import it
+        else:
+            self._is_under_way, self.deadline, self._streak = False, None, 0
+            self._files = _InstalledFiles(self._signatures)
+            self._logger.debug(self._result)
+        return False
+
+    def _strange_modules(self):
+        """Return modules that have led to one that the last run has not imported, each with the reason."""
+        return {
+            cause: f'{name} was not imported from {path} in the last run'
+            for name, (path, cause) in self._unlisted.items()
+            if self._list.get(name, ('',))[0] != path
+        }
+
+    def reject(self):
+        """The standby is thrown away: leave out what has failed, or what has ended the process or hangs."""
+        why = 'it takes longer than 10 s' if 0 < self.deadline <= time.monotonic() else 'it ends the process'
+        if self._importing and not self._failed and not self._result:
+            self._failed[self._importing] = why
+        for name, reason in self._failed.items():
+            self._logger.debug(f'{name} is not preloaded: {reason}.')
+        self._left_out.update(self._failed)
+        self._streak += not self._is_unusable
+        if self._streak == self.LONGEST_STREAK and not self._is_unusable:
+            causes = '; '.join(f'{name}: {reason}' for name, reason in self._failed.items()) or why
+            self._logger.info(f'Nothing is preloaded any more ({causes}).')
+        self.note_standby(None)
+
+    # Whether the standby may be used.
+
+    def retry_all(self):
+        """Somebody has asked for a reload: that is a plain start, and what has failed is tried again."""
+        self._plain_because = self._plain_because or 'a reload was asked for'
+        self._left_out.clear()
+        self._streak = 0
+
+    def note_changes(self, paths):
+        """Require a plain start if one of these changes may have taken away the import of a preloaded module."""
+        for path in paths if self._list else ():
+            if self._plain_because is None:
+                self._plain_because = self._lost_import(path)
+
+    def _lost_import(self, path):
+        signature = self._sources.get(path)
+        if signature is None:
+            return f'what {path} imported is not known' if _may_import(path) else None
+        names = self.imports.taken_away(path, signature)
+        if names is None:
+            return f'what {path} imported is not known'
+        lost = sorted(name for name in names if _is_named(path, name, self._list))
+        return f'{path} no longer imports {", ".join(lost)}' if lost else None
+
+    def obstacle(self):
+        """Return why the standby that has preloaded may not be used; None if it may."""
+        why = self._plain_because or next(iter(self._strange_modules().values()), None)
+        if not why:
+            changed = self._files.changed() if self._files else _first_changed(self._signatures)
+            why = changed and f'{changed} has changed'
+        return why
+
+    def obstacle_at_start(self, front_paths):
+        """Return the same for what may have come since, and for what the project has put in front of the library."""
+        for folder in front_paths:
+            for name in _names_in(folder).intersection(self._list):
+                if not self._list[name][0].startswith(os.path.join(folder, name)):
+                    return f'the project has a {name} of its own'
+        return self._plain_because
+
+
+class _InstalledFiles:
+    """The files that a standby has read; inotify is asked for changes, without waiting for them, where it works."""
+
+    def __init__(self, signatures):
+        self._signatures = signatures
+        self._folders = {}  # watch descriptor -> folder
+        self._inotify = None
+        try:
+            self._inotify = _Inotify()
+            mounts = _Mounts()
+            for folder in {os.path.dirname(path) for path in signatures}:
+                if mounts.of(folder)[1] not in _LOCAL_FILESYSTEMS:
+                    raise OSError(f'{folder} may not tell of changes')
+                self._folders[self._inotify.add(folder, _FOLDER_MASK)] = folder
+        except OSError:
+            self.close()
+        self._changed = _first_changed(signatures)
+
+    def changed(self):
+        """Return a file that has changed; None if none has."""
+        events = [('', None)]
+        while self._inotify and events:
+            events = [(name, self._folders.get(wd)) for wd, _, name in self._inotify.read()]
+            if any(not name or folder is None for name, folder in events):
+                self.close()  # a folder has gone, or events were lost: from now on all are compared
+            elif any(os.path.join(folder, name) in self._signatures for name, folder in events):
+                self._changed = self._changed or _first_changed(self._signatures)
+        return self._changed if self._inotify else _first_changed(self._signatures)
+
+    def close(self):
+        if self._inotify:
+            self._inotify.close()
+            self._inotify = None
+
+
+def _first_changed(signatures):
+    return next((path for path, signature in signatures.items() if _signature(path) != signature), None)
+
+
+class _SourceImports:
+    """In the monitor: which imports a save takes away. Compiled code is compared with compiled code."""
+
+    SLICE = 0.01  # seconds of one step
+
+    def __init__(self):
+        self._names = {}  # path -> {signature: names, or the key of the bytecode that has them}
+        self._unread = {}  # path -> signature, of sources still to be looked at
+        self.is_due = False  # not while a worker boots
+
+    def add(self, path, signature):
+        """Look at a source that a worker has read."""
+        if signature not in self._names.setdefault(path, {}):
+            self._unread[path] = signature
+
+    def wait_fd(self):
+        return None
+
+    def wait_until(self):
+        return 0 if self._unread and self.is_due else None
+
+    def step(self):
+        """Look at some of the sources; the loop has other things to do as well."""
+        end = time.monotonic() + self.SLICE
+        while self._unread and time.monotonic() < end:
+            path, signature = self._unread.popitem()
+            stat = _stat(path)
+            if stat and _signature(path, stat) == signature:
+                key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
+                names = key if _bytecode(path, key) else _names_in_source(path)
+                if names is not None and _signature(path) == signature:
+                    self._names[path][signature] = names
+
+    def taken_away(self, path, signature):
+        """Return the names that a source imported with that signature and no longer does; None: that is not known."""
+        old = self._names.get(path, {}).get(signature)
+        if isinstance(old, tuple):
+            old = _names_in_bytecode(path, old)
+        current = _signature(path)
+        new = _names_in_source(path) if current else set()
+        if old is None or new is None or _signature(path) != current:
+            return None
+        recent = list(self._names[path].items())[-3:]
+        self._names[path] = {**dict(recent), signature: old, current: new}
+        return old - new
+
+
+def _names_in_source(path):
+    """Return what a source imports; None if it can't be compiled, or compiled code is not what we take it for."""
+    import warnings
+
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return _imported_names(compile(file.read(), path, 'exec', dont_inherit=True))
+    except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
+        return None
+
+
+def _bytecode(path, key):
+    """Return the bytecode of a source, if it is that of this key: its mtime and size (see PEP 552 for the header)."""
+    from importlib.util import MAGIC_NUMBER, cache_from_source
+
+    header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
+    try:
+        with open(cache_from_source(path), 'rb') as file:
+            return file.read() if file.read(16) == header else None
+    except (OSError, NotImplementedError):
+        return None
+
+
+def _names_in_bytecode(path, key):
+    import marshal
+
+    try:
+        return _imported_names(marshal.loads(_bytecode(path, key) or b''))
+    except (EOFError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _imported_names(code):
+    """Return the dotted names that compiled code imports, `from` names included; relative ones begin with dots."""
+    from opcode import opmap
+
+    names, constants, argument = set(), [], 0
+    for opcode, low in zip(code.co_code[::2], code.co_code[1::2]):
+        argument = argument << 8 | low
+        if opcode == opmap['EXTENDED_ARG']:
+            continue
+        if opcode == opmap['LOAD_CONST']:
+            constants.append(code.co_consts[argument])
+        elif opcode == opmap['IMPORT_NAME']:
+            level, attributes = constants[-2:]
+            module = '.' * level + code.co_names[argument]
+            names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
+            names.add(module)
+            names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())
+        argument = 0
+    for nested in code.co_consts:
+        if isinstance(nested, type(code)):
+            names |= _imported_names(nested)
+    return names
+
+
+def _is_named(path, name, modules):
+    """Whether the name that a source imports, which may be a relative one, is that of one of these modules."""
+    tail = name.lstrip('.')
+    if tail == name:
+        return name in modules
+    for _ in range(len(name) - len(tail)):
+        path = os.path.dirname(path)
+    place = '.'.join(filter(None, [*path.split(os.sep), tail]))
+    return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+
+
+def _is_within(name, packages):
+    """Whether a module is one of these packages or below one."""
+    return any(name == package or name.startswith(package + '.') for package in packages)
+
+
+def _may_import(path):
+    """Whether a file may be code."""
+    from importlib.machinery import all_suffixes
+
+    return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
+
+
+@_hide_from_tracebacks
+class _ImportRecorder:
+    """In a worker: reports the installed modules that it imports, and what it has changed in os.environ before.
+
+    Only those that Python's own, unpatched loaders load, and only until the worker forks.
+    """
+
+    def __init__(self, handshake):
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
+
+        self._handshake = handshake
+        self._is_active = self._has_reported_none = True
+        self._under_way = []  # names of modules
+        self._noted_at = time.monotonic()
+        self._environ = {}
+        self._environ = self._copy_environ()
+        self._loaders = SourceFileLoader, ExtensionFileLoader, SourcelessFileLoader
+        self._functions = self._loader_functions()
+        for name in filter(sys.modules.__contains__, _Preload.PATCHERS):
+            handshake.send('module', name, name)
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(before=self._end)
+
+    def note(self, spec):
+        """A module is being made from a spec, whose attributes these are."""
+        name, path, kind = spec.get('name'), spec.get('origin'), type(spec.get('loader'))
+        if not self._is_active or os.getpid() != self._handshake.worker or self._has_booted():
+            return
+        if kind not in self._loaders or type(name) is not str or type(path) is not str or not _is_installed(path):
+            return
+        if self._loader_functions() == self._functions:
+            self._report_environ()
+            if self._has_reported_none:
+                self._handshake.send('argv0', f'={sys.argv[0]}')
+            self._has_reported_none = False
+            self._handshake.send('module', name, path)
+            self._under_way.append(name)
+
+    def _has_booted(self):
+        """Whether nothing was imported for half a second; an import that takes longer goes on."""
+        self._under_way = [name for name in self._under_way if self._is_under_way(name)]
+        before, self._noted_at = self._noted_at, time.monotonic()
+        if self._noted_at - before > 0.5 and not self._under_way:
+            self._end()
+        return not self._is_active
+
+    def _is_under_way(self, name):
+        if name not in sys.modules:
+            self._handshake.send('module-gone', name)  # it has failed, or has taken itself out
+            return False
+        spec = (_attribute(sys.modules[name], '__dict__', type(sys)) or {}).get('__spec__')
+        return _spec_attributes(spec).get('_initializing') is True
+
+    def _loader_functions(self):
+        names = 'create_module', 'exec_module', 'get_code', 'source_to_code'
+        return [getattr(loader, name, None) for loader in self._loaders for name in names]
+
+    def _copy_environ(self):
+        """Return a copy of what os.environ holds, in the form that costs least."""
+        data = getattr(os.environ, '_data', None)
+        return dict(data) if type(data) is dict else self._environ
+
+    def _report_environ(self):
+        before, self._environ = self._environ, self._copy_environ()
+        if before != self._environ:
+            for name in {**before, **self._environ}:
+                value = self._environ.get(name)
+                if value != before.get(name):
+                    fields = os.fsdecode(name), '-' if value is None else '=' + os.fsdecode(value)
+                    if len(os.fsencode(''.join(fields))) > _PIPE_BUF - 50:
+                        self._end()  # that can't be reported
+                    self._handshake.send('environ', *fields)
+
+    def _end(self):
+        if self._is_active and os.getpid() == self._handshake.worker:
+            self._handshake.send('record-end')
+        self._is_active = False
+
+
+class _Preloader:
+    """In a standby: imports modules ahead of time, and names each to the monitor before it does.
+
+    First in sys.meta_path, it refuses what leads elsewhere than in the last run, and reports what that did not import.
+    """
+
+    def __init__(self, handshake, modules, refused, argv0):
+        self.has_failed = self._has_unlisted = False
+        self._handshake = handshake
+        self._modules = modules  # see _Preload.plan
+        self._paths = {name: path for name, path, *_ in modules}
+        self._must_stay = {name for name, *_, is_gone in modules if not is_gone}
+        self._begun = set()  # names of those modules
+        self._refused = refused  # packages
+        self._argv0 = argv0
+        self._original_environ = {}  # name -> (value before we have set it, ours)
+        self._streams = []  # (stream, how it was buffered)
+
+    def run(self, is_start_due):
+        """Import the modules until all are there or the worker's start has come, whatever fails."""
+        began, count = time.monotonic(), len(sys.modules)
+        self._hold_output()
+        sys.meta_path.insert(0, self)
+        argv0, sys.argv[0] = sys.argv[0], self._argv0
+        for name, _, environ, _ in self._modules:
+            if is_start_due():
+                break
+            if name in self._must_stay and name not in sys.modules and not _is_within(name, self._refused):
+                self._import(name, environ)
+        if self._has_unlisted and is_start_due():
+            self.has_failed = True
+            self._handshake.send('preload-unusable')
+        sys.meta_path.remove(self)
+        if sys.argv[:1] == [self._argv0]:
+            sys.argv[0] = argv0
+        self._set_environ({})
+        milliseconds = int((time.monotonic() - began) * 1000)
+        self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
+
+    def _import(self, name, environ):
+        from importlib import import_module
+
+        self._handshake.send('preload', name)
+        self._set_environ(environ)
+        self._failure = None
+        try:
+            import_module(name)
+        except BaseException as error:
+            self._failure = self._failure or f'{type(error).__name__}: {error}'
+        lost = sorted(self._begun - sys.modules.keys())
+        if lost:
+            self._failure = self._failure or f'{lost[0]} has failed in it'
+        if self._failure:
+            self._begun.clear()
+            self.has_failed = True
+            self._refused.append(name)
+            self._handshake.send('preload-failed', name, self._failure[:500].replace('\0', ''))
+
+    def find_spec(self, name, path=None, target=None):
+        """Let an import go on as it would; or refuse it, so that the one that has led to it fails."""
+        from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+        spec = BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
+        spec = None if spec else PathFinder.find_spec(name, path, target)
+        if spec:
+            why = self._obstacle(name, spec)
+            if why:
+                self._failure = why
+                raise ImportError(why, name=name)
+            if spec.has_location:
+                self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
+                self._begun.update({name} & self._must_stay)
+                if name not in self._paths and not _is_of_python(spec.origin):
+                    self._has_unlisted = True
+                    self._handshake.send('preload-unlisted', name, spec.origin)
+        return None
+
+    def _obstacle(self, name, spec):
+        places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+        if _is_within(name, self._refused):
+            return f'{name} is left out'
+        if not all(_is_installed(place) for place in places):
+            return f'{name} leads into the project'
+        if name in self._paths and self._paths[name] != spec.origin:
+            return f'{name} was not imported from {spec.origin} in the last run'
+
+    def _set_environ(self, changes):
+        """Have what the app had changed at an import, and undo what it had not yet; what imports have changed stays."""
+        for name, (original, ours) in list(self._original_environ.items()):
+            if changes.get(name, original) != ours and os.environ.get(name) == ours:
+                _set_variable(name, original)
+            if name not in changes:
+                del self._original_environ[name]
+        for name, value in changes.items():
+            current = os.environ.get(name)
+            if current != value:
+                original, ours = self._original_environ.get(name, (current, current))
+                self._original_environ[name] = original if current == ours else current, value
+                _set_variable(name, value)
+
+    def _hold_output(self):
+        """Keep what the imports print until the start; that flushes it, and a standby that is killed prints nothing."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                modes = {'line_buffering': stream.line_buffering, 'write_through': stream.write_through}
+                self._streams.append((stream, modes))
+                stream.reconfigure(line_buffering=False, write_through=False)
+
+    def release_output(self):
+        for stream, modes in self._streams:
+            try:
+                stream.reconfigure(**modes)
+            except (OSError, ValueError):
+                pass  # nobody reads it any more, or an import has closed it
+
+
+def _set_variable(name, value):
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _is_of_python(path):
+    """Whether an installed file is Python's own, rather than a package's."""
+    folders = [os.path.realpath(folder) + os.sep for folder in _site_folders()]
+    return not os.path.realpath(path).startswith(tuple(folders))
+
+
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
@@ -2224,6 +2983,19 @@ _MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
     'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
     'reload': (),
     'stop': (),
+    # With --preload. Of a worker, until it has booted:
+    'module': (os.fsdecode, os.fsdecode),  # name and path of an installed module that it imports
+    'module-gone': (os.fsdecode,),  # one that has failed, or has taken itself out of sys.modules
+    'argv0': (os.fsdecode,),  # = and sys.argv[0]
+    'environ': (os.fsdecode, os.fsdecode),  # a variable that the app has changed; = and its value, or a minus
+    'record-end': (),
+    # Of a standby:
+    'preload': (os.fsdecode,),  # name of a module that it is about to import
+    'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
+    'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
+    'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
+    'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
+    'preload-end': (int, int),  # number of modules; milliseconds
 }
 
 
@@ -3693,7 +4465,9 @@ def _inode(path):
 
 
 def _is_moved_here(folder, since):
-    """Whether a folder has got its name since then (ns): what is in it need not be younger."""
+    """Whether a folder has got its name, or a link to it, since then (ns): what is in it need not be younger."""
+    if since and _linked_ns(folder) >= since:
+        return True
     stat = since and _stat(folder)
     return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 
@@ -4161,6 +4935,13 @@ if sys.platform == 'win32':
             return b''
         return _read(handle)
 
+    def _has_input(handle):
+        """Whether something has come, or all writers are gone."""
+        try:
+            return _winapi.WaitForSingleObject(_reading(handle).event, 0) != _winapi.WAIT_TIMEOUT
+        except BrokenPipeError:
+            return True
+
     def _write(handle, data):
         return _winapi.WriteFile(handle, data)[0]
 
@@ -4432,6 +5213,9 @@ if sys.platform == 'win32':
         def has_python_child(self):
             return False  # that can't be told
 
+        def kill_children(self):
+            """Nothing: they are in its job, which ends with it."""
+
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
@@ -4524,6 +5308,11 @@ else:
     def _read_now(fd):
         os.set_blocking(fd, False)
         return os.read(fd, 1 << 16)
+
+    def _has_input(fd):
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     @_hide_from_tracebacks
     def _has_reader(fd):
@@ -4897,6 +5686,20 @@ else:
             pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
             return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
+        def kill_children(self):
+            """Kill its descendants: it was never the app."""
+            parents = {process.pid: process.parent for process in _processes()}
+            for pid in parents:
+                ancestors, at = set(), pid
+                while at in parents and at not in ancestors:  # the table may have a circle
+                    ancestors.add(at)
+                    at = parents[at]
+                if pid != self.pid and self.pid in ancestors:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except OSError:
+                        pass  # it has just ended
+
     class _Process:
         """A line of the system's table of processes."""
 
@@ -5042,6 +5845,8 @@ class _Options:
     reload_interval = 1
     shutdown_interval = monitor = stop_signal = None
     exit_on_crash = False
+    preload = None
+    preload_except: list[str] = []
     keep_sockets = None
 
 
@@ -5093,6 +5898,8 @@ def _reloader_for(args):
         shutdown_interval=shutdown,
         stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
         ignore_files=options.ignore,
+        preload=options.preload,
+        preload_except=options.preload_except,
         extra_paths=options.watch,
         exit_on_crash=options.exit_on_crash,
         keep_sockets=options.keep_sockets,
@@ -5126,9 +5933,12 @@ def _parse_options(args, options):
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
     add('--keep-sockets', action='store_true', default=None, help='let clients wait during a reload: refuse none')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
+    add('--preload', action='store_true', help='import installed packages for the next start ahead of time')
+    add('--preload-except', action='append', metavar='PACKAGE', help='not this one; repeatable')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)
     with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
+    with_value += ('preload-except',)
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1

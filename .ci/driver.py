@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -259,9 +260,12 @@ def command_line(pid):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens on, below those that the system gives to clients."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(('127.0.0.1', port))
+            return port
 
 
 # ---------------------------------------------------------------- running checks
