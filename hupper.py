@@ -723,7 +723,7 @@ class _Supervisor:
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
             'missing': self.monitor.watch_missing,
-            'startup': self._launcher.note_startup_file,
+            'startup': self._launcher.startup_files.add,
             'app-start': self._on_app_start,
             'no-target': self._on_no_target,
             'reload': lambda: self._request_reload('Reload requested by the worker'),
@@ -1235,17 +1235,17 @@ class _Target:
 
 
 def _script_from_here(name):
-    """What leads to this program's script, if the program has changed the folder since Python looked for it."""
+    """Return the path of this program's script, also if the program has changed the folder since Python began."""
     is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
     return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
 
 
 def _command_line():
-    """Return the command line of this process, as far as Python (3.10+) or Linux tell; empty elsewhere."""
+    """Return the command line of this process where Python (3.10+) or Linux knows it; empty elsewhere."""
     if hasattr(sys, 'orig_argv'):
         return sys.orig_argv
-    told = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
-    return [os.fsdecode(arg) for arg in told.split(b'\0')[:-1]]
+    line = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
+    return [os.fsdecode(arg) for arg in line.split(b'\0')[:-1]]
 
 
 def _split_command_line(argv):
@@ -1316,8 +1316,8 @@ class _Launcher:
         self.standby = None
         self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self.is_watched = None  # tells of a path whether it is
-        self.set_handlers = None  # sets those of a channel
+        self.is_watched = None  # function: whether a path is watched
+        self.set_handlers = None  # function: sets those of a channel
         self._target = config.target
         self._reload_interval = config.reload_interval
         self._waiter = waiter
@@ -1325,7 +1325,7 @@ class _Launcher:
         self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
-        self._startup_files = _startup_files()
+        self.startup_files = _startup_files()  # and those that a worker reports: a spawned one may have others
         self._environment = {}  # signatures of the installation that this interpreter began in
         self._standby_made_for = None  # (signatures of its installation, whether a fork is clean)
         self._expected_sources = ()
@@ -1349,7 +1349,7 @@ class _Launcher:
 
     def make_standby(self, may_preload=True):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
-        if self.standby or self._is_traced():
+        if self.standby or _is_traced():
             return
         plan = self._preload.plan(self.is_watched) if may_preload else _NO_PLAN
         try:
@@ -1404,14 +1404,10 @@ class _Launcher:
         return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
-        """What a worker made now would be made in: the installation, and why it can't be a fork."""
-        environment = _environment(self._startup_files)
+        """Return what a worker made now depends on: the installation, and why it can't be a fork."""
+        environment = _environment(self.startup_files)
         self._environment = self._environment or environment
         return environment, self._fork_obstacle(environment)
-
-    def note_startup_file(self, path):
-        """A worker reports one that this process could not know of."""
-        self._startup_files.add(path)
 
     def _fork_obstacle(self, environment):
         """Return why the worker can't be a fork of this process; None if it can."""
@@ -1419,16 +1415,12 @@ class _Launcher:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _fork_obstacle():
             return obstacle
-        if self._is_traced():
+        if _is_traced():
             return 'the interpreter is traced from its start'
         if environment != self._environment:
             return 'what is installed has changed'
         if shadowed := _shadowed(self._make_spec(), sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
-
-    @staticmethod
-    def _is_traced():
-        return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
     def _make_spec(self):
         spec = _LaunchSpec()
@@ -1491,7 +1483,7 @@ class _Launcher:
 
         if not os.path.exists(_FILE):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _FILE)
-        for path in self._startup_files:
+        for path in self.startup_files:
             _remove_bytecode(path)
         name = __name__ if __name__ == 'hupper' else ''
         code = _BOOT % (name, _FILE, (channel_fd, control_fd, os.getpid()))
@@ -1509,22 +1501,24 @@ class _Launcher:
 # its own. It enters sys.modules only under the name by which the monitor's program has imported it.
 _BOOT = """
 import sys
-from _frozen_importlib import ModuleSpec, module_from_spec
-from _frozen_importlib_external import SourceFileLoader, SourcelessFileLoader
+from _frozen_importlib import module_from_spec
+from _frozen_importlib_external import spec_from_file_location
 name, file, worker_fds = %r, %r, %r
-loader = (SourcelessFileLoader if file.endswith('.pyc') else SourceFileLoader)(name or 'hupper', file)
-spec = ModuleSpec(loader.name, loader, origin=file)
-spec.has_location = True
+spec = spec_from_file_location(name or 'hupper', file)
 module = module_from_spec(spec)
 module._worker_fds = worker_fds
 if name: sys.modules[name] = module
-loader.exec_module(module)
+spec.loader.exec_module(module)
 try:
     module._spawned_main(*worker_fds)
 except KeyboardInterrupt:
     if sys.implementation.name == 'cpython': raise
 sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 """
+
+
+def _is_traced():
+    return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
 
 def _environment(startup_files):
@@ -1542,11 +1536,9 @@ def _startup_files():
 
 
 def _remove_bytecode(path):
-    """Make Python read a source again: it trusts its cache too easily, see _Observer."""
-    from importlib.util import cache_from_source
-
+    """Make Python read a source again: it trusts its cache too easily, see _Source."""
     try:
-        os.remove(cache_from_source(path))
+        os.remove(_external.cache_from_source(path))
     except (OSError, NotImplementedError):  # there is none, or no place for one
         pass
 
@@ -1560,13 +1552,13 @@ def _shadowed(spec, names):
 
 
 def _is_its_own(path, name):
-    """Whether this module is that of the app already: this one, or one that Python imported at its start."""
+    """Whether a module is the app's already: ours, or one that Python imported at its start."""
     file = str(getattr(sys.modules[name], '__file__', None))
     return bool(path) and (name in _STARTUP_MODULES or name == __name__) and file.startswith(os.path.join(path, name))
 
 
 def _names_in(path):
-    """Return the first parts of the names in a folder or zip file, up to a dot: those of modules, if they are such."""
+    """Return the names that modules in a folder or zip file would have, whatever its entries are."""
     try:
         if path and os.path.isfile(path):
             import zipimport
@@ -1580,7 +1572,7 @@ def _names_in(path):
 
 
 def _flush():
-    """Write out what is buffered, before it is in two processes."""
+    """Write out what is buffered: after a fork, two processes would write it."""
     for name in ('stdout', 'stderr'):
         try:
             if getattr(sys, name) is not None:
@@ -1612,20 +1604,16 @@ class _ControlPipe:
 
     def receive(self):
         """Wait for a message and return it; end the process if the monitor needs it no more."""
-        while len(self._data) < 8 or len(self._data) < 8 + self._size():
+        while len(self._data) < (end := 8 + int.from_bytes(self._data[:8], 'little')):
             chunk = _read(self.fd)
             if not chunk:
                 os._exit(0)
             self._data += chunk
-        end = 8 + self._size()
         message, self._data = self._data[8:end], self._data[end:]
         return message
 
     def has_message(self):
         return bool(self._data) or _has_input(self.fd)
-
-    def _size(self):
-        return int.from_bytes(self._data[:8], 'little')
 
 
 class _WorkerMain:
@@ -1776,8 +1764,7 @@ class _WorkerMain:
             sys.path[: len(before)] = self._front_paths
 
     def begin(self):
-        """From here on a signal is the app's."""
-        _reset_signals(self._spec)
+        _reset_signals(self._spec)  # from here on a signal is the app's
 
     def entry_point(self):
         """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
@@ -1800,37 +1787,32 @@ class _WorkerMain:
 
     def _function(self):
         module, _, name = self._spec.name.rpartition('.')
-        args, kwargs = (), {}
-        if self._spec.args:
-            import pickle
+        function, pickled = getattr(sys.modules[module], name), self._spec.args
+        if not pickled:
+            return function, (), {}
+        import pickle
 
-            args, kwargs = pickle.loads(self._spec.args)
-        return getattr(sys.modules[module], name), args, kwargs
+        return (function, *pickle.loads(pickled))
 
     # The app's end.
 
     def report_exit(self, error):
         """Send the final reports; a Ctrl-C meanwhile comes too late for the app."""
+        missing_target = getattr(sys.modules.get('runpy'), '_Error', None)
         try:
-            self._report_exit(error)
-        except KeyboardInterrupt:
-            pass
-
-    def _report_exit(self, error):
-        if self._spec.is_first and self._spec.kind in ('module', 'script') and type(error) is SystemExit:
-            import runpy
-
-            if type(error.__context__) is runpy._Error:
+            if self._spec.is_first and type(error) is SystemExit and type(error.__context__) is missing_target:
                 _observer.handshake.send('no-target', str(error.__context__))
                 error.code = 2
-        _observer.report_new_modules()
-        _observer.report_traceback_files(error)
+            _observer.report_new_modules()
+            _observer.report_traceback_files(error)
+        except KeyboardInterrupt:
+            pass
 
     def prepare_to_print(self, error):
         """Take our frames out of the traceback, as the app's own excepthook is to see it; return that."""
         trace = None
         for each in reversed(list(_traces(error))):
-            if not _is_our_frame(each.tb_frame):
+            if each.tb_frame.f_globals is not globals() and each.tb_frame.f_globals is not _OUTERMOST_GLOBALS:
                 each.tb_next, trace = trace, each
         error.__traceback__ = trace
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
@@ -1839,7 +1821,7 @@ class _WorkerMain:
         return getattr(sys, 'excepthook', sys.__excepthook__)
 
     def print_failure_of_excepthook(self, failure, error):
-        """As Python itself says it."""
+        """Print what Python itself does in that case."""
         failure.__traceback__ = failure.__traceback__ and failure.__traceback__.tb_next
         print('Error in sys.excepthook:', file=sys.stderr)
         sys.__excepthook__(type(failure), failure, failure.__traceback__)
@@ -1847,7 +1829,7 @@ class _WorkerMain:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
     def end(self, error):
-        """End the process. For KeyboardInterrupt return: Python then ends it by SIGINT, if it is told by `exec`."""
+        """End the process. After KeyboardInterrupt return: Python then ends it by SIGINT, see below."""
         if type(error) is not KeyboardInterrupt:
             sys.exit(1 if error else 0)
         if sys.implementation.name != 'cpython':
@@ -1870,20 +1852,14 @@ def _pass_on_activation(monitor_pid):
         os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
 
 
-def _is_our_frame(frame):
-    return frame.f_globals is globals() or frame.f_globals is _OUTERMOST_GLOBALS
-
-
 def _script_code(path, main):
     """Return the code of a script, with `__main__` made ready for it."""
-    from importlib.machinery import SourceFileLoader, SourcelessFileLoader
-
     is_bytecode = path.endswith('.pyc')
-    _observer.report(path, 'import', _observer.stat_when_saved(path))
-    loader = (SourcelessFileLoader if is_bytecode else SourceFileLoader)('__main__', path)
+    loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
     main.update(__loader__=loader, __file__=path, __cached__=None)
     if is_bytecode:
         return loader.get_code('__main__')
+    _observer.report(path, 'import', _observer.stat_when_saved(path))
     return compile(loader.get_data(path), path, 'exec', dont_inherit=True)
 
 
@@ -2999,6 +2975,7 @@ _MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
 }
 
 
+@_hide_from_tracebacks
 class _Handshake:
     """How a process knows that it is a worker: an environment variable, true for one pid and one pipe alone.
 
@@ -3019,7 +2996,7 @@ class _Handshake:
 
     @classmethod
     def read(cls):
-        """Return what the environment says, whoever it was said to; None if it says nothing."""
+        """Return what the environment says, which may be meant for a parent of ours; None if it says nothing."""
         version, *fields = os.environ.get(cls.NAME, '').split(' ')
         if version != '2' or len(fields) != 4:
             return None
@@ -3034,11 +3011,9 @@ class _Handshake:
         handshake = cls.read()
         return handshake if handshake and handshake.worker == os.getpid() and handshake.is_open() else None
 
-    @_hide_from_tracebacks
     def is_open(self):
         return _identity(self.fd) == self.identity
 
-    @_hide_from_tracebacks
     def send(self, kind, *fields):
         """Send one message, in one write, which the system keeps whole up to PIPE_BUF bytes (`man 7 pipe`).
 
@@ -3059,7 +3034,7 @@ class _Handshake:
 
 
 def _find_proxy(logger):
-    """Return the proxy if a monitor watches this process already, be it as the worker or as a child of it."""
+    """Return the proxy if a monitor watches this process already, as the worker or a child of it."""
     handshake = _Handshake.read()
     if handshake is None:
         return None
@@ -3144,7 +3119,7 @@ class _Channel:
             while self._fd is not None:
                 chunks.append(_read_now(self._fd))
                 if not chunks[-1]:
-                    self.close()  # the worker has closed it; its end will be told by a signal
+                    self.close()  # the worker has closed it; a signal will report its end
         except BlockingIOError:
             pass
         return b''.join(chunks)
