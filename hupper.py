@@ -994,7 +994,7 @@ class FileMonitorProxy:
 
     def watch_changed(self, path):
         """Watch a file that the worker may have read before its last change."""
-        self.watch_file(path, _POSITIVE + 1)  # no file has this signature
+        self.watch_file(path, -1)  # hash() never returns that, so no file has this signature
 
     def watch_source(self, path, signature):
         """Watch a source that the worker imports, and that Python itself compiles."""
@@ -2416,8 +2416,6 @@ class _Channel:
 # complete (closed or renamed, or polled twice). The last two count even if the signature is the same.
 _POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'polled', 'notified', 'writing', 'complete'
 
-_POSITIVE = (1 << 60) - 1  # bits of a signature
-
 
 class _Change:
     """A path that has changed, the evidence of it, and when that was, by time.monotonic().
@@ -2435,7 +2433,7 @@ class _Change:
 def _signature(path, stat=None):
     """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
     stat = stat or _stat(path)
-    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE if stat else 0
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) if stat else 0
 
 
 @_hide_from_tracebacks
@@ -2479,20 +2477,20 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self.files = {}  # path -> signature
         self.explicit = set()  # the paths that were asked for themselves
         self.rules = []  # (folder, components of a glob below it or None for everything)
-        self.folders = {}  # folder -> its mtime when it was polled last, of those folders that a rule leads to
+        self.folders = {}  # folder that a rule leads to -> its device and inode
         self.missing = {}  # folder -> names of modules that were not found there
-        self.missing_parents = set()  # such folders that did not exist
-        self.polled = set()  # files and folders that no event tells of
+        self.polled = set()  # files and folders without events
         self.created = set()  # entries of watched folders that the running worker can't have found at its start
         self.started_ns = 0  # when that was; 0: before this monitor
-        self._real_folders = _RealFolders()
-        self._unread = []  # (folder, since, seen at): to be read, the last one first
+        self._names = {}  # device and inode of a folder -> the paths under which it was found
+        self._mtimes = {}  # polled folder -> its mtime
+        self._unread = []  # (folder, since): folders to be read, the last one first
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
-        self._seen_at = None  # time of the changes that are being found; None: now
         self._glances = {}  # polled file -> what _glances() said of it
-        self._unconfirmed = {}  # changed file -> (when it was seen first, until when it is looked at again)
-        self._confirm_at = _FOREVER
+        self._unconfirmed = {}  # polled file that has changed -> when, at the earliest
+        self._confirm_at = 0  # when to look at those again
+        self._seen_at = 0  # during a look: when the one before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
         self._thread = None
@@ -2519,12 +2517,9 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return  # it has been watched since
         self.explicit.add(path)
         self._watch_file(path)
-        self._set_signature(path, _signature(path))
-        if self.files[path] != signature:
-            self.logger.debug(f'{path} has changed since the worker read it.')
-            self._changed(path, _COMPLETE)
-            if signature == 0 and os.path.isdir(path):
-                self._begin_rule(path)
+        self._set_signature(path, signature)
+        if signature != _signature(path):
+            self.check(path, _COMPLETE)
 
     def add_missing(self, path, no_parent=False):
         """Watch for a module that was not found at `path`, without its suffix; `no_parent`: nor was the folder."""
@@ -2532,12 +2527,11 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
         folder, name = os.path.split(path)
         self._watch_folder(folder)
-        if no_parent:
-            self.missing_parents.add(folder)
-            self._check_archive(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
             self._check_entry(path + suffix, _POLLED)  # it may have come meanwhile
+        if os.path.isfile(folder):
+            self._on_archive(folder, is_new=no_parent)
 
     def discard(self, paths):
         """Forget files that were added; folders stay, as other files may be found through them."""
@@ -2547,12 +2541,11 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._forget_file(path)
 
     def new_worker(self, started_ns):
-        """A worker has started: what was changed before that, it has read itself."""
+        """A worker has started: it has read what was changed before."""
         self.started_ns = started_ns
         self.created.clear()
         self._unconfirmed.clear()
-        self._confirm_at = _FOREVER
-        self._unread = [(folder, max(since, started_ns), at) for folder, since, at in self._unread]
+        self._unread = [(folder, max(since, started_ns)) for folder, since in self._unread]
 
     def take_changes(self):
         """Return what has changed since the last call."""
@@ -2566,17 +2559,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._add_file(rule[0])
             self._add_folder(rule[0], _file_clock() if since is None else since)
 
-    def _begin_rule(self, path):
-        """A folder has come, or come back, where one was asked for or a file was expected."""
-        if not any(root == path for root, _ in self.rules):
-            self.rules.append((path, None))
-        self._add_folder(path, since=0)
-
     def _add_file(self, path, since=None):
         self._watch_file(path)
         self._set_signature(path, _signature(path))
-        stat = None if since is None else _stat(path)
-        if stat and _is_younger(path, stat, since):
+        if since is not None and _is_younger(path, _stat(path), since):
             self._changed(path, _POLLED)
 
     def _set_signature(self, path, signature):
@@ -2584,18 +2570,18 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._glances.pop(path, None)  # it may be of another file
 
     def _add_folder(self, folder, since):
-        """Take in a folder, with all below it that a rule leads to, as soon as there is time for it."""
+        """Read a folder, with all below it that a rule leads to, as soon as there is time; links come last."""
         is_link = folder not in self.explicit and os.path.islink(folder)
-        self._unread.insert(0 if is_link else len(self._unread), (folder, since, self._time_of_change()))
+        self._unread.insert(0 if is_link else len(self._unread), (folder, since))
 
-    def _read_folder(self, folder, since, at):
+    def _read_folder(self, folder, since):
         """Watch a folder, then what is in it."""
-        if not self._real_folders.claim(folder, folder in self.explicit, self._wanted_below(folder)):
+        inode = _inode(folder)
+        if inode and self._is_read_elsewhere(folder, inode):
             if os.path.islink(folder):
                 self._add_file(folder)  # it may come to lead elsewhere
-            return  # it is being watched under another name
-        self._seen_at = at
-        self.folders.setdefault(folder, 0)
+            return
+        self.folders[folder] = inode
         self._watch_folder(folder)
         if not os.path.isdir(folder):
             self._drop_folder(folder)
@@ -2608,15 +2594,26 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             elif entry not in self.files and self._is_watched_entry(entry):
                 self._add_file(entry, since)
 
+    def _is_read_elsewhere(self, folder, inode):
+        """Whether a link leads to a folder that is read under another name, with the same rules below it."""
+        names = self._names.setdefault(inode, set())
+        names.add(folder)
+        others = [name for name in names if name != folder and name in self.folders]
+        if not others or folder in self.explicit or os.path.realpath(folder) == folder:
+            return False
+        return self._wanted_below(folder) in map(self._wanted_below, others)
+
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
         below = path + os.sep
         for folder in [each for each in self.folders if each == path or each.startswith(below)]:
-            del self.folders[folder]
-            self.polled.difference_update({folder}.difference(self.files))
+            inode = self.folders.pop(folder)
+            self._mtimes.pop(folder, None)
+            if folder not in self.files:
+                self.polled.discard(folder)
             self._forget_folder(folder)
-            for other in self._real_folders.release(folder):
-                self._add_folder(other, since=0)
+            for name in self._names.pop(inode, set()) - {folder}:
+                self._add_folder(name, since=0)
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
 
@@ -2630,14 +2627,22 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         else:
             self._forget_file(path)
         if os.path.isdir(path):
-            if path in self.explicit and path not in self.folders:
-                self._begin_rule(path)
-            elif path not in self.folders and self._should_descend(path):
-                self._add_folder(path, since=0)
+            self._check_folder(path)
         elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
             self._changed(path, evidence)
         else:
             self.logger.debug(f'{path} has not changed.')
+
+    def _check_folder(self, path):
+        """A folder has come, or come back, perhaps where a file was expected."""
+        if path in self.folders:
+            return
+        if path in self.explicit:
+            if not any(root == path for root, _ in self.rules):
+                self.rules.append((path, None))
+            self._add_folder(path, since=0)
+        elif self._should_descend(path):
+            self._add_folder(path, since=0)
 
     def _check_entry(self, path, evidence):
         """Check an entry of a watched folder that is not a known file."""
@@ -2651,28 +2656,26 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
             self._drop_folder(path)
         if os.path.isdir(path):
-            if path not in self.folders and self._should_descend(path):
-                self._add_folder(path, since=0)
+            self._check_folder(path)
         elif os.path.isfile(path) and self._is_watched_entry(path):
             self._add_file(path)
-            stat = _stat(path)
-            if stat and _is_younger(path, stat, self.started_ns):
+            if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
             self._changed(path, _POLLED if evidence is _COMPLETE else evidence)  # it may be somebody's temporary file
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
-        self._check_archive(folder)
+        if folder in self.missing and os.path.isfile(folder):
+            self._on_archive(folder)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
                 self._check_entry(entry, _POLLED)
 
-    def _check_archive(self, path):
-        """Where modules were missed, a zip file may have come instead of a folder."""
-        if path in self.missing_parents and os.path.exists(path):
-            self.missing_parents.discard(path)
-            if os.path.isfile(path):
-                self._changed(path, _POLLED)
+    def _on_archive(self, path, is_new=True):
+        """Where modules were missed there is a zip file instead of a folder."""
+        del self.missing[path]
+        if is_new:
+            self._changed(path, _POLLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
@@ -2680,10 +2683,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _changed(self, path, evidence):
         if not self.ignored(path):
-            self._changes.append(_Change(path, evidence, self._time_of_change()))
-
-    def _time_of_change(self):
-        return time.monotonic() if self._seen_at is None else self._seen_at
+            self._changes.append(_Change(path, evidence, self._seen_at or time.monotonic()))
 
     # Which entries of a watched folder count.
 
@@ -2693,7 +2693,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
 
     def _rules_of(self, path):
-        """The patterns of the rules whose folder this is, or is below, with the names that lead from there to it."""
+        """Yield the pattern of each rule for this folder or one above it, with the names that lead from there to it."""
         for root, pattern in self.rules:
             if path == root:
                 yield pattern, []
@@ -2712,7 +2712,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
-        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
+        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or _leads_above(path):
             return False
         return bool(self._wanted_below(path))
 
@@ -2737,13 +2737,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def wait_until(self):
         if self._is_busy():
             return 0
-        until = min(self._confirm_at, self._next_look if self.polled else _FOREVER)
-        return None if until == _FOREVER else until
+        times = [self._confirm_at] if self._unconfirmed else []
+        times += [self._next_look] if self.polled else []
+        return min(times, default=None)
 
     def step(self):
         now = time.monotonic()
-        if now >= self._confirm_at:
-            self._confirm(now)
+        if self._unconfirmed and now >= self._confirm_at:
+            self._confirm()
         if self.polled and not self._job and now >= self._next_look:
             self._job = self._look()
         self._work()
@@ -2759,63 +2760,57 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._read_folder(*self._unread.pop())
             elif next(self._job, None) is None:
                 self._job = None
-            self._seen_at = None
             if time.monotonic() >= until:
                 break
 
     def _look(self):
         """Look at all that is polled: files, then folders."""
         started = time.monotonic()
-        files = [path for path in list(self.files) if path in self.polled or os.path.dirname(path) in self.polled]
+        self._seen_at = self._looked_at
+        files = [path for path in self.files if self._is_polled(path)]
         for number, (path, glance) in enumerate(_glances(files)):
             if glance != self._glances.get(path):
                 self._glances[path] = glance
-                self._seen_at = self._looked_at
                 self.recheck(path)
             if number % 100 == 99:
                 yield path
         for folder in self.polled.intersection({*self.folders, *self.missing}):
-            self._seen_at = self._looked_at
             self._poll_folder(folder)
             yield folder
-        self._looked_at, now = started, time.monotonic()
+        self._looked_at, self._seen_at, now = started, 0, time.monotonic()
         self._next_look = now + min(self.interval, max(self._SHORTEST_PAUSE, 100 * (now - started)))
 
+    def _is_polled(self, path):
+        return path in self.polled or os.path.dirname(path) in self.polled
+
     def recheck(self, path):
-        """See whether a file has changed, if only polling would tell; return whether it has."""
-        is_polled = path in self.polled or os.path.dirname(path) in self.polled
-        if not is_polled or path not in self.files or self.files[path] == _signature(path):
+        """Return whether a file has changed that only a look can tell of."""
+        if not self._is_polled(path) or self.files.get(path) in (None, _signature(path)):
             return False
         self.check(path, _WRITING)
         if os.path.isdir(path):
             return False
         now = time.monotonic()
-        self._unconfirmed.setdefault(path, (self._time_of_change(), now + self.interval))
-        self._confirm_at = min(self._confirm_at, now + self._CONFIRM_AFTER)
+        self._unconfirmed.setdefault(path, self._seen_at or now)
+        self._confirm_at = now + self._CONFIRM_AFTER
         return True
 
-    def _confirm(self, now):
+    def _confirm(self):
         """Look again at the files that have just changed: those that are the same now are complete."""
-        self._confirm_at = _FOREVER
-        for path, (seen_at, deadline) in list(self._unconfirmed.items()):
-            self._seen_at = seen_at
-            changed = self.recheck(path)
-            if not changed:
-                self._changed(path, _COMPLETE)
-            if not changed or now > deadline:
-                del self._unconfirmed[path]
-        self._seen_at = None
+        for path in list(self._unconfirmed):
+            if not self.recheck(path):
+                self._changes.append(_Change(path, _COMPLETE, self._unconfirmed.pop(path)))
 
     def _poll_folder(self, folder):
         stat = _stat(folder)
-        if folder in self.folders and not self._real_folders.is_still(folder, stat):
+        if folder in self.folders and self.folders[folder] != _inode(folder, stat):
             self._drop_folder(folder)
             if stat:
                 self._add_folder(folder, since=0)
-        elif stat and self.folders.get(folder) != stat.st_mtime_ns:
+        elif stat and self._mtimes.get(folder) != stat.st_mtime_ns:
             # A folder that changed just now may do so again within the same tick of its clock: look again then.
-            if folder in self.folders and time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
-                self.folders[folder] = stat.st_mtime_ns
+            if time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
+                self._mtimes[folder] = stat.st_mtime_ns
             self.rescan(folder)
 
     # For programs without our loop.
@@ -2840,50 +2835,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def join(self):
         if self._thread:
             self._thread.join()
-
-
-class _RealFolders:
-    """Which real folders are being watched, so that each is read once, however many links lead to it.
-
-    A folder counts as the same only if the rules ask for the same below it. Its own name comes before those of links.
-    """
-
-    def __init__(self):
-        self._keys = {}  # folder -> its (device, inode, what is wanted below it); one for each set of rules
-        self._names = {}  # such a key -> the folder that was read
-        self._others = {}  # such a key -> other names of it, behind links, that were not read
-        self._linked = set()  # folders that were reached through a link
-
-    def claim(self, folder, is_explicit, wanted):
-        """Return whether to read a folder: it is the first name of a real one, or no link leads to it."""
-        stat = _stat(folder)
-        if not stat:
-            return True
-        key = stat.st_dev, stat.st_ino, wanted
-        name = self._names.get(key, folder)
-        is_linked = not is_explicit and (os.path.islink(folder) or os.path.dirname(folder) in self._linked)
-        if is_linked and name != folder and stat.st_ino and self.is_still(name, _stat(name)):
-            self._others.setdefault(key, set()).add(folder)
-            return False
-        self._keys.setdefault(folder, set()).add(key)
-        self._names[key] = folder
-        if is_linked:
-            self._linked.add(folder)
-        return True
-
-    def is_still(self, folder, stat):
-        """Whether a folder that was read is still the same one."""
-        return bool(stat) and any(key[:2] == (stat.st_dev, stat.st_ino) for key in self._keys.get(folder, ()))
-
-    def release(self, folder):
-        """Forget a folder; return the other names that may now be read instead."""
-        self._linked.discard(folder)
-        others = set()
-        for key in self._keys.pop(folder, ()):
-            if self._names[key] == folder:
-                del self._names[key]
-                others |= self._others.pop(key, set())
-        return others
 
 
 class WatchdogFileMonitor(PollingFileMonitor):
@@ -2948,25 +2899,23 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
 
 class InotifyFileMonitor(PollingFileMonitor):
-    """Hears of changes from the Linux kernel (`man 7 inotify`), with nothing running in between.
+    """Gets events from the Linux kernel (`man 7 inotify`), with nothing running in between.
 
     Watches folders, as files are replaced by others under their name; also each file that was asked for, because it may
-    be written through another link or mount; and the folders above, which may be moved. What can't be watched in this
-    way is polled.
+    be written through another link or mount; and the folders above, which may be moved. It polls what can't be watched.
     """
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
-        self._mounts = _Mounts()
+        self._mounts = _mounts()
         self._warned = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
-        self._old_watches = set()  # descriptors that may be of no use any more
         self._masks = {}  # such a path -> (watch descriptor, mask)
+        self._old_watches = set()  # descriptors that may be of no use any more
         self._real = {}  # folder -> its real path, None if it does not exist
-        self._inodes = {}  # those of such folders that no other watched one would tell of -> device and inode
-        self._names_of = {}  # real path of an entry -> the files that are found through it; None: whole folders are
-        self._real_entries = {}  # file -> those entries: several where it is a link
+        self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
+        self._linked = {}  # entry of a folder -> the files that links lead to it from; None: from folders
         self._writing = set()  # files that were written to and not closed yet
 
     def wait_fd(self):
@@ -2984,15 +2933,15 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._work()
 
     def step(self):
-        seen, is_lost = {}, False
+        masks, is_lost = {}, False
         for wd, mask, name in self._inotify.read():
             is_lost = is_lost or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
-                seen[path] = seen.get(path, 0) | mask
+                masks[path] = masks.get(path, 0) | mask
             for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
                 self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
-        for path, mask in seen.items():
+        for path, mask in masks.items():
             is_lost = self._on_event(path, mask) or is_lost
         if is_lost:
             self._job = self._resync()
@@ -3000,22 +2949,22 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _on_event(self, path, mask):
         """Take all that has happened to one path; return whether it changes what other paths mean."""
-        names, folder = self._names_of.get(path, set()), os.path.dirname(path)
-        is_folder = path in self._real or path not in self.files  # if it is watched itself
-        is_lost = mask & _IN_SELF and path not in names and is_folder and not self._is_inside(path)
+        names = self._linked.get(path, set())
+        is_lost = None in names and mask & _IN_ENTRY
+        is_lost = is_lost or (mask & _IN_SELF and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
         if mask & _IN_ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now may be another one
-        expected = path in self.files or folder in self.folders or folder in self.missing
-        for name in (names | {path} if expected else names) - {None}:
-            self.check(name, evidence)
+        for name in (names | {path}) - {None}:
+            is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
+            self.check(name, evidence if is_same else _NOTIFIED)
             if mask & (_IN_ENTRY | _IN_SELF) and name in self.files:
-                self._forget_entries(name)  # the name leads to another file now
+                self._unwatch(name)  # it is another file now
                 self._watch_file(name)
-        return bool(is_lost or (None in names and mask & _IN_ENTRY))
+        return bool(is_lost)
 
     def _is_inside(self, path):
-        """Whether the folder above, too, tells of a folder's end or move, and it means nothing to explicit files."""
+        """Whether the folder above reports a folder's end or move as well, and no explicit file is below it."""
         below = path + os.sep
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
@@ -3033,12 +2982,11 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
+        self._seen_at = 0  # it may have interrupted a look
         self._old_watches.update(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes):
+        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._linked):
             table.clear()
-        self._names_of.clear()
-        self._real_entries.clear()
-        self._mounts = _Mounts()
+        self._mounts = _mounts()
         for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
             self._drop_folder(folder)
         for folder in [*self.folders, *self.missing]:
@@ -3058,16 +3006,16 @@ class InotifyFileMonitor(PollingFileMonitor):
     # Watches: what is asked of the kernel, and for whom.
 
     def _watch_file(self, path):
-        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts.table:
-            return  # its folder tells all about it
+        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts:
+            return  # the events of its folder are enough
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
-            real = self._real[folder] if folder in self._real else self._resolve_and_watch(folder)
+            real = self._resolve_and_watch(folder)
             if real is None:
-                return  # what is missing is being waited for
+                return  # it is watched for what is missing
             entry = os.path.join(real, name)
-            self._names_of.setdefault(entry, set()).add(path)
-            self._real_entries.setdefault(path, set()).add(entry)
+            if entry != path:
+                self._linked.setdefault(entry, set()).add(path)
             self._add_watch(real, _FOLDER_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
@@ -3097,7 +3045,7 @@ class InotifyFileMonitor(PollingFileMonitor):
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
-            self._names_of.setdefault(entry, set()).add(None)
+            self._linked.setdefault(entry, set()).add(None)
             self._add_watch(here, _FOLDER_MASK, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
@@ -3125,11 +3073,13 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._masks[path] = wd, old | mask
 
     def _is_remote(self, path):
-        mount, kind = self._mounts.of(path)
-        if kind in _LOCAL_FILESYSTEMS:
-            return False
-        self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
-        return True
+        mount = os.path.realpath(path)
+        while mount not in self._mounts:
+            mount = os.path.dirname(mount)
+        kind = self._mounts[mount]
+        if kind not in _LOCAL_FILESYSTEMS:
+            self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
+        return kind not in _LOCAL_FILESYSTEMS
 
     def _warn_unwatched(self, path, error):
         if error.errno == errno.ENOSPC:
@@ -3145,15 +3095,7 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _forget_file(self, path):
         super()._forget_file(path)
-        self._forget_entries(path)
-
-    def _forget_entries(self, path):
-        for entry in self._real_entries.pop(path, ()):
-            self._names_of[entry].discard(path)
-            if not self._names_of[entry]:
-                del self._names_of[entry]
-        if path not in self.folders:
-            self._unwatch(path)
+        self._unwatch(path)
 
     def _forget_folder(self, path):
         self._real.pop(path, None)
@@ -3161,7 +3103,8 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._unwatch(path)
 
     def _unwatch(self, path):
-        wd, _ = self._masks.pop(path, (None, 0))
+        """End the watch of a path itself, unless it is a folder's."""
+        wd, _ = (None, 0) if path in self.folders else self._masks.pop(path, (None, 0))
         if wd is not None:
             self._watches[wd].discard(path)
             if not self._watches[wd]:
@@ -3251,32 +3194,24 @@ _LOCAL_FILESYSTEMS = frozenset(
 )
 
 
-class _Mounts:
-    """What is mounted where, from /proc/self/mountinfo (`man 5 proc`)."""
+def _mounts():
+    """Return the type of the filesystem at each mount point, from /proc/self/mountinfo (`man 5 proc`)."""
+    mounts = {os.sep: 'rootfs'}
+    try:
+        with open('/proc/self/mountinfo', 'rb') as file:
+            mounts.update(map(_parse_mount, file))
+    except OSError:
+        pass  # no /proc: what is not known counts as local
+    return mounts
 
-    def __init__(self):
-        self.table = {os.sep: ('rootfs', b'')}
-        try:
-            with open('/proc/self/mountinfo', 'rb') as file:
-                self.table.update(map(self._parse, file))
-        except OSError:
-            pass  # no /proc: what is not known counts as local
 
-    @staticmethod
-    def _parse(line):
-        r"""Return (mount point, (type, device)); a blank in the file is written \040."""
-        fields = line.split()
-        point = fields[4]
-        for char in (b' ', b'\t', b'\n', b'\\'):
-            point = point.replace(b'\\%03o' % ord(char), char)
-        return os.fsdecode(point), (fields[fields.index(b'-') + 1].decode(), fields[0])
-
-    def of(self, path):
-        """Return mount point and kind of filesystem of a path that exists."""
-        path = os.path.realpath(path)
-        while path not in self.table:
-            path = os.path.dirname(path)
-        return path, self.table[path][0]
+def _parse_mount(line):
+    r"""Return mount point and type; a blank in the file is written \040."""
+    fields = line.split()
+    point = fields[4]
+    for char in (b' ', b'\t', b'\n', b'\\'):
+        point = point.replace(b'\\%03o' % ord(char), char)
+    return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
 
 class _ForeignMonitor(_Pollable):
@@ -3341,9 +3276,10 @@ def _entries(folder):
         return []
 
 
-def _inode(path):
-    stat = _stat(path)
-    return stat and (stat.st_dev, stat.st_ino)
+def _inode(path, stat=None):
+    """Return device and inode; None if there is no such file, or its system knows no inodes."""
+    stat = stat or _stat(path)
+    return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None
 
 
 def _is_moved_here(folder, since):
@@ -3354,8 +3290,10 @@ def _is_moved_here(folder, since):
 
 @_hide_from_tracebacks
 def _is_younger(path, stat, since):
-    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come tells nothing."""
-    return not since or any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
+    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come says nothing."""
+    if not stat or not since:
+        return bool(stat)
+    return any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
 
 
 def _is_plain_file(path):
@@ -3367,12 +3305,12 @@ def _is_plain_file(path):
     return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
 
-def _is_loop(link):
-    """Whether a link leads to a folder that it has been found through."""
-    real, folder = os.path.realpath(link), os.path.dirname(link)
-    while os.path.realpath(folder) != real and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    return os.path.realpath(folder) == real
+def _leads_above(path):
+    """Whether a link leads to the folder that it is in, or to one above that."""
+    if not os.path.islink(path):
+        return False
+    folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
+    return folder.startswith(os.path.join(os.path.realpath(path), ''))
 
 
 def _is_module(path):
@@ -3415,10 +3353,9 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
-def _glob_match(pattern, names, is_begun=False):
-    """Whether the components of a path match those of a glob; `is_begun`: whether a path that goes on may do so."""
-    rests = _glob_rests(pattern, names)
-    return any(rests) if is_begun else any(set(rest) <= {'**'} for rest in rests)
+def _glob_match(pattern, names):
+    """Whether the components of a path match those of a glob."""
+    return any(set(rest) <= {'**'} for rest in _glob_rests(pattern, names))
 
 
 def _glob_rests(pattern, names):

@@ -883,7 +883,7 @@ class Parts(unittest.TestCase):
             ('**/d', '.b', False),
         ]:
             with self.subTest(glob=glob, path=path):
-                self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/')), True), leads)
+                self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
@@ -1101,7 +1101,7 @@ class Parts(unittest.TestCase):
 
     def test_mount_table(self):
         line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
-        self.assertEqual(hupper._Mounts._parse(line), ('/mnt a\\b', ('fuse.sshfs', b'36')))
+        self.assertEqual(hupper._parse_mount(line), ('/mnt a\\b', 'fuse.sshfs'))
 
     def test_command_line_of_python(self):
         for text, expected in {
@@ -1189,7 +1189,7 @@ class Polling(unittest.TestCase):
             self.assertEqual(self.step(), [])
 
     def test_written_in_pieces(self):
-        """It is looked at until it is the same, and no longer than the interval."""
+        """It is looked at again and again until it is the same."""
         self.step()
         begun, evidence = self.now, []
         while self.now < begun + 1.5:
@@ -1197,8 +1197,7 @@ class Polling(unittest.TestCase):
             evidence += self.step()
         self.assertEqual({kind for kind, _ in evidence}, {hupper._WRITING})
         self.assertLess(len(evidence), 100)
-        self.step()
-        evidence = self.step() + self.step()
+        evidence = self.step() + self.step() + self.step()
         self.assertEqual([kind for kind, _ in evidence if kind == hupper._COMPLETE], [hupper._COMPLETE])
 
     def test_restored_between_two_looks(self):
@@ -4791,8 +4790,7 @@ class WatchesOfATree(unittest.TestCase):
             shutil.rmtree(os.path.join(self.root, name))
         self.step()
         self.assertEqual(set(self.monitor.folders), {self.root})
-        folders = self.monitor._real_folders
-        self.assertEqual((len(folders._keys), len(folders._names), folders._linked), (1, 1, set()))
+        self.assertEqual([*self.monitor._names.values()], [{self.root}])
 
     def test_link_in_between_leads_elsewhere(self):
         """A folder that is read under another name, through a link which is in no watched folder itself."""
