@@ -768,6 +768,7 @@ class _Schedule:
     """
 
     BURST = 5
+    CONFIRM_AFTER = 0.02  # seconds until a polled file that has changed is looked at again: see recheck()
 
     def __init__(self, interval):
         self.interval = interval
@@ -883,10 +884,10 @@ class _LoopGuard:
 
 
 class FileMonitorProxy:
-    """Records what is watched, and for whom; stands between the reloader and its file monitor, whichever that is.
+    """Records what is watched, and for whom; adapts any file monitor to the reloader.
 
-    A monitor from elsewhere calls `file_changed(path)`, from any thread. What programs for hupper 1.x put in its place
-    uses `lock`, `changed_paths` and `callback`; changes that our own monitors find go through it as well then.
+    A monitor from elsewhere calls `file_changed(path)`, from any thread. A program for hupper 1.x may replace that
+    by a function that uses `lock`, `changed_paths` and `callback`: then what our own monitors find goes through it too.
     """
 
     def __init__(self, logger, ignore_files=None):
@@ -895,8 +896,7 @@ class FileMonitorProxy:
         self.monitor = None
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
-        self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
-        self._python_sources = set()  # those of them that Python compiles as they are
+        self.sources_of_worker = {}  # source that the running worker imported -> whether Python compiles it as it is
         self.expected_sources = set()  # the same, plus earlier workers' imports until this one has booted
         self._is_ignored = _path_matcher(ignore_files)
         self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
@@ -927,11 +927,11 @@ class FileMonitorProxy:
                 self.file_changed(path)
         while self._reported:  # other threads may add to it meanwhile
             path = self._reported.pop(0)
-            changes.append(found.get(path) or _Change(path, _POLLED, time.monotonic()))
+            changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
-        """Make the file monitor and start it; if it does not start, say why and take one of ours."""
+        """Make and start the file monitor; if that fails, report why and take one of ours."""
         self._interval, self._wake = interval, wake
         try:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
@@ -945,7 +945,7 @@ class FileMonitorProxy:
             self._replace(factory, error)
 
     def _replace(self, failed, error):
-        """Go on with the built-in choice: a monitor from elsewhere has raised."""
+        """A monitor from elsewhere has raised: go on with one of ours."""
         name = getattr(failed, '__qualname__', None) or repr(failed)
         error = ' '.join(f'{type(error).__name__}: {error}'.split())
         self.logger.error(f'File monitor {name} failed: {error}; using a built-in one.')
@@ -958,7 +958,7 @@ class FileMonitorProxy:
             self.monitor.stop()
 
     def pollables(self):
-        """What the loop is to drive."""
+        """Return what the loop has to drive."""
         return [self.monitor] if self.monitor else []
 
     def add_path(self, path, since=None):
@@ -998,34 +998,33 @@ class FileMonitorProxy:
 
     def watch_source(self, path, signature):
         """Watch a source that the worker imports, and that Python itself compiles."""
-        self._python_sources.add(path)
         self.watch_transformed_source(path, signature)
+        self.sources_of_worker[path] = True
 
     def watch_transformed_source(self, path, signature):
         """Watch a source that the worker imports; what is compiled may be another text."""
-        self.sources_of_worker[path] = signature
+        self.sources_of_worker.setdefault(path, False)
         self.expected_sources.add(path)
         self.watch_file(path, signature)
 
     def is_python(self, path):
-        """Whether a file is known to be compiled by Python itself as it is: only then does a look at its text tell.
+        """Whether Python compiles a file as it is, so that a SyntaxError in it is one.
 
-        That is so if this worker imports it in that way; or if it is in a folder that is watched, and another
-        interpreter (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
+        That is known if this worker imports it in that way; or if it is in a watched folder, and another interpreter
+        (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
         """
         if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
-            return path in self._python_sources
+            return self.sources_of_worker.get(path, False)
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
     def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
-        self.monitor.add_missing(path, not has_parent)
+        self.monitor.add_missing(path, has_parent)
 
     def new_worker(self, started_ns):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
         self.sources_of_worker = {}
-        self._python_sources = set()
         old = [path for path, number in self._requested_in.items() if number < self._worker_number - 2]
         for path in old:
             del self._requested_in[path]
@@ -1042,7 +1041,8 @@ class FileMonitorProxy:
         """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
         if not os.path.lexists(change.path):
             return schedule.interval if change.path in self.expected_sources else schedule.quiet
-        return {_POLLED: schedule.quiet, _WRITING: schedule.interval}.get(change.evidence, 0)
+        times = {_UNSETTLED: schedule.quiet, _POLLED: schedule.CONFIRM_AFTER, _WRITING: schedule.interval}
+        return times.get(change.evidence, 0)
 
     def is_undone(self, path):
         """Whether a change has left nothing."""
@@ -2406,15 +2406,16 @@ class _Channel:
 
 # ------------------------------------------------------------------------------------------------------- file monitors
 #
-# A file monitor of ours is driven by the loop, which waits for `wait_fd` and `wait_until`, calls `step`, and then takes
-# what has changed by `take_changes`. It is told what to watch by `add_path`, `watch_file`, `add_missing` and `discard`.
-# A new one derives from PollingFileMonitor and defines `_watch_file`, `_watch_folder` and `_forget_folder`: they ask
-# the system for events, and leave to `super()` what it can't watch. Its `step` hands the path of each event to `check`
-# and then calls `super().step()`. The loop must find out when there are events: by `wait_fd`, or by `wake()`.
+# The loop drives a file monitor of ours: it waits for `wait_fd` and `wait_until`, calls `step`, then `take_changes`.
+# `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
+# and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
+# can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
+# wake the loop: by `wait_fd`, or by `wake()`.
 
-# Evidence of a change: polled (or of a new file, which may be somebody's temporary one); notified; being written;
-# complete (closed or renamed, or polled twice). The last two count even if the signature is the same.
-_POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'polled', 'notified', 'writing', 'complete'
+# Evidence of a change, which says how long to wait for more of it (see `settle_time`): unsettled (a new file, which may
+# be somebody's temporary one); polled; notified; being written; complete (closed or renamed). The last two count even
+# if the signature is the same.
+_UNSETTLED, _POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'unsettled', 'polled', 'notified', 'writing', 'complete'
 
 
 class _Change:
@@ -2460,13 +2461,12 @@ class _Pollable:
 class PollingFileMonitor(_Pollable, IFileMonitor):
     """Looks at every file again and again: works everywhere, and costs up to 1 % of a core.
 
-    A look is followed by a pause of 100 times what it took, but at least 0.1 s and at most `interval`. Our other
-    monitors derive from this one. For programs without our loop `start` makes a thread that calls `callback(path)`.
+    The pause after a look is 100 times as long as the look, at least 0.1 s and at most `interval`. Our other monitors
+    derive from this one. For programs without our loop, `start` makes a thread that calls `callback(path)`.
     """
 
     _SHORTEST_PAUSE = 0.1
     _SLICE = 0.02  # seconds of work in one step; the loop answers signals in between
-    _CONFIRM_AFTER = 0.02  # seconds until a file that has changed is looked at again
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         self.callback = callback
@@ -2488,8 +2488,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
         self._glances = {}  # polled file -> what _glances() said of it
-        self._unconfirmed = {}  # polled file that has changed -> when, at the earliest
-        self._confirm_at = 0  # when to look at those again
         self._seen_at = 0  # during a look: when the one before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
@@ -2521,17 +2519,17 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         if signature != _signature(path):
             self.check(path, _COMPLETE)
 
-    def add_missing(self, path, no_parent=False):
-        """Watch for a module that was not found at `path`, without its suffix; `no_parent`: nor was the folder."""
+    def add_missing(self, path, has_parent=True):
+        """Watch for a module that was not found at `path`, without its suffix; `has_parent`: the folder was there."""
         from importlib.machinery import all_suffixes
 
         folder, name = os.path.split(path)
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._check_entry(path + suffix, _POLLED)  # it may have come meanwhile
+            self._check_entry(path + suffix, _UNSETTLED)  # it may have come meanwhile
         if os.path.isfile(folder):
-            self._on_archive(folder, is_new=no_parent)
+            self._on_archive(folder, is_new=not has_parent)
 
     def discard(self, paths):
         """Forget files that were added; folders stay, as other files may be found through them."""
@@ -2544,7 +2542,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """A worker has started: it has read what was changed before."""
         self.started_ns = started_ns
         self.created.clear()
-        self._unconfirmed.clear()
         self._unread = [(folder, max(since, started_ns)) for folder, since in self._unread]
 
     def take_changes(self):
@@ -2563,7 +2560,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_file(path)
         self._set_signature(path, _signature(path))
         if since is not None and _is_younger(path, _stat(path), since):
-            self._changed(path, _POLLED)
+            self._changed(path, _UNSETTLED)
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
@@ -2617,8 +2614,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
 
-    def check(self, path, evidence=_POLLED):
-        """Something may have happened to `path`: note a change if its signature, or the evidence, says so."""
+    def check(self, path, evidence=_UNSETTLED):
+        """Note a change of `path` if its signature, or the evidence, says that there is one."""
         if path not in self.files:
             return self._check_entry(path, evidence)
         old, new = self.files[path], _signature(path)
@@ -2650,7 +2647,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         stem = name.partition('.')[0]
         if stem in self.missing.get(folder, ()) and _is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
-            self._changed(path, _POLLED)
+            self._changed(path, _UNSETTLED)
         if folder not in self.folders:
             return
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
@@ -2661,7 +2658,9 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._add_file(path)
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
-            self._changed(path, _POLLED if evidence is _COMPLETE else evidence)  # it may be somebody's temporary file
+            self._changed(
+                path, _UNSETTLED if evidence is _COMPLETE else evidence
+            )  # it may be somebody's temporary file
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
@@ -2669,13 +2668,13 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._on_archive(folder)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
-                self._check_entry(entry, _POLLED)
+                self._check_entry(entry, _UNSETTLED)
 
     def _on_archive(self, path, is_new=True):
         """Where modules were missed there is a zip file instead of a folder."""
         del self.missing[path]
         if is_new:
-            self._changed(path, _POLLED)
+            self._changed(path, _UNSETTLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
@@ -2708,7 +2707,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
 
     def _should_descend(self, path):
-        """Whether to look into a folder: not into hidden ones, environments, caches; nor deeper than a glob goes."""
+        """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
@@ -2716,7 +2715,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return False
         return bool(self._wanted_below(path))
 
-    # What a backend defines; whatever it can't watch it leaves to these.
+    # What a backend overrides; it leaves to these what it can't watch.
 
     def _watch_file(self, path):
         self.polled.add(path)
@@ -2737,15 +2736,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def wait_until(self):
         if self._is_busy():
             return 0
-        times = [self._confirm_at] if self._unconfirmed else []
-        times += [self._next_look] if self.polled else []
-        return min(times, default=None)
+        return self._next_look if self.polled else None
 
     def step(self):
-        now = time.monotonic()
-        if self._unconfirmed and now >= self._confirm_at:
-            self._confirm()
-        if self.polled and not self._job and now >= self._next_look:
+        if self.polled and not self._job and time.monotonic() >= self._next_look:
             self._job = self._look()
         self._work()
 
@@ -2753,7 +2747,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return bool(self._unread or self._job)
 
     def _work(self):
-        """Go on with what takes longer than a moment, for a moment."""
+        """Go on for a slice with what takes longer."""
         until = time.monotonic() + self._SLICE
         while self._is_busy():
             if self._unread:
@@ -2784,22 +2778,11 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return path in self.polled or os.path.dirname(path) in self.polled
 
     def recheck(self, path):
-        """Return whether a file has changed that only a look can tell of."""
-        if not self._is_polled(path) or self.files.get(path) in (None, _signature(path)):
-            return False
-        self.check(path, _WRITING)
-        if os.path.isdir(path):
-            return False
-        now = time.monotonic()
-        self._unconfirmed.setdefault(path, self._seen_at or now)
-        self._confirm_at = now + self._CONFIRM_AFTER
-        return True
-
-    def _confirm(self):
-        """Look again at the files that have just changed: those that are the same now are complete."""
-        for path in list(self._unconfirmed):
-            if not self.recheck(path):
-                self._changes.append(_Change(path, _COMPLETE, self._unconfirmed.pop(path)))
+        """Return whether a file has changed, if only a look can find out; note the change."""
+        is_changed = self._is_polled(path) and self.files.get(path) not in (None, _signature(path))
+        if is_changed:
+            self.check(path, _POLLED)
+        return is_changed
 
     def _poll_folder(self, folder):
         stat = _stat(folder)
@@ -2838,9 +2821,9 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
 
 class WatchdogFileMonitor(PollingFileMonitor):
-    """Hears of changes through the package `watchdog` (>= 2), which works on many systems; polls what that misses."""
+    """Gets events from the package `watchdog` (>= 2), which works on many systems; polls once an interval as well."""
 
-    _SHORTEST_PAUSE = _FOREVER  # that is not much
+    _SHORTEST_PAUSE = _FOREVER  # `interval` is shorter
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         try:
@@ -2869,7 +2852,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
         for kind, path in dict.fromkeys(self._events.pop(0) for _ in range(len(self._events))):
             is_complete = kind == 'closed' and path in self._writing
             (self._writing.add if kind == 'modified' else self._writing.discard)(path)
-            self.check(path, _COMPLETE if is_complete else _POLLED)
+            self.check(path, _COMPLETE if is_complete else _UNSETTLED)
         super().step()
 
     def _watch_file(self, path):
@@ -2948,7 +2931,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         super().step()
 
     def _on_event(self, path, mask):
-        """Take all that has happened to one path; return whether it changes what other paths mean."""
+        """Handle all events of one path; return whether they change what other paths lead to."""
         names = self._linked.get(path, set())
         is_lost = None in names and mask & _IN_ENTRY
         is_lost = is_lost or (mask & _IN_SELF and path not in self.files and not self._is_inside(path))
@@ -3016,16 +2999,16 @@ class InotifyFileMonitor(PollingFileMonitor):
             entry = os.path.join(real, name)
             if entry != path:
                 self._linked.setdefault(entry, set()).add(path)
-            self._add_watch(real, _FOLDER_MASK, path)
+            self._add_watch(real, _WATCH_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        self._add_watch(path, _FILE_MASK, path)
+        self._add_watch(path, _WATCH_MASK, path)
 
     def _watch_folder(self, path):
         if self._resolve_and_watch(path) is not None:
-            self._add_watch(path, _FOLDER_MASK, path)
+            self._add_watch(path, _WATCH_MASK, path)
 
     def _resolve_and_watch(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
@@ -3041,12 +3024,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._add_watch(entry, _ABOVE_MASK, folder)
+                    self._add_watch(entry, _IN_SELF, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
             self._linked.setdefault(entry, set()).add(None)
-            self._add_watch(here, _FOLDER_MASK, folder)
+            self._add_watch(here, _WATCH_MASK, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -3055,17 +3038,17 @@ class InotifyFileMonitor(PollingFileMonitor):
         return here
 
     def _add_watch(self, path, mask, name):
-        """Ask for the events that tell of `name`; if there are none for what is there, poll it."""
+        """Ask for the events of `path`, on behalf of `name`, which is polled if there are none."""
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
-        if mask != _ABOVE_MASK and self._is_remote(path):
+        if mask != _IN_SELF and self._is_remote(path):
             self.polled.add(name)
             return
         try:
             wd = self._inotify.add(path, old | mask)
         except OSError as error:
-            if mask != _ABOVE_MASK and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if mask != _IN_SELF and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 self._warn_unwatched(path, error)
                 self.polled.add(name)
             return
@@ -3123,12 +3106,9 @@ _IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
 _IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000  # the watch has ended
-_IN_ONLYDIR = 0x1000000
 _IN_MASK_ADD = 0x20000000  # keep what was asked for by another name of the same folder
 _IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
-_FILE_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF
-_ABOVE_MASK = _IN_SELF | _IN_ONLYDIR
-_FOLDER_MASK = _FILE_MASK | _IN_ENTRY | _IN_ONLYDIR
+_WATCH_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF | _IN_ENTRY
 
 
 class _Inotify:
@@ -3178,16 +3158,16 @@ class _Inotify:
 
 def _parse_events(data):
     """Parse inotify events: `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
+    from struct import unpack_from
+
     at = 0
     while at < len(data):
-        wd = int.from_bytes(data[at : at + 4], sys.byteorder, signed=True)
-        mask = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
-        end = at + 16 + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
-        yield wd, mask, os.fsdecode(data[at + 16 : end].rstrip(b'\0'))
-        at = end
+        wd, mask, _, length = unpack_from('iIII', data, at)
+        at += 16 + length
+        yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
 
 
-# Filesystems whose changes all pass through this kernel; others may be written by somebody else.
+# Filesystems that only this kernel writes to, so that there is an event for each change.
 _LOCAL_FILESYSTEMS = frozenset(
     'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs ntfs3 '
     'overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
@@ -3215,7 +3195,7 @@ def _parse_mount(line):
 
 
 class _ForeignMonitor(_Pollable):
-    """A file monitor from elsewhere, with the methods of ours: it knows files only, and calls back from any thread."""
+    """Gives the methods of ours to a file monitor from elsewhere, which knows only files and calls back."""
 
     def __init__(self, monitor, is_ignored, on_failure):
         self._monitor = monitor
@@ -3239,7 +3219,7 @@ class _ForeignMonitor(_Pollable):
         if signature != _signature(path) and not self._is_ignored(path):
             self._changes.append(_Change(path, _COMPLETE, time.monotonic()))
 
-    def add_missing(self, path, no_parent):
+    def add_missing(self, path, has_parent):
         for name in (path, path + '.py'):
             self.watch_file(name, 0)
 
@@ -3283,7 +3263,7 @@ def _inode(path, stat=None):
 
 
 def _is_moved_here(folder, since):
-    """Whether a folder has got its name since then (ns): what is in it need not be younger."""
+    """Whether a folder was moved to this path since then (ns): what is in it may be older."""
     stat = since and _stat(folder)
     return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 
@@ -3322,7 +3302,7 @@ def _is_module(path):
 
 
 def _is_temporary(name):
-    """Whether a file is bytecode, or what an editor puts beside the file that it saves."""
+    """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
     return (
         name.endswith(
             ('.pyc', '.pyo', '~', '.swp', '.swo', '.swx', '.swpx', '.kate-swp', '.tmp', '___jb_tmp___', '___jb_old___')
@@ -3338,9 +3318,9 @@ def _has_magic(name):
 
 
 def _split_glob(path):
-    """Split a glob into the folder it begins in and the components after that, of which a mere path has none.
+    """Split a glob into its fixed folder and the components after that; a path that is no glob has none of those.
 
-    A name with such characters in it that exists is a name.
+    A component that exists under this very name is no pattern.
     """
     parts = path.split(os.sep)
     for at, part in enumerate(parts):
@@ -3380,10 +3360,10 @@ def _glob_step(pattern, name):
 
 
 def _path_matcher(patterns):
-    """Return a function that tells whether one of these patterns fits a path, or a folder that it is in.
+    """Return a function that says whether one of these patterns fits a path, or a folder above it.
 
-    A pattern without a slash matches a name, another one a path from the current folder; with a slash at its end it
-    matches folders only. If it begins with `*` or `/` it is also matched with whole paths, where `*` crosses slashes.
+    A pattern without a slash matches a name; one with a slash a path from the current folder. A slash at the end means
+    folders only. One that begins with `*` or `/` is also matched with whole paths, where `*` crosses slashes.
     """
     if not patterns:
         return lambda path: False
@@ -3408,7 +3388,7 @@ def _path_matcher(patterns):
 
 
 def _pattern_test(pattern, here):
-    """Return a function that tells whether a pattern fits a path itself, and whether it means folders only."""
+    """Return a function that says whether a pattern fits a path itself, and whether it means folders only."""
     from fnmatch import fnmatchcase
 
     pattern = os.path.normcase(os.path.expanduser(pattern))
@@ -3417,7 +3397,7 @@ def _pattern_test(pattern, here):
     parts = os.path.normpath(os.path.join(escaped, name)).split(os.sep)
 
     def test(path):
-        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # names of the folders we are in mean nothing
+        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # a name of a folder we are in does not count
         if not is_above and name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
             return True
         if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
@@ -3429,7 +3409,7 @@ def _pattern_test(pattern, here):
 
 
 def _expand(path):
-    """The files that a path stands for now, for monitors that know no folders or globs."""
+    """Yield the files that a path stands for now, for monitors that know no folders or globs."""
     from glob import glob
 
     found = (glob(path, recursive=True) if _is_glob(path) else None) or [path]
@@ -3442,7 +3422,7 @@ def _expand(path):
 def find_default_monitor_factory(logger):
     """Return the factory that HUPPER_DEFAULT_MONITOR names, else the one that makes the best monitor that works.
 
-    Leaves with status 2 and one line if the variable names what there is not.
+    Exit with status 2 if the variable names no known monitor.
     """
     name = os.environ.get('HUPPER_DEFAULT_MONITOR')
     if not name:
@@ -3466,8 +3446,9 @@ def _monitor_factory(name, logger):
         if attribute not in globals():
             logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
         return globals().get(attribute, _best_monitor)
-    here = _REMOVED_PATH0 is not None and _current_folder()  # a command line may name one of the project
-    sys.path[:0] = [here] if here else []
+    here = _current_folder()
+    if _REMOVED_PATH0 is not None:  # a command line may name one of the project
+        sys.path.insert(0, here)
     try:
         from importlib import import_module
 
@@ -3477,7 +3458,8 @@ def _monitor_factory(name, logger):
             f'{name!r} is no file monitor: use inotify, watchdog, polling or the dotted path to a factory'
         ) from None
     finally:
-        sys.path[:1] = [] if here else sys.path[:1]
+        if _REMOVED_PATH0 is not None and here in sys.path:
+            sys.path.remove(here)
 
 
 def _best_monitor(callback, **kw):
@@ -3486,11 +3468,11 @@ def _best_monitor(callback, **kw):
         try:
             monitor = factory(callback, **kw)
         except (ImportError, OSError) as error:
-            tell = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
-            tell(f'File monitor {name} does not work: {error}')
-            continue
-        kw['logger'].debug(f'File monitor: {name}')
-        return monitor
+            log = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
+            log(f'File monitor {name} does not work: {error}')
+        else:
+            kw['logger'].debug(f'File monitor: {name}')
+            return monitor
 
 
 # ------------------------------------------------------------------------------------------------------------- logging

@@ -960,7 +960,7 @@ class Parts(unittest.TestCase):
                             proxy.watch_file(path, 1)
                     changes = proxy.take_changes()
                     self.assertEqual({change.path for change in changes}, set(paths[is_replaced:]))
-                    evidence = hupper._POLLED if factory is Foreign else hupper._COMPLETE
+                    evidence = hupper._UNSETTLED if factory is Foreign else hupper._COMPLETE
                     self.assertEqual({change.evidence for change in changes}, {evidence})
                     self.assertEqual(proxy.take_changes(), [])
                     self.assertEqual(set(seen), set(paths) if is_replaced else set())
@@ -1177,28 +1177,33 @@ class Polling(unittest.TestCase):
             self.assertEqual(self.step(), [])
             self.assertAlmostEqual(self.monitor.wait_until() - self.now, pause)
 
+    def settle_time(self, evidence):
+        proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+        return proxy.settle_time(hupper._Change(self.path, evidence, self.now), hupper._Schedule(1))
+
     def test_complete_when_it_is_the_same_a_moment_later(self):
         self.step()
         begun = self.now
         put(self.path, 'new text')
-        self.assertEqual(self.step(), [(hupper._WRITING, round(begun, 3))])
-        self.assertAlmostEqual(self.monitor.wait_until() - self.now, 0.02)
-        self.assertEqual(self.step(), [(hupper._COMPLETE, round(begun, 3))])
-        self.assertAlmostEqual(self.now, begun + 0.12)
+        self.assertEqual(self.step(), [(hupper._POLLED, round(begun, 3))])
+        self.assertEqual(self.settle_time(hupper._POLLED), 0.02)
+        self.assertFalse(self.monitor.recheck(self.path))
         for _ in range(5):
             self.assertEqual(self.step(), [])
 
     def test_written_in_pieces(self):
         """It is looked at again and again until it is the same."""
         self.step()
-        begun, evidence = self.now, []
-        while self.now < begun + 1.5:
+        put(self.path, 'new text')
+        self.step()
+        for _ in range(5):
             put(self.path, 'x', 'a')
-            evidence += self.step()
-        self.assertEqual({kind for kind, _ in evidence}, {hupper._WRITING})
-        self.assertLess(len(evidence), 100)
-        evidence = self.step() + self.step() + self.step()
-        self.assertEqual([kind for kind, _ in evidence if kind == hupper._COMPLETE], [hupper._COMPLETE])
+            self.now += 0.02
+            self.assertTrue(self.monitor.recheck(self.path))
+            changes = [(change.evidence, change.at) for change in self.monitor.take_changes()]
+            self.assertEqual(changes, [(hupper._POLLED, self.now)])
+        self.assertFalse(self.monitor.recheck(self.path))
+        self.assertEqual(self.step(), [])
 
     def test_restored_between_two_looks(self):
         """What the worker has read was never seen by a look."""
@@ -1209,15 +1214,7 @@ class Polling(unittest.TestCase):
         self.monitor.watch_file(self.path, hupper._signature(self.path))
         self.assertEqual(self.monitor.take_changes(), [])
         replace(kept, self.path)
-        self.assertEqual([kind for kind, _ in self.step()], [hupper._WRITING])
-
-    def test_new_worker_has_read_it(self):
-        """What changed before a start is not confirmed after it."""
-        self.step()
-        put(self.path, 'new text')
-        self.step()
-        self.monitor.new_worker(time.time_ns())
-        self.assertEqual(self.step() + self.step(), [])
+        self.assertEqual([kind for kind, _ in self.step()], [hupper._POLLED])
 
     def test_replaced_folder(self):
         self.monitor.add_path(self.project.path('tree'))
