@@ -935,11 +935,10 @@ class FileMonitorProxy:
         self._interval, self._wake = interval, wake
         try:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
-            if getattr(type(monitor), 'start', None) is PollingFileMonitor.start:  # one of ours: the loop drives it
-                monitor.wake, monitor.ignored = wake, self._is_ignored
-            else:
-                monitor = _ForeignMonitor(monitor, self._is_ignored, self._replace)
+            if getattr(type(monitor), 'start', None) is not PollingFileMonitor.start:  # the loop can't drive it
+                monitor = _ForeignMonitor(monitor, self._replace)
                 monitor.start()
+            monitor.wake, monitor.ignored = wake, self._is_ignored
             self.monitor = monitor
         except Exception as error:
             self._replace(factory, error)
@@ -2632,13 +2631,9 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _check_folder(self, path):
         """A folder has come, or come back, perhaps where a file was expected."""
-        if path in self.folders:
-            return
-        if path in self.explicit:
-            if not any(root == path for root, _ in self.rules):
+        if path not in self.folders and (path in self.explicit or self._should_descend(path)):
+            if path in self.explicit and path not in [root for root, _ in self.rules]:
                 self.rules.append((path, None))
-            self._add_folder(path, since=0)
-        elif self._should_descend(path):
             self._add_folder(path, since=0)
 
     def _check_entry(self, path, evidence):
@@ -2851,7 +2846,10 @@ class WatchdogFileMonitor(PollingFileMonitor):
     def step(self):
         for kind, path in dict.fromkeys(self._events.pop(0) for _ in range(len(self._events))):
             is_complete = kind == 'closed' and path in self._writing
-            (self._writing.add if kind == 'modified' else self._writing.discard)(path)
+            if kind == 'modified':
+                self._writing.add(path)
+            else:
+                self._writing.discard(path)
             self.check(path, _COMPLETE if is_complete else _UNSETTLED)
         super().step()
 
@@ -3194,49 +3192,35 @@ def _parse_mount(line):
     return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
 
-class _ForeignMonitor(_Pollable):
+class _ForeignMonitor(PollingFileMonitor):
     """Gives the methods of ours to a file monitor from elsewhere, which knows only files and calls back."""
 
-    def __init__(self, monitor, is_ignored, on_failure):
+    def __init__(self, monitor, on_failure):
+        super().__init__(None)
         self._monitor = monitor
-        self._is_ignored = is_ignored
         self._on_failure = on_failure
         self._added = set()
-        self._changes = []
-        self.start = monitor.start
+        self._has_failed = False
 
-    def add_path(self, path, since=None):
-        try:
-            for each in _expand(path):
-                if each not in self._added and not self._is_ignored(each):
-                    self._added.add(each)
-                    self._monitor.add_path(each)
-        except Exception as error:
-            self._on_failure(type(self._monitor), error)
-
-    def watch_file(self, path, signature):
-        self.add_path(path)
-        if signature != _signature(path) and not self._is_ignored(path):
-            self._changes.append(_Change(path, _COMPLETE, time.monotonic()))
-
-    def add_missing(self, path, has_parent):
+    def add_missing(self, path, has_parent=True):
         for name in (path, path + '.py'):
             self.watch_file(name, 0)
 
-    def discard(self, paths):
-        """Foreign monitors can't forget."""
+    def _watch_file(self, path):
+        if path in self._added or self._has_failed:
+            return
+        self._added.add(path)
+        try:
+            self._monitor.add_path(path)
+        except Exception as error:
+            self._has_failed = True
+            self._on_failure(type(self._monitor), error)
 
-    def new_worker(self, started_ns):
+    def _watch_folder(self, path):
         pass
 
-    def take_changes(self):
-        changes, self._changes = self._changes, []
-        return changes
-
-    def is_undone(self, path):
-        return False
-
-    recheck = is_undone
+    def start(self):
+        self._monitor.start()
 
     def stop(self):
         self._monitor.stop()
@@ -3372,19 +3356,16 @@ def _path_matcher(patterns):
     here = os.path.normcase(_current_folder() or os.sep)
     tests = [_pattern_test(pattern, here) for pattern in patterns]
 
+    has_folder_tests = any(only_folders for _, only_folders in tests)
+
     @lru_cache(maxsize=1 << 14)
-    def is_ignored_folder(path):
-        if any(test(path) for test, _ in tests):
+    def fits(path, is_folder):
+        if any(test(path) and (is_folder or not only_folders) for test, only_folders in tests):
             return True
         above = os.path.dirname(path)
-        return above != path and is_ignored_folder(above)
+        return above != path and fits(above, True)
 
-    def is_ignored(path):
-        path = os.path.normcase(path)
-        fits = any(test(path) and (not only_folders or os.path.isdir(path)) for test, only_folders in tests)
-        return fits or is_ignored_folder(os.path.dirname(path))
-
-    return is_ignored
+    return lambda path: fits(os.path.normcase(path), has_folder_tests and os.path.isdir(path))
 
 
 def _pattern_test(pattern, here):
@@ -3406,17 +3387,6 @@ def _pattern_test(pattern, here):
         return os.sep in name and len(names) == len(parts) and all(map(fnmatchcase, names, parts))
 
     return test, pattern.endswith(os.sep)
-
-
-def _expand(path):
-    """Yield the files that a path stands for now, for monitors that know no folders or globs."""
-    from glob import glob
-
-    found = (glob(path, recursive=True) if _is_glob(path) else None) or [path]
-    for each in found:
-        yield each
-        for folder, _, names in os.walk(each):
-            yield from (os.path.join(folder, name) for name in names if not _is_temporary(name))
 
 
 def find_default_monitor_factory(logger):
