@@ -2523,12 +2523,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         from importlib.machinery import all_suffixes
 
         folder, name = os.path.split(path)
+        if has_parent and os.path.isfile(folder):
+            return  # a zip file
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
             self._check_entry(path + suffix, _UNSETTLED)  # it may have come meanwhile
-        if os.path.isfile(folder):
-            self._on_archive(folder, is_new=not has_parent)
+        if not has_parent:
+            self.rescan(folder)
 
     def discard(self, paths):
         """Forget files that were added; folders stay, as other files may be found through them."""
@@ -2653,23 +2655,17 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._add_file(path)
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
-            self._changed(
-                path, _UNSETTLED if evidence is _COMPLETE else evidence
-            )  # it may be somebody's temporary file
+            # Even a complete one may be somebody's temporary file.
+            self._changed(path, _UNSETTLED if evidence is _COMPLETE else evidence)
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
-        if folder in self.missing and os.path.isfile(folder):
-            self._on_archive(folder)
+        if folder in self.missing and os.path.isfile(folder):  # a zip file
+            del self.missing[folder]
+            self._changed(folder, _UNSETTLED)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
                 self._check_entry(entry, _UNSETTLED)
-
-    def _on_archive(self, path, is_new=True):
-        """Where modules were missed there is a zip file instead of a folder."""
-        del self.missing[path]
-        if is_new:
-            self._changed(path, _UNSETTLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
