@@ -3040,7 +3040,7 @@ class InotifyFileMonitor(PollingFileMonitor):
             self.polled.add(name)
             return
         try:
-            wd = self._inotify.add(path, old | mask)
+            wd = self._inotify.add(path, mask)
         except OSError as error:
             if mask != _IN_SELF and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 self._warn_unwatched(path, error)
@@ -3081,12 +3081,13 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _unwatch(self, path):
         """End the watch of a path itself, unless it is a folder's."""
-        wd, _ = (None, 0) if path in self.folders else self._masks.pop(path, (None, 0))
-        if wd is not None:
-            self._watches[wd].discard(path)
-            if not self._watches[wd]:
-                del self._watches[wd]
-                self._inotify.remove(wd)
+        if path in self.folders or path not in self._masks:
+            return
+        wd, _ = self._masks.pop(path)
+        self._watches[wd].discard(path)
+        if not self._watches[wd]:
+            del self._watches[wd]
+            self._inotify.remove(wd)
 
 
 _IN_MODIFY = 0x2  # written or truncated
@@ -3100,7 +3101,7 @@ _IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
 _IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000  # the watch has ended
-_IN_MASK_ADD = 0x20000000  # keep what was asked for by another name of the same folder
+_IN_MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
 _IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
 _WATCH_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF | _IN_ENTRY
 
