@@ -2858,7 +2858,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
         if path not in self._scheduled and os.path.isdir(path):  # for a missing one Windows prints a traceback
             try:
                 self._scheduled[path] = self._observer.schedule(self, path)
-            except Exception as error:  # as that is not an OSError everywhere
+            except Exception as error:  # not an OSError everywhere
                 self.logger.debug(f'watchdog does not watch {path} ({error}): it is polled.')
 
     def _forget_folder(self, path):
@@ -2892,7 +2892,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._old_watches = set()  # descriptors that may be of no use any more
         self._real = {}  # folder -> its real path, None if it does not exist
         self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
-        self._linked = {}  # entry of a folder -> the files that links lead to it from; None: from folders
+        self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's does
         self._writing = set()  # files that were written to and not closed yet
 
     def wait_fd(self):
@@ -3352,7 +3352,6 @@ def _path_matcher(patterns):
 
     here = os.path.normcase(_current_folder() or os.sep)
     tests = [_pattern_test(pattern, here) for pattern in patterns]
-
     has_folder_tests = any(only_folders for _, only_folders in tests)
 
     @lru_cache(maxsize=1 << 14)
