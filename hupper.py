@@ -3244,9 +3244,10 @@ def _inode(path, stat=None):
 
 
 def _is_moved_here(folder, since):
-    """Whether a folder was moved to this path since then (ns): what is in it may be older."""
+    """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
     stat = since and _stat(folder)
-    return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
+    is_moved = bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
+    return is_moved or _linked_ns(folder) >= since
 
 
 @_hide_from_tracebacks

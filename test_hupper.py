@@ -4791,8 +4791,9 @@ class WatchesOfATree(unittest.TestCase):
 
     def test_link_in_between_leads_elsewhere(self):
         """A folder that is read under another name, through a link which is in no watched folder itself."""
-        for factory in (hupper.InotifyFileMonitor, hupper.PollingFileMonitor):
-            with self.subTest(factory.__name__):
+        factories = (hupper.InotifyFileMonitor, hupper.PollingFileMonitor)
+        for factory, has_read_it in [(factory, has_read_it) for factory in factories for has_read_it in (True, False)]:
+            with self.subTest(factory.__name__, has_read_it=has_read_it):
                 base = tempfile.mkdtemp(dir=self.folder)
                 real, new, middle = (os.path.join(base, name) for name in ('root/real', 'new', 'middle'))
                 os.makedirs(real)
@@ -4803,6 +4804,7 @@ class WatchesOfATree(unittest.TestCase):
                 path = os.path.join(base, 'root', 'link', 'file')
                 monitor = factory(print, interval=0.01)
                 self.addCleanup(monitor.stop)
+                monitor._SLICE = LIMIT if has_read_it else 0
                 monitor.add_path(os.path.join(base, 'root'))
                 self.assertNotIn(os.path.dirname(path), monitor.folders)
                 os.symlink(new, middle + '2')
