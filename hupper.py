@@ -30,7 +30,8 @@ that the worker has imported, or has asked for::
                       booted and waiting           |
 
 The sections of this file, from what is called to what it calls: prelude, public API, monitor process, worker start,
-worker process, channel, file monitors, logging, platform, names of hupper 1.x, command line.
+worker process, preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command
+line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
@@ -123,6 +124,9 @@ def start_reloader(
     worker_args: Sequence[Any] | None = None,
     worker_kwargs: Mapping[str, Any] | None = None,
     ignore_files: Iterable[str] | None = None,
+    preload: bool | None = None,
+    preload_except: Iterable[str] | None = None,
+    keep_sockets: bool | None = None,
     stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
     """Become the monitor of a worker process that is started again whenever its files change.
@@ -141,6 +145,11 @@ def start_reloader(
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
     worker_args, worker_kwargs: arguments for that function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
+    preload: whether the next worker imports ahead of time what the last one imported of installed packages; if not
+        given, the environment variable HUPPER_PRELOAD says so (`1`; `0` or empty: no).
+    preload_except: packages that must not be loaded twice at a time, nor what imports them.
+    keep_sockets: keep the listening TCP sockets open over a reload, so that clients wait; by default the environment
+        variable HUPPER_KEEP_SOCKETS, 1 or 0.
     stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
 
     Raises ValueError for an interval that is not a number > 0, a worker_path that is no dotted path, or another signal.
@@ -159,6 +168,9 @@ def start_reloader(
         worker_args=worker_args,
         worker_kwargs=worker_kwargs,
         ignore_files=ignore_files,
+        preload=preload,
+        preload_except=preload_except,
+        keep_sockets=keep_sockets,
         stop_signal=stop_signal,
     )
     return reloader.run()
@@ -273,9 +285,12 @@ class Reloader:
         ignore_files=None,
         stop_signal=None,
         *,
+        preload=None,
+        preload_except=None,
         extra_paths=(),
         exit_on_crash=False,
         may_fork=False,
+        keep_sockets=None,
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
         self.stop_signal = signal.SIGTERM if stop_signal is None else _stop_signal('stop_signal', stop_signal)
@@ -290,9 +305,14 @@ class Reloader:
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
         self.logger = logger if type(logger) in (DefaultLogger, SilentLogger) else _ForeignLogger(logger)
         self.ignore_files = ignore_files
+        self.preload = os.environ.get('HUPPER_PRELOAD', '') not in ('', '0') if preload is None else bool(preload)
+        if isinstance(preload_except, str):
+            raise TypeError(f'preload_except takes several packages, not {preload_except!r}: put it in a list')
+        self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash = exit_on_crash
         self.may_fork = may_fork
+        self.keep_sockets = _keeps_sockets(keep_sockets, logger)
         self.monitor = None  # the FileMonitorProxy, while running
         if isinstance(worker_path, _Target):
             self.target = worker_path
@@ -346,8 +366,12 @@ class _Supervisor:
         self._loop_guard = _LoopGuard(config.reload_interval)
         self._waiter = _Waiter()
         self._terminal = _Terminal()
-        self._launcher = _Launcher(config.target, config.may_fork, config.reload_interval, self._waiter, self._logger)
+        self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
+        self._launcher = _Launcher(config, self._waiter, self._preload)
+        self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
+        self._launcher.sockets_fd = self._kept_sockets.worker_fd if config.keep_sockets else None
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
+        self._launcher.is_watched, self._launcher.set_handlers = self.monitor.is_watched, self._set_handlers
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -374,6 +398,8 @@ class _Supervisor:
         if self._worker:
             self._worker.kill()
             self._worker.wait()
+        if self._kept_sockets:
+            self._kept_sockets.close()
         self._launcher.drop_standby()
         self.monitor.stop()
         self._config.monitor = None
@@ -384,10 +410,10 @@ class _Supervisor:
     # One turn of the loop: wait, take what has come, do what is due.
 
     def _step(self):
+        for change in self.monitor.take_changes():  # whatever has found them: the end of the last turn, too
+            self._on_change(change, time.monotonic())
         for pollable in self._waiter.wait(self._pollables(), self._times()):
             pollable.step()
-        for change in self.monitor.take_changes():
-            self._on_change(change, time.monotonic())
         while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         self._on_time(time.monotonic())
@@ -396,14 +422,18 @@ class _Supervisor:
         yield from self.monitor.pollables()
         if self._worker:
             yield self._worker.channel
+        yield from self._preload.pollables()
         if self._terminal.listening:
             yield self._terminal
+        if self._kept_sockets:
+            yield self._kept_sockets
 
     def _times(self):
         yield self._kill_at
         yield self._boot_check_at
         yield self._interpreter_check_at
         yield self._ctrl_c.settled_at
+        yield self._preload.deadline
         yield self._due()
         if self.state == self.REAPING:
             yield self._orphans.kill_at
@@ -419,6 +449,8 @@ class _Supervisor:
             self._check_interpreters()
         if self._ctrl_c.settles(now) and self.state == self.RUNNING:
             self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
+        if self._preload.deadline is not None and now >= self._preload.deadline:
+            self._check_preloading(now)
         due = self._due()
         if due is not None and now >= due:
             self._on_due(now)
@@ -429,7 +461,8 @@ class _Supervisor:
         """Start a worker, which reads all that has changed until now."""
         for pollable in self.monitor.pollables():
             pollable.drain()
-        self.monitor.take_changes()
+        changes = [change.path for change in self.monitor.take_changes()]
+        self._preload.note_changes([*self._pending, *self._held, *changes])
         now = time.monotonic()
         changed_at = min(self._pending.values(), default=None)
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
@@ -455,11 +488,12 @@ class _Supervisor:
     def _on_started(self, now, changed_at):
         self.state = self.RUNNING
         self._boot_check_at = None
-        self._worker.channel.handlers = self._message_handlers()
-        self._worker.channel.on_garbage = self._on_garbage
+        self._preload.note_start(self._worker)
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker(self._launcher.started_ns)
+        if self._kept_sockets:
+            self._kept_sockets.worker_started(self._worker.pid)
 
     def _on_failed_start(self, error):
         self.state = self.IDLE
@@ -478,6 +512,9 @@ class _Supervisor:
             return
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
+        self._preload.note_boot()
+        if self._kept_sockets:
+            self._kept_sockets.worker_booted()
         self._launcher.make_standby()
         if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
             self._interpreter_check_at = now + 2
@@ -499,9 +536,13 @@ class _Supervisor:
         was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
+        if self._kept_sockets and self._after_exit == self.QUIT:
+            self._kept_sockets.release()
         seconds = self._seconds_to_stop()
         if self.state == self.RUNNING:
             self.state = self.STOPPING
+            if self._kept_sockets and self._after_exit == self.RESTART:
+                self._kept_sockets.worker_stopping()
             if not seconds:
                 self._worker.kill()
             else:
@@ -514,6 +555,14 @@ class _Supervisor:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
             self._go_on()
+
+    def _check_preloading(self, now):
+        if not self._preload.is_hopeless(now):
+            return
+        if self._worker and self._preload.is_under_way(self._worker):
+            self._worker.kill()  # it was started meanwhile
+        else:
+            self._launcher.replace_standby()
 
     def _seconds_to_stop(self):
         """How long a worker that was asked to end gets for that."""
@@ -535,14 +584,22 @@ class _Supervisor:
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
+        if self._kept_sockets:
+            self._kept_sockets.worker_ended()
+            if status == 0 and self._after_exit is None:  # the program has done its work
+                self._kept_sockets.release()
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
         is_typed = self._after_exit is None or self._ctrl_c.is_pressed
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
             self._last_status, self._after_exit = 2, self.QUIT
+        elif self._after_exit is None and self._preload.is_under_way(worker):
+            self._preload.reject()
+            self._after_exit = self.RESTART
         elif self._after_exit is None:
             self._on_own_end(worker, status)
+        self._preload.note_exit(worker, status)
         self.state = self.REAPING
         self._orphans = _OrphanTerminator(worker, self._reaper, self._known_pids(), self._config.shutdown_interval)
         self._poll_orphans(time.monotonic())
@@ -656,11 +713,13 @@ class _Supervisor:
         self._reload_requested = True
         self._schedule.note_change(time.monotonic())
 
-    def _message_handlers(self):
-        return {
-            'import': self.monitor.watch_source,
+    def _set_handlers(self, channel):
+        channel.on_garbage = self._on_garbage
+        channel.handlers = {
+            **self._preload.handlers(),
+            'import': self._on_import,
             'import-transformed': self.monitor.watch_transformed_source,
-            'watch': self.monitor.watch_file,
+            'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
             'missing': self.monitor.watch_missing,
@@ -670,6 +729,15 @@ class _Supervisor:
             'reload': lambda: self._request_reload('Reload requested by the worker'),
             'stop': lambda: self._stop(self.QUIT, self._config.stop_signal),
         }
+
+    def _on_import(self, path, signature):
+        self.monitor.watch_source(path, signature)
+        self._preload.note_source(path, signature)
+
+    def _on_watch(self, path, signature):
+        self.monitor.watch_file(path, signature)
+        if path.endswith('.py'):  # as pytest reads tests
+            self._preload.note_source(path, signature)
 
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
@@ -681,7 +749,7 @@ class _Supervisor:
         self._worker.missing_target = message
 
     def _on_garbage(self, kind):
-        if not self._worker.sent_garbage:
+        if self._worker and not self._worker.sent_garbage:
             self._worker.sent_garbage = True
             self._logger.error(f'The worker sent an unknown message ({kind[:40]!r}); ignored.')
 
@@ -724,6 +792,9 @@ class _Supervisor:
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
+        if self._reload_requested:
+            self._preload.retry_all()
+        self._preload.note_changes(self._pending)
         self._schedule.cancel()
         self._stop(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
@@ -1016,6 +1087,9 @@ class FileMonitorProxy:
             return self.sources_of_worker.get(path, False)
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
+    def is_watched(self, path):
+        return path in self._requested_in or path in getattr(self.monitor, 'files', ())
+
     def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
         self.monitor.add_missing(path, has_parent)
@@ -1080,6 +1154,14 @@ def _stop_signal(name, value):
         if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
+
+
+def _flag(name, value):
+    """Return an argument, or if none was given what an environment variable says, as a bool; raise ValueError."""
+    text = os.environ.get(name, '')
+    if value is None and text not in ('', '0', '1'):
+        raise ValueError(f'{name} must be 1 or 0, not {text!r}')
+    return text == '1' if value is None else bool(value)
 
 
 def _syntax_error(path):
@@ -1198,6 +1280,9 @@ class _LaunchSpec:
         'ignored_signals',
         'environment_changed',  # since the monitor began
         'made_ns',  # when the worker was made, as file times are kept
+        'records_imports',  # with --preload
+        'preload',  # see _Preload.plan
+        'sockets_fd',  # the worker's end of _KeptSockets, if there is one
     )
 
     def dump(self):
@@ -1215,6 +1300,9 @@ class _LaunchSpec:
         return spec
 
 
+_NO_PLAN = ((), (), '')  # for what is preloaded: nothing
+
+
 class _Launcher:
     """Makes and starts workers. The next one, the standby, is made while the last one runs.
 
@@ -1222,14 +1310,18 @@ class _Launcher:
     last step, then waits on its control pipe: see _WorkerMain.
     """
 
-    def __init__(self, target, may_fork, reload_interval, waiter, logger):
-        self.may_fork = may_fork
+    def __init__(self, config, waiter, preload):
+        self.may_fork = config.may_fork
         self.standby = None
+        self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self._target = target
-        self._reload_interval = reload_interval
+        self.is_watched = None  # tells of a path whether it is
+        self.set_handlers = None  # sets those of a channel
+        self._target = config.target
+        self._reload_interval = config.reload_interval
         self._waiter = waiter
-        self._logger = logger
+        self._preload = preload
+        self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
         self._startup_files = _startup_files()
@@ -1240,6 +1332,8 @@ class _Launcher:
     def start(self, expected_sources):
         """Start the standby, or a worker made now, and return it; raise OSError if none can be made."""
         self._expected_sources = expected_sources
+        if self._preload.is_used_by(self.standby):
+            self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
         for _ in range(2):
             worker, self.standby = self.standby or self._make(), None
             self.started_ns = _file_clock()
@@ -1252,30 +1346,61 @@ class _Launcher:
                 failure = error
         raise failure
 
-    def make_standby(self):
+    def make_standby(self, may_preload=True):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
         if self.standby or self._is_traced():
             return
+        plan = self._preload.plan(self.is_watched) if may_preload else _NO_PLAN
         try:
-            self.standby = self._make()
+            self.standby = self._make(plan)
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
+        else:
+            self._preload.note_standby(self.standby if plan is not _NO_PLAN else None)
 
     def renew_standby(self):
         """Make the next worker, also where there is one that is no longer what a new start would be."""
         if self.standby and self._standby_made_for != self._circumstances():
             self._logger.debug('The standby is thrown away: it is not what a new start would be.')
             self.drop_standby()
-        self.make_standby()
+        if self._preload.is_used_by(self.standby):
+            self.standby.channel.drain()
+            self._drop_preloaded(self._preload.obstacle())
+        self.make_standby(may_preload=False)
+
+    def _drop_preloaded(self, why):
+        if why:
+            self._logger.debug(f'What was preloaded is not used: {why}.')
+            self.drop_standby()
 
     def drop_standby(self):
         if self.standby:
+            if self._preload.is_used_by(self.standby):
+                self._preload.note_standby(None)
+                self.standby.kill_children()
             self.standby.discard()
             self.standby = None
 
     def reap_standby(self):
+        """Take note that it has died by itself: then the next start makes a new one."""
         if self.standby and self.standby.poll() is not None:
-            self.drop_standby()  # it has died by itself: the next start makes a new one
+            if self._preload.is_under_way(self.standby):
+                self.replace_standby()
+            else:
+                self.drop_standby()
+
+    def replace_standby(self):
+        """An import has failed in the standby: make one that leaves it out."""
+        self.standby.channel.drain()
+        self._preload.reject()
+        self.standby.kill_children()
+        self.drop_standby()
+        self.make_standby()
+
+    def _paths_in_front(self):
+        """Return what stands in front of Python's own library in the worker's sys.path."""
+        at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_LIBRARY)), 0)
+        return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
         """What a worker made now would be made in: the installation, and why it can't be a fork."""
@@ -1316,12 +1441,15 @@ class _Launcher:
         spec.reload_interval = self._reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
+        spec.sockets_fd = self.sockets_fd
         spec.made_ns = _file_clock()
+        spec.records_imports = self._preload.is_wanted
         return spec
 
-    def _make(self):
+    def _make(self, plan=_NO_PLAN):
         """Make a worker that gets ready and waits."""
         spec = self._make_spec()
+        spec.preload = plan
         spec.expected_sources = sorted(self._expected_sources)
         self._standby_made_for = environment, obstacle = self._circumstances()
         spec.environment_changed = environment != self._environment
@@ -1338,6 +1466,7 @@ class _Launcher:
             _close(write)
             _close(read)
         worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
+        self.set_handlers(worker.channel)
         if obstacle:
             worker.send(spec.dump())
         return worker
@@ -1370,6 +1499,8 @@ class _Launcher:
             options = subprocess._args_from_interpreter_flags()
         _set_inheritable(channel_fd, True)
         _set_inheritable(control_fd, True)
+        if self.sockets_fd is not None:
+            _set_inheritable(self.sockets_fd, True)
         return _start_interpreter(options, code, self._waiter)
 
 
@@ -1489,6 +1620,9 @@ class _ControlPipe:
         message, self._data = self._data[8:end], self._data[end:]
         return message
 
+    def has_message(self):
+        return bool(self._data) or _has_input(self.fd)
+
     def _size(self):
         return int.from_bytes(self._data[:8], 'little')
 
@@ -1506,6 +1640,8 @@ class _WorkerMain:
         self._channel_fd = channel_fd
         self._control = control
         self._is_spawned = is_spawned
+        self._preloader = None
+        self._front_paths = None  # of sys.path, if that is set already
         self._excepthook = sys.excepthook
 
     def take_over(self) -> NoReturn:
@@ -1567,6 +1703,9 @@ class _WorkerMain:
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
+        _pass_on_activation(self._spec.monitor_pid)
+        if self._spec.sockets_fd is not None:
+            _KeptSockets.hook_worker(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
         import marshal
         import runpy  # noqa: F401
@@ -1575,8 +1714,18 @@ class _WorkerMain:
         _observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
             _observer.report_loaded(_FILE)  # the app's own import of it will find it there
+        if self._spec.preload[0]:
+            self._preload(handshake)
         _clear_importer_caches()
         self._on_start(marshal.loads(self._control.receive()))
+
+    def _preload(self, handshake):
+        self._set_surroundings()
+        self._preloader = _Preloader(handshake, *self._spec.preload)
+        self._preloader.run(self._control.has_message)
+        if self._preloader.has_failed:
+            self._control.receive()
+            os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
 
     def _forget_stack(self, leave, traceback):
         sys.excepthook = self._excepthook
@@ -1602,16 +1751,28 @@ class _WorkerMain:
         _observer.started_ns = _file_clock()
         _observer.expected_sources.update(more_sources)
         _watch_control_pipe(self._control.fd)
-        try:
-            os.chdir(self._spec.folder or os.curdir)
-        except OSError:
-            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
-        _set_paths(self._spec)
+        self._set_surroundings()
+        if self._preloader:
+            self._preloader.release_output()
         if self._is_spawned:
             for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
                 del sys.modules[name]
         _observer.report_arguments()
+        if self._spec.records_imports:
+            _observer.recorder = _ImportRecorder(_observer.handshake)
         _observer.handshake.send('app-start', int(_discard_pending_signals()))
+
+    def _set_surroundings(self):
+        """Set the folder and the paths; again, after preloading, if the folders are others by now."""
+        try:
+            os.chdir(self._spec.folder or os.curdir)
+        except OSError:
+            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
+        before, self._front_paths = self._front_paths, _front_paths(self._spec)
+        if before is None:
+            _set_paths(self._spec)
+        elif sys.path[: len(before)] == before:
+            sys.path[: len(before)] = self._front_paths
 
     def begin(self):
         """From here on a signal is the app's."""
@@ -1699,6 +1860,13 @@ class _WorkerMain:
 _OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
 _observer = None
 _bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
+
+
+def _pass_on_activation(monitor_pid):
+    """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
+    if os.environ.get('LISTEN_PID') == str(monitor_pid):
+        os.environ['LISTEN_PID'] = str(os.getpid())
+        os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
 
 
 def _is_our_frame(frame):
@@ -1805,6 +1973,7 @@ class _Observer:
         self._known = set(sys.modules)  # names of modules that need no look
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
         self._main_id = id(sys.modules.get('__main__'))
+        self.recorder = None  # with --preload, from the start on
         self._hook_imports()
         for path in _startup_files():
             handshake.send('startup', path)
@@ -1875,6 +2044,8 @@ class _Observer:
             self.report_new_modules()
         attributes = _spec_attributes(spec)
         kind, name = type(attributes.get('loader')), attributes.get('name')
+        if self.recorder:
+            self.recorder.note(attributes)
         if kind is _external.SourceFileLoader or self._report_unusual(spec, kind):
             if type(name) is str:
                 self._known.add(name)
@@ -2226,6 +2397,636 @@ def _site_folders():
     return folders + ([site.USER_SITE] if site.ENABLE_USER_SITE else [])
 
 
+# ---------------------------------------------------------------------------------------------------------- preloading
+
+# A reader may skip this section: without --preload none of it runs. It is entered through `_Preload` in the monitor,
+# `_ImportRecorder` in a worker and `_Preloader` in a standby.
+
+
+class _Preload:
+    """In the monitor: the modules that the next worker imports ahead of time, and whether that worker may be used.
+
+    A worker reports what it imports until it has booted. That is the list for the standby after it, which reports how
+    it gets on. A standby in which an import has failed is thrown away; the next one leaves that module out.
+    """
+
+    LONGEST_IMPORT = 10  # seconds
+    LONGEST_STREAK = 3  # standbys in a row that were thrown away
+    PATCHERS = 'gevent', 'eventlet', 'ddtrace', 'newrelic', 'coverage', 'opentelemetry.instrumentation'
+
+    def __init__(self, is_wanted, excepted, target, logger):
+        self.is_wanted = is_wanted
+        self.imports = _SourceImports()
+        self._excepted = tuple(excepted)
+        self._main = target.name if target.kind == 'module' else None
+        self._logger = logger
+        # name -> (path, what the app had changed in os.environ, whether it has not stayed), in the last run's order
+        self._list = {}
+        self._recorded = None  # the same, of a worker that has not booted yet
+        self._environ = {}  # what that one has changed in os.environ
+        self._argv0 = ''  # its sys.argv[0], which runpy sets
+        self._sources = {}  # path -> signature, of what the last worker has read
+        self._plain_because = None  # why the next start has to be a plain one
+        self._left_out = {}  # name -> why
+        self._streak = 0
+        self._files = None
+        self.note_standby(None)
+
+    # The list.
+
+    def handlers(self):
+        """What is called with the fields of each message of a running worker, or of a standby."""
+        return {
+            'module': self._on_module,
+            'module-gone': self._on_module_gone,
+            'argv0': self._on_argv0,
+            'environ': self._on_environ,
+            'record-end': self._on_record_end,
+            'preload': self._on_preload,
+            'preload-file': self._on_preload_file,
+            'preload-unlisted': self._on_unlisted,
+            'preload-failed': self._on_failed,
+            'preload-unusable': self._on_unusable,
+            'preload-end': self._on_preload_end,
+        }
+
+    def _on_module(self, name, path):
+        if self._recorded is not None:
+            self._recorded.setdefault(name, (path, self._environ, False))
+            self._has_grown = True
+
+    def _on_module_gone(self, name):
+        if self._recorded is not None and name in self._recorded:
+            self._recorded[name] = (*self._recorded[name][:2], True)
+
+    def _on_argv0(self, text):
+        self._argv0 = text[1:]
+
+    def _on_environ(self, name, text):
+        """`text` is = and the value, or a minus: it was deleted."""
+        self._environ = {**self._environ, name: text[1:] if text[0] == '=' else None}
+
+    def _on_record_end(self):
+        if self._recorded is not None:
+            self._commit()
+            self._recorded = None
+
+    def note_start(self, worker):
+        """A worker has started; if it has preloaded, what it imports is added to that."""
+        self._recorded = dict(self._list) if self.is_used_by(worker) else {}
+        self._environ, self._sources, self.imports.is_due = {}, {}, False
+
+    def note_boot(self):
+        """The running worker has booted."""
+        self.imports.is_due = True
+        self.imports.step()
+        if self._recorded is not None:
+            self._commit()
+
+    def note_exit(self, worker, status):
+        """A worker has ended; a crash keeps the last list."""
+        if self.is_used_by(worker):
+            self.note_standby(None)
+        self.imports.is_due = True
+        if self._recorded is not None and (status == 0 or not self._list):
+            self._commit()
+        self._recorded = None
+
+    def note_source(self, path, signature):
+        """The running worker has read a source."""
+        if self.is_wanted:
+            self._sources[path] = signature
+            self.imports.add(path, signature)
+
+    def _commit(self):
+        self._list, self._plain_because = self._recorded, None
+
+    def plan(self, is_watched):
+        """Return what a standby made now is to import, the packages that it must not, and sys.argv[0].
+
+        The first is a list of (name, path, what the app had changed in os.environ, whether it has not stayed).
+        """
+        if not self.is_wanted or self._plain_because or self._streak >= self.LONGEST_STREAK:
+            return _NO_PLAN
+        patcher = next((name for name in self._list if _is_within(name, self.PATCHERS)), None)
+        if patcher:
+            self._logger.debug(f'Nothing is preloaded: {patcher} patches or measures other modules.')
+            return _NO_PLAN
+        refused = {*self._excepted, *self._left_out}
+        for name, (path, *_) in self._list.items():
+            if is_watched(path) or (name == self._main and not os.path.basename(path).startswith('__init__.')):
+                refused.add(name)
+        modules = [(name, *rest) for name, rest in self._list.items() if not _is_within(name, refused)]
+        return (modules, sorted(refused), self._argv0) if modules else _NO_PLAN
+
+    # The standby.
+
+    def _on_preload(self, name):
+        self._importing = name
+        self._extend_deadline()
+
+    def _on_preload_file(self, path, signature):
+        self._signatures.setdefault(path, signature)
+        self._extend_deadline()
+
+    def _on_unlisted(self, name, path):
+        self._unlisted[name] = path, self._importing
+
+    def _on_failed(self, name, why):
+        self._failed[name] = why
+
+    def _on_unusable(self):
+        self._is_unusable = True
+
+    def _on_preload_end(self, count, milliseconds):
+        self._result = f'Preloaded {count} modules in {milliseconds} ms.'
+        self.deadline = 0 if self._standby else None  # now
+
+    def _extend_deadline(self):
+        if self._standby:  # else it is a worker's that is being killed
+            self.deadline = time.monotonic() + self.LONGEST_IMPORT
+
+    def note_standby(self, standby):
+        """It has begun to preload; None: there is no such standby."""
+        self._standby = standby
+        self._is_under_way = standby is not None
+        self._has_grown = True  # the list, since we have compared the two
+        self._importing = None  # name of a module
+        self.deadline = None  # until when there must be news
+        self._extend_deadline()
+        self._failed = {}  # name -> why
+        self._unlisted = {}  # name -> (path, the module that has led to it)
+        self._is_unusable = False  # it was started before we could see to that
+        self._result = None
+        self._signatures = {}  # path -> from before the standby has read the file
+        if self._files:
+            self._files.close()
+        self._files = None  # the _InstalledFiles, once it has read all
+
+    def is_used_by(self, worker):
+        return worker is not None and worker is self._standby
+
+    def is_under_way(self, worker):
+        return self.is_used_by(worker) and self._is_under_way
+
+    def pollables(self):
+        yield self.imports
+        if self._is_under_way:
+            yield self._standby.channel
+
+    def is_hopeless(self, now):
+        """The deadline has come. Return whether the standby has failed, or hangs."""
+        if self._failed or self._is_unusable or not self._result:
+            return True
+        strange = self._strange_modules()
+        if strange and not self._has_grown:
+            self._failed.update(strange)
+            return True
+        if strange:
+            self._has_grown, self.deadline = False, now + 1  # the running worker may still import it
+        else:
+            self._is_under_way, self.deadline, self._streak = False, None, 0
+            self._files = _InstalledFiles(self._signatures)
+            self._logger.debug(self._result)
+        return False
+
+    def _strange_modules(self):
+        """Return modules that have led to one that the last run has not imported, each with the reason."""
+        return {
+            cause: f'{name} was not imported from {path} in the last run'
+            for name, (path, cause) in self._unlisted.items()
+            if self._list.get(name, ('',))[0] != path
+        }
+
+    def reject(self):
+        """The standby is thrown away: leave out what has failed, or what has ended the process or hangs."""
+        why = 'it takes longer than 10 s' if 0 < self.deadline <= time.monotonic() else 'it ends the process'
+        if self._importing and not self._failed and not self._result:
+            self._failed[self._importing] = why
+        for name, reason in self._failed.items():
+            self._logger.debug(f'{name} is not preloaded: {reason}.')
+        self._left_out.update(self._failed)
+        self._streak += not self._is_unusable
+        if self._streak == self.LONGEST_STREAK and not self._is_unusable:
+            causes = '; '.join(f'{name}: {reason}' for name, reason in self._failed.items()) or why
+            self._logger.info(f'Nothing is preloaded any more ({causes}).')
+        self.note_standby(None)
+
+    # Whether the standby may be used.
+
+    def retry_all(self):
+        """Somebody has asked for a reload: that is a plain start, and what has failed is tried again."""
+        self._plain_because = self._plain_because or 'a reload was asked for'
+        self._left_out.clear()
+        self._streak = 0
+
+    def note_changes(self, paths):
+        """Require a plain start if one of these changes may have taken away the import of a preloaded module."""
+        for path in paths if self._list else ():
+            if self._plain_because is None:
+                self._plain_because = self._lost_import(path)
+
+    def _lost_import(self, path):
+        signature = self._sources.get(path)
+        if signature is None:
+            return f'what {path} imported is not known' if _may_import(path) else None
+        names = self.imports.taken_away(path, signature)
+        if names is None:
+            return f'what {path} imported is not known'
+        lost = sorted(name for name in names if _is_named(path, name, self._list))
+        return f'{path} no longer imports {", ".join(lost)}' if lost else None
+
+    def obstacle(self):
+        """Return why the standby that has preloaded may not be used; None if it may."""
+        why = self._plain_because or next(iter(self._strange_modules().values()), None)
+        if not why:
+            changed = self._files.changed() if self._files else _first_changed(self._signatures)
+            why = changed and f'{changed} has changed'
+        return why
+
+    def obstacle_at_start(self, front_paths):
+        """Return the same for what may have come since, and for what the project has put in front of the library."""
+        for folder in front_paths:
+            for name in _names_in(folder).intersection(self._list):
+                if not self._list[name][0].startswith(os.path.join(folder, name)):
+                    return f'the project has a {name} of its own'
+        return self._plain_because
+
+
+class _InstalledFiles:
+    """The files that a standby has read; inotify is asked for changes, without waiting for them, where it works."""
+
+    def __init__(self, signatures):
+        self._signatures = signatures
+        self._folders = {}  # watch descriptor -> folder
+        self._inotify = None
+        try:
+            self._inotify = _Inotify()
+            mounts = _mounts()
+            for folder in {os.path.dirname(path) for path in signatures}:
+                if _mount_of(folder, mounts)[1] not in _LOCAL_FILESYSTEMS:
+                    raise OSError(f'{folder} may not tell of changes')
+                self._folders[self._inotify.add(folder, _WATCH_MASK)] = folder
+        except OSError:
+            self.close()
+        self._changed = _first_changed(signatures)
+
+    def changed(self):
+        """Return a file that has changed; None if none has."""
+        events = [('', None)]
+        while self._inotify and events:
+            events = [(name, self._folders.get(wd)) for wd, _, name in self._inotify.read()]
+            if any(not name or folder is None for name, folder in events):
+                self.close()  # a folder has gone, or events were lost: from now on all are compared
+            elif any(os.path.join(folder, name) in self._signatures for name, folder in events):
+                self._changed = self._changed or _first_changed(self._signatures)
+        return self._changed if self._inotify else _first_changed(self._signatures)
+
+    def close(self):
+        if self._inotify:
+            self._inotify.close()
+            self._inotify = None
+
+
+def _first_changed(signatures):
+    return next((path for path, signature in signatures.items() if _signature(path) != signature), None)
+
+
+class _SourceImports:
+    """In the monitor: which imports a save takes away. Compiled code is compared with compiled code."""
+
+    SLICE = 0.01  # seconds of one step
+
+    def __init__(self):
+        self._names = {}  # path -> {signature: names, or the key of the bytecode that has them}
+        self._unread = {}  # path -> signature, of sources still to be looked at
+        self.is_due = False  # not while a worker boots
+
+    def add(self, path, signature):
+        """Look at a source that a worker has read."""
+        if signature not in self._names.setdefault(path, {}):
+            self._unread[path] = signature
+
+    def wait_fd(self):
+        return None
+
+    def wait_until(self):
+        return 0 if self._unread and self.is_due else None
+
+    def step(self):
+        """Look at some of the sources; the loop has other things to do as well."""
+        end = time.monotonic() + self.SLICE
+        while self._unread and time.monotonic() < end:
+            path, signature = self._unread.popitem()
+            stat = _stat(path)
+            if stat and _signature(path, stat) == signature:
+                key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
+                names = key if _bytecode(path, key) else _names_in_source(path)
+                if names is not None and _signature(path) == signature:
+                    self._names[path][signature] = names
+
+    def taken_away(self, path, signature):
+        """Return the names that a source imported with that signature and no longer does; None: that is not known."""
+        old = self._names.get(path, {}).get(signature)
+        if isinstance(old, tuple):
+            old = _names_in_bytecode(path, old)
+        current = _signature(path)
+        new = _names_in_source(path) if current else set()
+        if old is None or new is None or _signature(path) != current:
+            return None
+        recent = list(self._names[path].items())[-3:]
+        self._names[path] = {**dict(recent), signature: old, current: new}
+        return old - new
+
+
+def _names_in_source(path):
+    """Return what a source imports; None if it can't be compiled, or compiled code is not what we take it for."""
+    import warnings
+
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return _imported_names(compile(file.read(), path, 'exec', dont_inherit=True))
+    except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
+        return None
+
+
+def _bytecode(path, key):
+    """Return the bytecode of a source, if it is that of this key: its mtime and size (see PEP 552 for the header)."""
+    from importlib.util import MAGIC_NUMBER, cache_from_source
+
+    header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
+    try:
+        with open(cache_from_source(path), 'rb') as file:
+            return file.read() if file.read(16) == header else None
+    except (OSError, NotImplementedError):
+        return None
+
+
+def _names_in_bytecode(path, key):
+    import marshal
+
+    try:
+        return _imported_names(marshal.loads(_bytecode(path, key) or b''))
+    except (EOFError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _imported_names(code):
+    """Return the dotted names that compiled code imports, `from` names included; relative ones begin with dots."""
+    from opcode import opmap
+
+    names, constants, argument = set(), [], 0
+    for opcode, low in zip(code.co_code[::2], code.co_code[1::2]):
+        argument = argument << 8 | low
+        if opcode == opmap['EXTENDED_ARG']:
+            continue
+        if opcode == opmap['LOAD_CONST']:
+            constants.append(code.co_consts[argument])
+        elif opcode == opmap['IMPORT_NAME']:
+            level, attributes = constants[-2:]
+            module = '.' * level + code.co_names[argument]
+            names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
+            names.add(module)
+            names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())
+        argument = 0
+    for nested in code.co_consts:
+        if isinstance(nested, type(code)):
+            names |= _imported_names(nested)
+    return names
+
+
+def _is_named(path, name, modules):
+    """Whether the name that a source imports, which may be a relative one, is that of one of these modules."""
+    tail = name.lstrip('.')
+    if tail == name:
+        return name in modules
+    for _ in range(len(name) - len(tail)):
+        path = os.path.dirname(path)
+    place = '.'.join(filter(None, [*path.split(os.sep), tail]))
+    return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+
+
+def _is_within(name, packages):
+    """Whether a module is one of these packages or below one."""
+    return any(name == package or name.startswith(package + '.') for package in packages)
+
+
+def _may_import(path):
+    """Whether a file may be code."""
+    from importlib.machinery import all_suffixes
+
+    return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
+
+
+@_hide_from_tracebacks
+class _ImportRecorder:
+    """In a worker: reports the installed modules that it imports, and what it has changed in os.environ before.
+
+    Only those that Python's own, unpatched loaders load, and only until the worker forks.
+    """
+
+    def __init__(self, handshake):
+        from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
+
+        self._handshake = handshake
+        self._is_active = self._has_reported_none = True
+        self._under_way = []  # names of modules
+        self._noted_at = time.monotonic()
+        self._environ = {}
+        self._environ = self._copy_environ()
+        self._loaders = SourceFileLoader, ExtensionFileLoader, SourcelessFileLoader
+        self._functions = self._loader_functions()
+        for name in filter(sys.modules.__contains__, _Preload.PATCHERS):
+            handshake.send('module', name, name)
+        if hasattr(os, 'register_at_fork'):
+            os.register_at_fork(before=self._end)
+
+    def note(self, spec):
+        """A module is being made from a spec, whose attributes these are."""
+        name, path, kind = spec.get('name'), spec.get('origin'), type(spec.get('loader'))
+        if not self._is_active or os.getpid() != self._handshake.worker or self._has_booted():
+            return
+        if kind not in self._loaders or type(name) is not str or type(path) is not str or not _is_installed(path):
+            return
+        if self._loader_functions() == self._functions:
+            self._report_environ()
+            if self._has_reported_none:
+                self._handshake.send('argv0', f'={sys.argv[0]}')
+            self._has_reported_none = False
+            self._handshake.send('module', name, path)
+            self._under_way.append(name)
+
+    def _has_booted(self):
+        """Whether nothing was imported for half a second; an import that takes longer goes on."""
+        self._under_way = [name for name in self._under_way if self._is_under_way(name)]
+        before, self._noted_at = self._noted_at, time.monotonic()
+        if self._noted_at - before > 0.5 and not self._under_way:
+            self._end()
+        return not self._is_active
+
+    def _is_under_way(self, name):
+        if name not in sys.modules:
+            self._handshake.send('module-gone', name)  # it has failed, or has taken itself out
+            return False
+        spec = (_attribute(sys.modules[name], '__dict__', type(sys)) or {}).get('__spec__')
+        return _spec_attributes(spec).get('_initializing') is True
+
+    def _loader_functions(self):
+        names = 'create_module', 'exec_module', 'get_code', 'source_to_code'
+        return [getattr(loader, name, None) for loader in self._loaders for name in names]
+
+    def _copy_environ(self):
+        """Return a copy of what os.environ holds, in the form that costs least."""
+        data = getattr(os.environ, '_data', None)
+        return dict(data) if type(data) is dict else self._environ
+
+    def _report_environ(self):
+        before, self._environ = self._environ, self._copy_environ()
+        if before != self._environ:
+            for name in {**before, **self._environ}:
+                value = self._environ.get(name)
+                if value != before.get(name):
+                    fields = os.fsdecode(name), '-' if value is None else '=' + os.fsdecode(value)
+                    if len(os.fsencode(''.join(fields))) > _PIPE_BUF - 50:
+                        self._end()  # that can't be reported
+                    self._handshake.send('environ', *fields)
+
+    def _end(self):
+        if self._is_active and os.getpid() == self._handshake.worker:
+            self._handshake.send('record-end')
+        self._is_active = False
+
+
+class _Preloader:
+    """In a standby: imports modules ahead of time, and names each to the monitor before it does.
+
+    First in sys.meta_path, it refuses what leads elsewhere than in the last run, and reports what that did not import.
+    """
+
+    def __init__(self, handshake, modules, refused, argv0):
+        self.has_failed = self._has_unlisted = False
+        self._handshake = handshake
+        self._modules = modules  # see _Preload.plan
+        self._paths = {name: path for name, path, *_ in modules}
+        self._must_stay = {name for name, *_, is_gone in modules if not is_gone}
+        self._begun = set()  # names of those modules
+        self._refused = refused  # packages
+        self._argv0 = argv0
+        self._original_environ = {}  # name -> (value before we have set it, ours)
+        self._streams = []  # (stream, how it was buffered)
+
+    def run(self, is_start_due):
+        """Import the modules until all are there or the worker's start has come, whatever fails."""
+        began, count = time.monotonic(), len(sys.modules)
+        self._hold_output()
+        sys.meta_path.insert(0, self)
+        argv0, sys.argv[0] = sys.argv[0], self._argv0
+        for name, _, environ, _ in self._modules:
+            if is_start_due():
+                break
+            if name in self._must_stay and name not in sys.modules and not _is_within(name, self._refused):
+                self._import(name, environ)
+        if self._has_unlisted and is_start_due():
+            self.has_failed = True
+            self._handshake.send('preload-unusable')
+        sys.meta_path.remove(self)
+        if sys.argv[:1] == [self._argv0]:
+            sys.argv[0] = argv0
+        self._set_environ({})
+        milliseconds = int((time.monotonic() - began) * 1000)
+        self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
+
+    def _import(self, name, environ):
+        from importlib import import_module
+
+        self._handshake.send('preload', name)
+        self._set_environ(environ)
+        self._failure = None
+        try:
+            import_module(name)
+        except BaseException as error:
+            self._failure = self._failure or f'{type(error).__name__}: {error}'
+        lost = sorted(self._begun - sys.modules.keys())
+        if lost:
+            self._failure = self._failure or f'{lost[0]} has failed in it'
+        if self._failure:
+            self._begun.clear()
+            self.has_failed = True
+            self._refused.append(name)
+            self._handshake.send('preload-failed', name, self._failure[:500].replace('\0', ''))
+
+    def find_spec(self, name, path=None, target=None):
+        """Let an import go on as it would; or refuse it, so that the one that has led to it fails."""
+        from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+
+        spec = BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
+        spec = None if spec else PathFinder.find_spec(name, path, target)
+        if spec:
+            why = self._obstacle(name, spec)
+            if why:
+                self._failure = why
+                raise ImportError(why, name=name)
+            if spec.has_location:
+                self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
+                self._begun.update({name} & self._must_stay)
+                if name not in self._paths and not _is_of_python(spec.origin):
+                    self._has_unlisted = True
+                    self._handshake.send('preload-unlisted', name, spec.origin)
+        return None
+
+    def _obstacle(self, name, spec):
+        places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+        if _is_within(name, self._refused):
+            return f'{name} is left out'
+        if not all(_is_installed(place) for place in places):
+            return f'{name} leads into the project'
+        if name in self._paths and self._paths[name] != spec.origin:
+            return f'{name} was not imported from {spec.origin} in the last run'
+
+    def _set_environ(self, changes):
+        """Have what the app had changed at an import, and undo what it had not yet; what imports have changed stays."""
+        for name, (original, ours) in list(self._original_environ.items()):
+            if changes.get(name, original) != ours and os.environ.get(name) == ours:
+                _set_variable(name, original)
+            if name not in changes:
+                del self._original_environ[name]
+        for name, value in changes.items():
+            current = os.environ.get(name)
+            if current != value:
+                original, ours = self._original_environ.get(name, (current, current))
+                self._original_environ[name] = original if current == ours else current, value
+                _set_variable(name, value)
+
+    def _hold_output(self):
+        """Keep what the imports print until the start; that flushes it, and a standby that is killed prints nothing."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                modes = {'line_buffering': stream.line_buffering, 'write_through': stream.write_through}
+                self._streams.append((stream, modes))
+                stream.reconfigure(line_buffering=False, write_through=False)
+
+    def release_output(self):
+        for stream, modes in self._streams:
+            try:
+                stream.reconfigure(**modes)
+            except (OSError, ValueError):
+                pass  # nobody reads it any more, or an import has closed it
+
+
+def _set_variable(name, value):
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _is_of_python(path):
+    """Whether an installed file is Python's own, rather than a package's."""
+    folders = [os.path.realpath(folder) + os.sep for folder in _site_folders()]
+    return not os.path.realpath(path).startswith(tuple(folders))
+
+
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
@@ -2244,6 +3045,19 @@ _MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
     'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
     'reload': (),
     'stop': (),
+    # With --preload. Of a worker, until it has booted:
+    'module': (os.fsdecode, os.fsdecode),  # name and path of an installed module that it imports
+    'module-gone': (os.fsdecode,),  # one that has failed, or has taken itself out of sys.modules
+    'argv0': (os.fsdecode,),  # = and sys.argv[0]
+    'environ': (os.fsdecode, os.fsdecode),  # a variable that the app has changed; = and its value, or a minus
+    'record-end': (),
+    # Of a standby:
+    'preload': (os.fsdecode,),  # name of a module that it is about to import
+    'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
+    'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
+    'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
+    'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
+    'preload-end': (int, int),  # number of modules; milliseconds
 }
 
 
@@ -2401,6 +3215,373 @@ class _Channel:
         if self._fd is not None:
             _close(self._fd)
             self._fd = None
+
+
+# -------------------------------------------------------------------------------------------------------- kept sockets
+#
+# You may skip this section: only --keep-sockets uses it. `_KeptSockets` is its door, in the monitor and in the worker.
+#
+# The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send a message:
+# fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
+#
+#     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
+#                          if there is one. NAME is the rest of the address; empty: not to be kept
+#     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
+
+
+def _keeps_sockets(argument, logger):
+    """Whether to keep sockets, by an argument or the environment. Exits with status 2 where that is not possible."""
+    try:
+        wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
+    except ValueError as error:
+        logger.error(str(error))
+        sys.exit(2)
+    if wanted and not hasattr(os, 'fork'):
+        logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
+        sys.exit(2)
+    return wanted
+
+
+class _KeptSockets:
+    """Duplicates of the TCP sockets that the worker binds: those that listen outlive it. A pollable of the loop."""
+
+    CLOSED = 5.0  # seconds until a socket that the app has closed is given up, if the app has not crashed by then
+    UNCLAIMED = 30.0  # seconds after its boot that a new worker has to bind what the last one had bound
+    _LIMIT = 64  # sockets
+    _BACKLOG = 4096  # connections that wait while no worker accepts them
+
+    def __init__(self, logger):
+        import _socket
+
+        monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
+        _monitor_fds.discard(self.worker_fd)  # forked workers keep it
+        self._logger = logger
+        self._sockets = []
+        self._worker_pid = None
+        self._is_stopping = False
+        self._claim_until = None  # known only once the worker has booted
+        self._has_warned = False
+
+    @staticmethod
+    def hook_worker(fd):
+        """In a worker that has imported nothing of the app: replace methods of the sockets that it will make."""
+        _SocketHooks(fd)
+
+    def close(self):
+        self.release()
+        _close(self._fd)
+        os.close(self.worker_fd)
+
+    # The life of a worker.
+
+    def worker_started(self, pid):
+        self._worker_pid, self._is_stopping = pid, False
+
+    def worker_booted(self):
+        self._claim_until = time.monotonic() + self.UNCLAIMED
+
+    def worker_stopping(self):
+        """Another worker will follow: from now on connections wait for it, whatever this one closes."""
+        self._read_messages()
+        self._is_stopping = True
+        if not self._enlarge_backlogs():
+            self._logger.debug('No socket is kept: the worker listens on none, or has not bound it in Python.')
+
+    def worker_ended(self):
+        self._read_messages()
+        self._worker_pid = self._claim_until = None
+        listening = self._enlarge_backlogs()
+        for kept in list(self._sockets):
+            kept.is_claimed, kept.check_at = False, None
+            if kept not in listening:
+                self._drop(kept)
+
+    def release(self):
+        """Keep nothing: no worker will follow."""
+        while self._sockets:
+            self._drop(self._sockets[0])
+
+    def _enlarge_backlogs(self):
+        listening = [kept for kept in self._sockets if kept.is_listening()]
+        for kept in listening:
+            _call_socket(kept.fd, 'listen', self._BACKLOG)
+        return listening
+
+    def _drop(self, kept):
+        self._sockets.remove(kept)
+        _close(kept.fd)
+
+    # A pollable.
+
+    def wait_fd(self):
+        return self._fd
+
+    def wait_until(self):
+        return min((at for at in map(self._check_time, self._sockets) if at is not None), default=None)
+
+    def step(self):
+        self._read_messages()
+        now = time.monotonic()
+        for kept in list(self._sockets):
+            if now >= (self._check_time(kept) or _FOREVER):
+                self._check(kept, now)
+
+    def _check_time(self, kept):
+        if not kept.is_claimed:
+            return self._claim_until
+        return None if self._is_stopping else kept.check_at
+
+    def _check(self, kept, now):
+        """Give up a socket that the app does not have open. The end of a child is not reported: look again."""
+        holder = self._holder(kept)
+        kept.check_at = None if holder == self._worker_pid else now + self.CLOSED
+        if holder is None:
+            self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
+            self._drop(kept)
+
+    def _holder(self, kept):
+        """Return the pid of a process of the app that has the socket open; None if there is none."""
+        if not kept.is_claimed:
+            return None
+        if not _LINUX:
+            is_open = not kept.is_closed and any(process.pid == kept.pid for process in _processes())
+            return kept.pid if is_open else None
+        pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
+        worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
+        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in _open_files(pid)), None)
+
+    # Messages.
+
+    def _read_messages(self):
+        import _socket
+
+        for _ in range(100):  # a flood must not stop the loop
+            try:
+                data, fds = _receive_fds(self._fd, 1024, 2, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            fds = [_register_fd(fd) for fd in fds]
+            try:
+                kind, *fields = data.decode().split('\0')
+                {'bind': self._on_bind, 'closed': self._on_closed}[kind](fds, *fields)
+            except (OSError, ValueError, LookupError, TypeError):
+                if not self._has_warned:
+                    self._has_warned = True
+                    self._logger.error(f'The worker sent an unknown message about sockets ({data[:40]!r}); ignored.')
+            for fd in fds:
+                _close(fd)
+
+    def _on_bind(self, fds, pid, port, name):
+        reply_fd, fd = fds
+        new = _KeptSocket(fd, int(pid), port, name)
+        found = self._find(new)
+        if found:
+            self._claim(found, new.pid)
+            _send_fds(reply_fd, b'\1', found.fd)
+            return
+        if name and len(self._sockets) < self._LIMIT:
+            self._claim(new, new.pid)
+            self._sockets.append(new)
+            fds.remove(fd)  # it stays open
+        _send_fds(reply_fd, b'\1')
+
+    def _find(self, new):
+        """Return the kept socket for an address; drop what might keep the system from binding the new one."""
+        for kept in [kept for kept in self._sockets if kept.inode == new.inode]:
+            self._drop(kept)  # the app tries another address
+        found = None
+        for kept in [kept for kept in self._sockets if kept.port == new.port and not self._holder(kept)]:
+            if kept.name == new.name and kept.is_listening() and not found:
+                found = kept
+            else:
+                self._drop(kept)
+        return found
+
+    def _claim(self, kept, pid):
+        kept.pid, kept.is_claimed, kept.is_closed = pid, True, False
+        kept.check_at = None if pid == self._worker_pid else time.monotonic() + self.CLOSED
+
+    def _on_closed(self, fds, *address):
+        for kept in self._sockets if self._worker_pid and not self._is_stopping else ():
+            if address in ((), (kept.port, kept.name)):
+                kept.is_closed = True
+                kept.check_at = time.monotonic() + (self.CLOSED if kept.is_listening() else 0)
+        for reply_fd in fds:
+            _send_fds(reply_fd, bytes([self._is_stopping]))
+
+
+class _KeptSocket:
+    """A socket that a worker has bound, or is about to bind."""
+
+    def __init__(self, fd, pid, port, name):
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+        self.pid = pid  # of the process that has bound it
+        self.port = port
+        self.name = name
+        self.is_claimed = False  # the running worker has bound it
+        self.is_closed = False  # which that process has reported
+        self.check_at = None  # when to see whether it is still open
+        self.is_listening()  # raises OSError if it is no socket
+
+    def is_listening(self):
+        import _socket
+
+        return bool(_call_socket(self.fd, 'getsockopt', _socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
+
+
+class _SocketHooks:
+    """In the worker: what `bind`, `shutdown`, `close` and `detach` of a socket do in addition.
+
+    All classes of sockets, gevent's too, derive from `_socket.socket`: a class of ours takes its place.
+    """
+
+    def __init__(self, fd):
+        import _socket
+
+        _set_inheritable(fd, False)
+        self._fd, self._identity = fd, _identity(fd)
+        self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
+        base = _socket.socket
+        for each in base.__subclasses__():  # what Python has imported at its start
+            self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
+        _socket.socket = type('socket', (base,), {'__slots__': (), '__module__': '_socket'})
+        self._patch(_socket.socket, 'close')
+
+    def _patch(self, cls, close):
+        original_bind, original_shutdown = cls.bind, cls.shutdown
+
+        def bind(sock, address, /):
+            if not self._take_over(sock, address):
+                original_bind(sock, address)
+
+        def shutdown(sock, how, /):
+            address = self._address_of(sock)
+            if address is None or self._request('closed', *address)[0] != b'\1':
+                original_shutdown(sock, how)  # which ends it for the next worker, too: not while this one is stopped
+
+        cls.bind, cls.shutdown = bind, shutdown
+        setattr(cls, close, self._reporting(getattr(cls, close)))
+        if _LINUX:  # elsewhere the monitor can't see whether another object has the socket now
+            cls.detach = self._reporting(cls.detach)
+
+    def _reporting(self, method):
+        def wrapper(sock, *args):
+            address = self._address_of(sock)
+            result = method(sock, *args)
+            if address is not None:
+                self._send('closed', *address)
+            return result
+
+        return wrapper
+
+    def _address_of(self, sock):
+        """Return (port, name) of a socket that this process has bound; () for a closed one, None for any other."""
+        fd = sock.fileno()
+        if fd < 0 or not self._bound:
+            return None
+        try:
+            return self._bound.get(os.fstat(fd).st_ino or fd)
+        except OSError:
+            return ()  # uvloop has closed the descriptor
+
+    def _take_over(self, sock, address):
+        """Put the kept socket for an address in place of the app's own; return whether there is one."""
+        port, name = _tcp_address(sock, address)
+        if not port:
+            return False
+        fd = sock.fileno()
+        _, found = self._request('bind', str(os.getpid()), port, name, fds=[fd])
+        for new in found:
+            os.set_blocking(new, os.get_blocking(fd))
+            os.dup2(new, fd, os.get_inheritable(fd))
+            os.close(new)
+        self._bound[os.fstat(fd).st_ino or fd] = port, name
+        return bool(found)
+
+    def _request(self, *fields, fds=()):
+        """Return the reply to a message, and the descriptors that came with it."""
+        import _socket
+
+        try:
+            ours, theirs = _socket.socketpair()
+        except OSError:
+            return b'', []  # too many open files
+        try:
+            ours.settimeout(None)
+            self._send(*fields, fds=[theirs.fileno(), *fds])
+            theirs.close()  # now the end of the monitor ends the wait
+            return _receive_fds(ours.fileno(), 1, 1)
+        finally:
+            ours.close()
+            theirs.close()
+
+    def _send(self, *fields, fds=()):
+        if _identity(self._fd) == self._identity:  # the app has not closed it
+            try:
+                _send_fds(self._fd, '\0'.join(fields).encode('utf-8', 'backslashreplace'), *fds)
+            except OSError:
+                pass  # the monitor has gone
+
+
+def _tcp_address(sock, address):
+    """Return the port to which a TCP socket is to be bound, as text, and the rest of the address: see `bind` above."""
+    import _socket as s
+
+    is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
+    host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
+    if not isinstance(port, int) or not port or '\0' in str(host):
+        return '', ''
+    if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
+        return str(port), ''
+    is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
+    return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
+
+
+def _call_socket(fd, method, *args):
+    """Call a method of the socket behind a descriptor, which stays open."""
+    import _socket
+
+    is_blocking = os.get_blocking(fd)
+    sock = _socket.socket(fileno=fd)
+    try:
+        os.set_blocking(fd, is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
+        return getattr(sock, method)(*args)
+    finally:
+        sock.detach()
+
+
+def _send_fds(socket_fd, data, *fds):
+    import _socket
+
+    packed = b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
+    _call_socket(socket_fd, 'sendmsg', [data], ancillary)
+
+
+def _receive_fds(socket_fd, size, count, flags=0):
+    import _socket
+
+    flags |= getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
+    message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
+    fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
+    for fd in fds:
+        _set_inheritable(fd, False)
+    return message, fds
+
+
+def _open_files(pid):
+    """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
+    try:
+        paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
+    except OSError:
+        return
+    for path in paths:
+        try:
+            yield os.readlink(path)
+        except OSError:
+            pass  # it has just been closed
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors
@@ -3050,10 +4231,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._masks[path] = wd, old | mask
 
     def _is_remote(self, path):
-        mount = os.path.realpath(path)
-        while mount not in self._mounts:
-            mount = os.path.dirname(mount)
-        kind = self._mounts[mount]
+        mount, kind = _mount_of(path, self._mounts)
         if kind not in _LOCAL_FILESYSTEMS:
             self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
         return kind not in _LOCAL_FILESYSTEMS
@@ -3189,6 +4367,14 @@ def _parse_mount(line):
     return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
 
+def _mount_of(path, mounts):
+    """Return mount point and type of the filesystem of a path that exists."""
+    path = os.path.realpath(path)
+    while path not in mounts:
+        path = os.path.dirname(path)
+    return path, mounts[path]
+
+
 class _ForeignMonitor(PollingFileMonitor):
     """Gives the methods of ours to a file monitor from elsewhere, which knows only files and calls back."""
 
@@ -3245,9 +4431,10 @@ def _inode(path, stat=None):
 
 def _is_moved_here(folder, since):
     """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
+    if since and _linked_ns(folder) >= since:
+        return True
     stat = since and _stat(folder)
-    is_moved = bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
-    return is_moved or _linked_ns(folder) >= since
+    return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 
 
 @_hide_from_tracebacks
@@ -3701,6 +4888,13 @@ if sys.platform == 'win32':
             return b''
         return _read(handle)
 
+    def _has_input(handle):
+        """Whether something has come, or all writers are gone."""
+        try:
+            return _winapi.WaitForSingleObject(_reading(handle).event, 0) != _winapi.WAIT_TIMEOUT
+        except BrokenPipeError:
+            return True
+
     def _write(handle, data):
         return _winapi.WriteFile(handle, data)[0]
 
@@ -3972,6 +5166,9 @@ if sys.platform == 'win32':
         def has_python_child(self):
             return False  # that can't be told
 
+        def kill_children(self):
+            """Nothing: they are in its job, which ends with it."""
+
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
@@ -4064,6 +5261,11 @@ else:
     def _read_now(fd):
         os.set_blocking(fd, False)
         return os.read(fd, 1 << 16)
+
+    def _has_input(fd):
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     @_hide_from_tracebacks
     def _has_reader(fd):
@@ -4437,6 +5639,20 @@ else:
             pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
             return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
+        def kill_children(self):
+            """Kill its descendants: it was never the app."""
+            parents = {process.pid: process.parent for process in _processes()}
+            for pid in parents:
+                ancestors, at = set(), pid
+                while at in parents and at not in ancestors:  # the table may have a circle
+                    ancestors.add(at)
+                    at = parents[at]
+                if pid != self.pid and self.pid in ancestors:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except OSError:
+                        pass  # it has just ended
+
     class _Process:
         """A line of the system's table of processes."""
 
@@ -4582,6 +5798,9 @@ class _Options:
     reload_interval = 1
     shutdown_interval = monitor = stop_signal = None
     exit_on_crash = False
+    preload = None
+    preload_except: list[str] = []
+    keep_sockets = None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -4632,8 +5851,11 @@ def _reloader_for(args):
         shutdown_interval=shutdown,
         stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
         ignore_files=options.ignore,
+        preload=options.preload,
+        preload_except=options.preload_except,
         extra_paths=options.watch,
         exit_on_crash=options.exit_on_crash,
+        keep_sockets=options.keep_sockets,
         may_fork=_IS_COMMAND,
     )
 
@@ -4662,10 +5884,14 @@ def _parse_options(args, options):
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
     add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
     add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--keep-sockets', action='store_true', default=None, help='let clients wait during a reload: refuse none')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
+    add('--preload', action='store_true', help='import installed packages for the next start ahead of time')
+    add('--preload-except', action='append', metavar='PACKAGE', help='not this one; repeatable')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)
     with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
+    with_value += ('preload-except',)
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1

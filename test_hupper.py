@@ -28,6 +28,7 @@ import importlib.util
 import json
 import marshal
 import os
+import py_compile
 import queue
 import random
 import re
@@ -35,6 +36,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -45,6 +47,7 @@ import time
 import traceback
 import unittest
 import zipfile
+from types import SimpleNamespace
 from unittest import mock
 
 import hupper
@@ -86,6 +89,8 @@ def needs_program(name):
 def environment(**changes):
     """This process's environment without what steers Python or hupper; a change to None removes a variable."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(('PYTHON', 'HUPPER_', 'COVERAGE_'))}
+    if os.environ.get('HUPPER_TEST_PRELOAD'):
+        env['HUPPER_PRELOAD'] = '1'
     env.update(changes)
     return {name: value for name, value in env.items() if value is not None}
 
@@ -117,6 +122,15 @@ def patient(function):
                 time.sleep(0.01)
 
     return wrapper
+
+
+def free_port():
+    """A port that nobody listens on, and none that the system takes for a client, or gives away as a free one."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(('127.0.0.1', port))
+            return port
 
 
 def unlink(path):
@@ -1516,7 +1530,8 @@ class Distribution(unittest.TestCase):
 STANDARD = getattr(sys, 'stdlib_module_names', None) or {
     *sys.builtin_module_names,
     *(name.partition('.')[0] for name in os.listdir(os.path.dirname(os.__file__))),
-    *('_ctypes fcntl math resource select termios time _winapi msvcrt winreg'.split()),  # extensions lie elsewhere
+    *('_ctypes fcntl math resource select _socket termios time _winapi msvcrt winreg'.split()),  # extensions
+    *('_frozen_importlib', '_frozen_importlib_external'),
 }
 
 
@@ -2503,8 +2518,8 @@ class Observing(BackendCase):
         monitor.stop()
 
 
-class Environment(Case):
-    """With a virtual environment of its own: installed, editable and linked code, console scripts."""
+class EnvironmentCase(Case):
+    """A test with a virtual environment of its own."""
 
     def setUp(self):
         super().setUp()
@@ -2529,7 +2544,9 @@ class Environment(Case):
         put(os.path.join(folder, 'pyvenv.cfg'), f'home = {home}\n')
 
     def install(self, name, text):
-        put(os.path.join(self.site, name), textwrap.dedent(text))
+        path = os.path.join(self.site, *name.split('/'))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        put(path, textwrap.dedent(text))
 
     def install_script(self, name, target):
         """Make name the console script of target, by metadata and as the file that pip would write."""
@@ -2541,6 +2558,10 @@ class Environment(Case):
         text = f'#!{self.python}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n'
         put(os.path.join(self.scripts, name), text)
         os.chmod(os.path.join(self.scripts, name), 0o755)
+
+
+class Environment(EnvironmentCase):
+    """Installed, editable and linked code, console scripts."""
 
     def run_app(self, *target):
         target = target or ('-m', 'app')
@@ -3583,7 +3604,7 @@ class SavingMore(BackendCase):
             self.write_value(number, save)
             monitor.wait_for(f'app {number}')
         monitor.stop()
-        if 'Error' in monitor.text():
+        if 'Traceback' in monitor.text():
             monitor.fail('a worker has failed')
 
     @only_full
@@ -5364,7 +5385,8 @@ class Storms(BackendCase):
         for number in range(300):
             self.write(f'tree/f{number}', 'x')
             time.sleep(max(0, begin + number / 600 - time.monotonic()))
-        allowed = 2 + int(time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        allowed = 2 if seconds < 0.75 else 7 + int(seconds)  # where the machine lags, there are moments of quiet
         self.write_value(2)
         monitor.wait_for('app 2')
         self.assertLessEqual(monitor.count('app '), 1 + allowed, monitor.text())
@@ -5450,6 +5472,37 @@ class Storms(BackendCase):
         """What a process of the app's writes is no save of the user's either."""
         code = '\'import time; open("state.txt", "w").write(str(time.time()))\''
         self.check_boot_writer(f'import subprocess, sys; subprocess.run([sys.executable, "-Sc", {code}])', 'state.txt')
+
+    @needs_cpython
+    def test_lock_that_is_only_created(self):
+        self.check_boot_writer('open("state.lock", "w").close()', 'state.lock')
+
+    @needs_cpython
+    def test_new_name_at_each_boot(self):
+        """It counts as well, and no save is lost for it."""
+        self.write_value(1)
+        text = 'import os\nwith open(f"run/{os.getpid()}.log", "w") as file: file.write("hello")\n'
+        self.write('app.py', text + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
+        self.write('run/notes', '')
+        monitor = self.run_app(watch=['run'])
+        monitor.wait_for('.log changes at each start: the next reload waits ')
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        self.write('run/notes', 'changed')
+        monitor.wait_for('app 22', count=2)
+        monitor.stop()
+
+    def test_saves_of_a_program_that_writes_a_lot(self):
+        """A user who saves again and again is no boot writer, whatever the app writes to elsewhere."""
+        log = os.path.join(self.project.tmp, 'log')
+        text = f'with open({log!r}, "a") as file: file.write("x" * 9000)\nprint("value %d", flush=True)\n{IDLE}'
+        self.write('app.py', text % 0)
+        monitor = self.run_app(interval=1)
+        for value in range(8):
+            monitor.wait_for(f'value {value}')
+            self.write('app.py', text % (value + 1))
+        monitor.wait_for('value 8')
+        monitor.stop()
 
     def test_boot_writer_that_crashes(self):
         """It ends by itself just after that: no loop either."""
@@ -5927,7 +5980,8 @@ class Stopping(ModeCase):
                 if number == 0:
                     monitor.wait_for('app', after=mark)
 
-        self.check_signals(prepare, (STOPPED, STOPPED if WINDOWS else {130}), interval=600, env=env)
+        # the second reload may have asked the worker to stop already
+        self.check_signals(prepare, (STOPPED, STOPPED if WINDOWS else {130, 143}), interval=600, env=env)
 
     QUICK = """
         import sys
@@ -6025,6 +6079,7 @@ class Stopping(ModeCase):
             os.wait()
             orphan = int(os.read(read, 10))
             while os.path.exists(f'/proc/{orphan}'): time.sleep(0.01)
+            print('same group', os.getpgrp() == os.getpgid(os.getppid()), flush=True)
             """
         self.write_app(body)
 
@@ -6033,6 +6088,7 @@ class Stopping(ModeCase):
 
         monitor = self.run_app(start=start)
         self.check_reload(monitor)
+        monitor.wait_for('same group True', count=2)  # Ctrl-C reaches the worker, though the group's number is 0 here
         first = next(pid for pid in self.project.processes() if 'unshare' not in _command_line(pid))
         os.kill(first, signal.SIGTERM)
         self.assertEqual(monitor.wait(), 143)
@@ -6360,6 +6416,784 @@ def _is_alive(pid):
         return _winapi.WaitForSingleObject(handle, 0) == _winapi.WAIT_TIMEOUT
     finally:
         _winapi.CloseHandle(handle)
+
+
+# --- kept sockets ------------------------------------------------------------
+
+
+class KeptSocketsDecisions(unittest.TestCase):
+    """When the monitor gives up a socket that it keeps: on a clock of ours, with a worker that is a name only."""
+
+    def setUp(self):
+        if WINDOWS:
+            self.skipTest('POSIX only')
+        self.now = 100.0
+        self.lines = []
+        logger = mock.Mock(error=self.lines.append)
+        clock = mock.patch.object(hupper.time, 'monotonic', lambda: self.now)
+        clock.start()
+        self.addCleanup(clock.stop)
+        self.kept = hupper._KeptSockets(logger)
+        self.addCleanup(self.kept.close)
+        self.holder = None  # who has the app's sockets open, as far as the monitor can see
+        self.kept._holder = lambda kept: self.holder if kept.is_claimed else None
+        self.kept.worker_started(1)
+
+    def bind(self, pid=1, name='localhost', listen=True):
+        """Do what a worker does: ask for the socket of an address, else bind one of its own; return the inode."""
+        with socket.socket() as sock:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                sock.bind(('127.0.0.1', 0))
+                hupper._send_fds(
+                    self.kept.worker_fd, f'bind\0{pid}\080\0{name}'.encode(), theirs.fileno(), sock.fileno()
+                )
+                self.kept.step()
+                _, found = hupper._receive_fds(ours.fileno(), 1, 1)
+            if listen:
+                sock.listen()
+            inode = os.fstat((found or [sock.fileno()])[0]).st_ino
+            for fd in found:
+                os.close(fd)
+            return inode
+
+    def send(self, *fields):
+        hupper._send_fds(self.kept.worker_fd, '\0'.join(fields).encode())
+        self.kept.step()
+
+    def pass_time(self, seconds):
+        """Let time pass, and the loop look at what is due."""
+        self.now += seconds
+        until = self.kept.wait_until()
+        if until is not None and until <= self.now:
+            self.kept.step()
+        return len(self.kept._sockets)
+
+    def test_closed_by_the_running_app(self):
+        self.bind()
+        self.assertIsNone(self.kept.wait_until())
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(4.9), 1)
+        self.assertEqual(self.pass_time(0.2), 0)
+        self.assertIsNone(self.kept.wait_until())
+
+    def test_closed_but_open_elsewhere(self):
+        """In the worker: nothing to look at. In a child, whose end nobody reports: look again."""
+        self.bind()
+        self.holder = 1
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(5.1), 1)
+        self.assertIsNone(self.kept.wait_until())
+        self.holder = 2
+        self.send('closed')
+        for _ in range(3):
+            self.assertEqual(self.pass_time(5.1), 1)
+        self.holder = None
+        self.assertEqual(self.pass_time(5.1), 0)
+
+    def test_bound_by_a_child(self):
+        self.bind(pid=2)
+        self.holder = 2
+        self.assertEqual(self.pass_time(5.1), 1)
+        self.holder = None
+        self.assertEqual(self.pass_time(5.1), 0)
+
+    def test_closed_without_having_listened(self):
+        """As by a client with a port of its own: the other side is to see the end."""
+        self.bind(listen=False)
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(0), 0)
+
+    def test_closed_in_a_crash(self):
+        self.bind()
+        self.send('closed', '80', 'localhost')
+        self.now += 4
+        self.kept.worker_ended()
+        self.assertEqual(self.pass_time(10_000), 1)
+
+    def test_closed_because_it_was_asked_to_stop(self):
+        self.bind()
+        self.kept.worker_stopping()
+        self.send('closed', '80', 'localhost')
+        self.assertEqual(self.pass_time(10), 1)
+        self.kept.worker_ended()
+        self.assertEqual(self.pass_time(10), 1)
+
+    def test_closed_just_before_it_was_asked_to_stop(self):
+        self.bind()
+        self.send('closed', '80', 'localhost')
+        self.now += 4
+        self.kept.worker_stopping()
+        self.assertEqual(self.pass_time(10), 1)
+
+    def test_not_bound_again(self):
+        """The time begins when the new worker has booted, however long that takes."""
+        self.bind()
+        self.kept.worker_ended()
+        self.kept.worker_started(2)
+        self.assertEqual(self.pass_time(1000), 1)
+        self.kept.worker_booted()
+        self.assertEqual(self.pass_time(29.9), 1)
+        self.assertEqual(self.pass_time(0.2), 0)
+
+    def test_bound_again(self):
+        inode = self.bind()
+        self.kept.worker_ended()
+        self.kept.worker_started(2)
+        self.kept.worker_booted()
+        self.holder = 2
+        self.assertEqual(self.bind(pid=2), inode)
+        self.assertEqual(self.pass_time(100), 1)
+
+    def test_another_address_of_the_port(self):
+        inode = self.bind()
+        self.kept.worker_ended()
+        self.assertNotEqual(self.bind(name='::'), inode)
+        self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
+
+    def test_bound_twice(self):
+        inode = self.bind()
+        self.holder = 1
+        self.assertNotEqual(self.bind(), inode)
+        self.assertIn(inode, [kept.inode for kept in self.kept._sockets])
+
+    def test_messages_that_are_none(self):
+        before = os.listdir('/dev/fd')
+        with open(os.devnull) as file:
+            for text in ('', 'bind', 'bind\0x\0y\0z', 'closed\0x', 'closed\0x\0y\0z\0', 'bye\0\0', '\0' * 900):
+                for fds in ((), (file.fileno(),), (file.fileno(),) * 2, (file.fileno(),) * 9):
+                    hupper._send_fds(self.kept.worker_fd, text.encode(), *fds)
+                    self.kept.step()
+        self.assertEqual([self.pass_time(0), len(self.lines)], [0, 1])
+        self.assertEqual(os.listdir('/dev/fd'), before)
+
+    def test_limit(self):
+        for number in range(100):
+            self.bind(name=f'host {number}', listen=False)
+            self.holder = 1
+        self.assertEqual(len(self.kept._sockets), hupper._KeptSockets._LIMIT)
+
+
+NET = """
+import os, socket, sys, time
+from mod import VALUE
+
+PORT = int(os.environ['PORT'])
+
+
+def bind(host='127.0.0.1', port=PORT):
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    return sock
+
+
+def listen(*address):
+    sock = bind(*address)
+    sock.listen()
+    return sock
+
+
+def serve(sock):
+    print('app', VALUE, flush=True)
+    while True:
+        connection, _ = sock.accept()
+        connection.sendall(str(VALUE).encode())
+        connection.close()
+"""
+
+SERVERS = {
+    'plain': 'from net import *\nserve(listen())\n',
+    'http.server': """
+        from net import *
+        import http.server
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle(self): self.wfile.write(str(VALUE).encode())
+        server = http.server.HTTPServer(('127.0.0.1', PORT), Handler)
+        print('app', VALUE, flush=True)
+        server.serve_forever()
+        """,
+    'dual stack': """
+        from net import *
+        import socketserver
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self): self.wfile.write(str(VALUE).encode())
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = daemon_threads = True
+            address_family = socket.AF_INET6
+            def server_bind(self):
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                super().server_bind()
+        server = Server(('::', PORT), Handler)
+        print('app', VALUE, flush=True)
+        server.serve_forever()
+        """,
+    'asyncio': """
+        from net import *
+        import asyncio, signal
+        async def answer(reader, writer):
+            writer.write(str(VALUE).encode())
+            writer.close()
+        async def main():
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            async with await asyncio.start_server(answer, 'localhost', PORT):
+                print('app', VALUE, flush=True)
+                await stop.wait()
+        asyncio.run(main())
+        """,
+    'forked before': """
+        from net import *
+        sock = listen()
+        for _ in range(2):
+            if os.fork() == 0:
+                serve(sock)
+        os.wait()
+        """,
+    'TLS, by another object': """
+        from net import *
+        import ssl
+        sock = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_socket(bind(), server_side=True)
+        sock.listen()
+        copy = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        sock.close()
+        serve(socket.socket(fileno=copy.detach()))
+        """,
+    'shut down at its end': """
+        from net import *
+        import signal
+        def end(*_):
+            sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+            time.sleep(0.2)
+            sys.exit()
+        signal.signal(signal.SIGTERM, end)
+        sock = listen()
+        serve(sock)
+        """,
+}
+
+
+def ask(port, host='127.0.0.1'):
+    """Return what the server at a port answers; raise OSError."""
+    with socket.create_connection((host, port), LIMIT) as connection:
+        return b''.join(iter(lambda: connection.recv(100), b'')).decode()
+
+
+class Client(threading.Thread):
+    """Asks again and again, until it is told to end; as a context manager."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.port = port
+        self.answers = collections.Counter()  # or the names of exceptions
+        self.is_over = False
+
+    def run(self):
+        while not self.is_over:
+            try:
+                self.answers[ask(self.port) or 'nothing'] += 1
+            except OSError as error:
+                self.answers[type(error).__name__] += 1
+            time.sleep(0.001)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_over = True
+        self.join()
+
+
+@in_each_mode()
+class KeptSockets(ModeCase):
+    """--keep-sockets: what the app listens on outlives the worker."""
+
+    def setUp(self):
+        super().setUp()
+        self.port = free_port()
+        self.write('net.py', NET)
+        self.write_value(1)
+
+    def serve(self, app='from net import *\nserve(listen())\n', **options):
+        self.write('app.py', app)
+        env = {'PORT': str(self.port), 'HUPPER_KEEP_SOCKETS': '1', **options.pop('env', {})}
+        return self.run_app(env=env, **options)
+
+    def wait_for_answer(self, value):
+        def is_answered():
+            with contextlib.suppress(OSError):
+                return ask(self.port) == str(value)
+
+        wait_until(is_answered, f'the answer is not {value!r}')
+
+    def is_refused(self):
+        try:
+            ask(self.port)
+        except OSError as error:
+            return isinstance(error, ConnectionRefusedError)  # or it was given up while we waited
+        return False
+
+    def wait_until_free(self):
+        def is_free():
+            with socket.socket() as sock, contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(('127.0.0.1', self.port))
+                return True
+
+        wait_until(is_free, 'the port is not free')
+
+    def ask_later(self):
+        """Begin to ask, and return a function that waits for the answer."""
+        answers = queue.Queue()
+
+        def run():
+            try:
+                answers.put(ask(self.port))
+            except OSError as error:
+                answers.put(repr(error))
+
+        threading.Thread(target=run, daemon=True).start()
+        return lambda: answers.get(timeout=LIMIT)
+
+    def check_servers(self, *names, **options):
+        for name in names:
+            with self.subTest(name):
+                self.write_value(1)
+                monitor = self.serve(SERVERS[name], **options)
+                monitor.wait_for('app 1')
+                with Client(self.port) as client:
+                    for value in range(2, 12 if FULL else 5):
+                        self.write_value(value)
+                        wait_until(lambda value=value: client.answers[str(value)], f'{name} does not answer')
+                bad = {text: count for text, count in client.answers.items() if not text.isdigit()}
+                self.assertLessEqual(set(bad), {'ConnectionResetError', 'nothing'})  # what it was answering as it ended
+                self.assertLessEqual(sum(bad.values()), 2 * value)
+                monitor.stop()
+                self.wait_until_free()
+
+    def test_nobody_is_refused(self):
+        self.check_servers('plain', 'http.server', 'asyncio')
+
+    def test_nobody_is_refused_by_others(self):
+        self.check_servers('forked before', 'TLS, by another object', 'shut down at its end')
+
+    def test_nobody_is_refused_by_a_dual_stack(self):
+        try:
+            with socket.socket(socket.AF_INET6) as sock:
+                sock.bind(('::1', 0))
+        except OSError:
+            self.skipTest('no IPv6 here')
+        self.check_servers('dual stack')
+
+    def test_polling(self):
+        self.check_servers('plain', env={'HUPPER_DEFAULT_MONITOR': 'polling'})
+
+    # 1. The ways of an app with one port.
+
+    def test_tried_first(self):
+        """Bound, and closed again, with or without having listened; then for good: in each worker."""
+        for trial in ('listen().close()', 'bind().close()'):
+            with self.subTest(trial):
+                self.write_value(1)
+                monitor = self.serve(f'from net import *\n{trial}\n{trial}\nserve(listen())\n')
+                for value in (1, 2, 3):
+                    self.write_value(value)
+                    monitor.wait_for(f'app {value}')
+                    self.wait_for_answer(value)
+                monitor.stop()
+
+    def test_bound_twice(self):
+        app = """
+            from net import *
+            sock = listen()
+            for host in '127.0.0.1', 'localhost':
+                try: listen(host)
+                except OSError as error: print(host, error.errno, flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in (1, 2):
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+            self.assertEqual(ask(self.port), str(value))
+        self.assertEqual(monitor.count(f'127.0.0.1 {errno.EADDRINUSE}'), 2)
+        self.assertEqual(monitor.count(f'localhost {errno.EADDRINUSE}'), 2)
+        monitor.stop()
+
+    def test_port_of_somebody_else(self):
+        with socket.socket() as sock:
+            sock.bind(('127.0.0.1', self.port))
+            sock.listen()
+            monitor = self.serve()
+            monitor.wait_for('Address already in use')
+            monitor.wait_for('Waiting for a file')
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        self.assertEqual(ask(self.port), '2')
+        monitor.stop()
+
+    # 2. Closed by the app.
+
+    @needs_linux
+    def test_closed_while_it_runs(self):
+        """By each way, seen or not, it is refused in the end as without us."""
+        ways = [
+            'sock.close()',
+            'sock.shutdown(socket.SHUT_RDWR)',
+            'os.close(sock.detach())',
+            'copy = sock.dup(); sock.close(); copy.close()',
+            'os.close(sock.fileno()); sock.detach()',
+        ]
+        for way in ways:
+            app = f'from net import *\nsock = listen()\n{way}\nprint("app", flush=True)\nwhile True: time.sleep(0.1)\n'
+            self.write('app.py', app)
+            with self.subTest(way):
+                monitor = self.serve(app)
+                monitor.wait_for('app')
+                wait_until(self.is_refused)
+                monitor.stop()
+
+    def test_closed_in_its_end(self):
+        app = """
+            from net import *
+            with listen() as sock:
+                print('app', VALUE, flush=True)
+                if VALUE == 2: raise RuntimeError
+                serve(sock)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('app 1')
+        self.write_value(2)
+        monitor.wait_for('Waiting for a file')
+        answer = self.ask_later()
+        self.write_value(3)
+        self.assertEqual(answer(), '3')
+        monitor.stop()
+
+    # 3. is KeptSocketsDecisions.test_not_bound_again.
+
+    # 4. The new code binds an overlapping address; a child.
+
+    def test_overlapping_addresses(self):
+        self.write_value('127.0.0.1')
+        monitor = self.serve('from net import *\nserve(listen(VALUE))\n')
+        for host in ('127.0.0.1', '', 'localhost', '127.0.0.1', '0.0.0.0'):
+            self.write_value(host)
+            self.wait_for_answer(host)
+        monitor.stop()
+
+    def test_child_is_made_again(self):
+        app = """
+            from net import *
+            while True:
+                pid = os.fork()
+                if not pid:
+                    sock = listen()
+                    print('inode', os.fstat(sock.fileno()).st_ino, flush=True)
+                    connection, _ = sock.accept()
+                    connection.sendall(str(VALUE).encode())
+                    connection.close()
+                    os._exit(1)
+                os.waitpid(pid, 0)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('inode')
+        self.assertEqual([ask(self.port) for _ in range(5)], ['1'] * 5)
+        self.write_value(2)
+        self.wait_for_answer(2)
+        inodes = set(re.findall(r'inode (\d+)', monitor.text()))
+        self.assertEqual(len(inodes), 1, inodes)
+        monitor.stop()
+
+    # 5. While the monitor waits.
+
+    def test_kept_while_it_waits(self):
+        failures = {'crash': 'raise RuntimeError', 'syntax': 'VALUE = (', 'module': 'import none', 'exit': 'exit(3)'}
+        monitor = self.serve()
+        monitor.wait_for('app 1')
+        for number, (name, text) in enumerate(failures.items(), 11):
+            with self.subTest(name):
+                mark = monitor.mark()
+                self.write('mod.py', text + '\n')
+                monitor.wait_for('still running' if name == 'syntax' else 'Waiting for a file', after=mark)
+                answer = self.ask_later()
+                if name == 'syntax':
+                    self.assertEqual(answer(), str(number - 1))
+                self.write_value(number)
+                monitor.wait_for(f'app {number}')
+                if name != 'syntax':
+                    self.assertEqual(answer(), str(number))
+        monitor.stop()
+
+    def test_given_up_with_the_end_of_the_program(self):
+        monitor = self.serve(
+            'from net import *\nsock = listen()\nprint("app", flush=True)\ninput()\n', stdin=subprocess.PIPE
+        )
+        monitor.wait_for('app')
+        monitor.process.stdin.write(b'\n')
+        monitor.process.stdin.close()
+        monitor.wait_for('Waiting for a file')
+        wait_until(self.is_refused)
+        monitor.stop()
+
+    # 6. The port is free when all is over.
+
+    def test_free_at_the_end(self):
+        for signum in ('SIGTERM', 'SIGINT', 'SIGKILL'):
+            for text in ('VALUE = 1', 'raise RuntimeError') if signum != 'SIGKILL' or LINUX else ():
+                with self.subTest(signum, text=text):
+                    self.write_value(1)
+                    monitor = self.serve()
+                    monitor.wait_for('app 1')
+                    self.write('mod.py', text)
+                    monitor.wait_for('app 1', count=2) if text == 'VALUE = 1' else monitor.wait_for('Waiting for a')
+                    monitor.send(getattr(signal, signum))
+                    monitor.wait()
+                    self.wait_until_free()
+
+    # 7. Descriptors and connections.
+
+    @needs_linux
+    def test_inherited_as_in_plain_python(self):
+        app = """
+            from net import *
+            import subprocess
+            sock = socket.socket()
+            sock.settimeout(VALUE or None)
+            sock.set_inheritable(VALUE in (1, 2))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(('127.0.0.1', PORT))
+            sock.listen()
+            lists = subprocess.check_output(['sh', '-c', 'exec ls -l /proc/self/fd'], close_fds=False, text=True)
+            facts = lists.count('socket:'), os.get_blocking(sock.fileno()), sock.gettimeout()
+            print('sockets', VALUE, *facts, flush=True)
+            while True: time.sleep(0.1)
+            """
+        monitor = self.serve(app)
+        for value in (1, 0, 2):
+            self.write_value(value)
+            line = monitor.wait_for(f'sockets {value}')
+            expected = f'sockets {value} {int(value > 0)} {value == 0} {float(value) if value else None}'
+            self.assertEqual(line, expected)
+        monitor.stop()
+
+    def test_queue_is_answered_by_the_next_worker(self):
+        app = """
+            from net import *
+            sock = listen()
+            if VALUE == 1:
+                print('app 1', flush=True)
+                time.sleep(100)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        monitor.wait_for('app 1')
+        connections = [socket.create_connection(('127.0.0.1', self.port), LIMIT) for _ in range(20)]
+        self.write_value(2)
+        for connection in connections:
+            with connection:
+                self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    def test_many_wait(self):
+        """More than the app's own backlog has room for."""
+        monitor = self.serve('from net import *\nsock = bind()\nsock.listen(2)\nserve(sock)\n')
+        monitor.wait_for('app 1')
+        self.write('mod.py', 'raise RuntimeError\n')
+        monitor.wait_for('Waiting for a file')
+        connections = [socket.create_connection(('127.0.0.1', self.port), LIMIT) for _ in range(50)]
+        self.write_value(2)
+        for connection in connections:
+            with connection:
+                self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    @needs_linux
+    def test_no_descriptor_grows(self):
+        monitor = self.serve(interval=0.01)
+
+        def descriptors(pid):
+            return len(os.listdir(f'/proc/{pid}/fd'))
+
+        counts = []
+        for number in range(1, 300 if FULL else 15):
+            monitor.wait_for('app 1', count=number)
+            self.assertEqual(ask(self.port), '1')
+            counts.append((descriptors(monitor.pid), descriptors(monitor.worker)))
+            monitor.send(signal.SIGHUP)
+        self.assertLessEqual(counts[-1][0], counts[2][0] + 3)
+        self.assertLessEqual(counts[-1][1], counts[0][1])  # which has made its own
+        monitor.stop()
+
+    # 9. What an app may do to our descriptor.
+
+    OURS = """
+        from net import *
+        def ours():
+            for name in os.listdir('/proc/self/fd'):
+                try:
+                    sock = socket.socket(fileno=os.dup(int(name)))
+                except OSError:
+                    continue
+                if sock.type == socket.SOCK_DGRAM:
+                    return sock, int(name)
+        """
+
+    @needs_linux
+    def test_flood(self):
+        app = """
+            import threading
+            def flood():
+                while True: pair.send(b'bind' * 100)
+            pair, _ = ours()
+            for _ in range(3): threading.Thread(target=flood, daemon=True).start()
+            serve(listen())
+            """
+        monitor = self.serve(textwrap.dedent(self.OURS) + textwrap.dedent(app))
+        monitor.wait_for('app 1')
+        self.write_value(2)
+        monitor.wait_for('app 2')
+        self.wait_for_answer(2)
+        self.assertEqual(monitor.count('unknown message about sockets'), 1)
+        monitor.stop()
+
+    @needs_linux
+    def test_closed_pair(self):
+        """And a socket of the app's own under the number: as without the option from then on."""
+        app = """
+            pair, number = ours()
+            pair.close()
+            own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            other.setblocking(False)
+            os.dup2(own.fileno(), number)
+            sock = listen()
+            print('select', select.select([other], [], [], 0)[0], flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(textwrap.dedent(self.OURS) + 'import select\n' + textwrap.dedent(app))
+        for value in (1, 2):
+            self.write_value(value)
+            monitor.wait_for(f'app {value}')
+            self.wait_for_answer(value)
+        self.assertEqual(monitor.count('select []'), 2)
+        monitor.stop()
+
+    # The option.
+
+    def test_without_it(self):
+        """Nothing is imported, nothing replaced."""
+        app = """
+            import sys
+            names = sorted({'_socket', 'socket'}.intersection(sys.modules))
+            import socket
+            print('modules', names, socket.socket.__mro__[1] is socket.SocketType, flush=True)
+            import time
+            while True: time.sleep(0.1)
+            """
+        self.write('app.py', app)
+        with self.start(sys.executable, 'app.py') as process:
+            plain = process.wait_for('modules')
+        for value in ('0', ''):
+            monitor = self.serve(app, env={'HUPPER_KEEP_SOCKETS': value})
+            self.assertEqual(monitor.wait_for('modules'), plain)
+            monitor.stop()
+
+
+@needs_posix
+class KeptSocketsOption(Case):
+    def test_command_line(self):
+        self.write('net.py', NET)
+        self.write_value(1)
+        self.write('app.py', SERVERS['plain'])
+        port = free_port()
+        monitor = self.hupper('--keep-sockets', 'app.py', env={'PORT': str(port), 'HUPPER_KEEP_SOCKETS': '0'})
+        monitor.wait_for('app 1')
+        self.write('mod.py', 'import none\n')
+        monitor.wait_for('Waiting for a file')
+        with socket.create_connection(('127.0.0.1', port), LIMIT) as connection:
+            self.write_value(2)
+            self.assertEqual(connection.recv(10), b'2')
+        monitor.stop()
+
+    def test_argument_wins(self):
+        with mock.patch.dict(os.environ, HUPPER_KEEP_SOCKETS='1'):
+            self.assertTrue(hupper._keeps_sockets(None, None))
+            self.assertFalse(hupper._keeps_sockets(False, None))
+
+    def test_bad_value(self):
+        self.write('start.py', TWO_LINES)
+        for command in (['hupper.py', 'start.py'], ['start.py']):
+            result = self.project.python(*command, env={'HUPPER_KEEP_SOCKETS': 'yes'})
+            self.assertEqual(result.returncode, 2)
+            self.assertEqual(result.stderr, "[ERROR] HUPPER_KEEP_SOCKETS must be 1 or 0, not 'yes'\n")
+
+
+class KeptSocketsElsewhere(unittest.TestCase):
+    @needs_linux
+    def test_open_files_of_a_busy_process(self):
+        """What is closed while we look does not hide the rest."""
+        code = 'import os, socket\nsock = socket.socket()\nprint(os.fstat(sock.fileno()).st_ino, flush=True)\n'
+        code += 'while True:\n    for fd in [os.dup(1) for _ in range(50)]: os.close(fd)\n'
+        with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
+            self.addCleanup(process.kill)
+            name = f'socket:[{int(process.stdout.readline())}]'
+            missed = sum(name not in hupper._open_files(process.pid) for _ in range(300))
+            process.kill()
+        self.assertEqual(missed, 0)
+
+    def test_no_posix(self):
+        logger = mock.Mock()
+        with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
+            self.assertFalse(hupper._keeps_sockets(None, logger))
+            with self.assertRaises(SystemExit) as caught:
+                hupper._keeps_sockets(True, logger)
+        self.assertEqual(caught.exception.code, 2)
+        self.assertIn('POSIX', logger.error.call_args[0][0])
+
+
+@in_each_mode()
+class SocketActivation(ModeCase):
+    """`man 3 sd_listen_fds`: what systemd gives to the monitor is for the worker."""
+
+    START_ACTIVATED = """
+        import os, socket, sys
+        sock = socket.socket()
+        sock.bind(('127.0.0.1', 0))
+        sock.listen()
+        print('port', sock.getsockname()[1], flush=True)
+        os.dup2(sock.fileno(), 3)
+        os.set_inheritable(3, True)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_PIDFDID='1')
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+        """
+
+    def test_socket_activation(self):
+        app = """
+            import os, socket
+            from mod import VALUE
+            assert os.environ.pop('LISTEN_PID') == str(os.getpid()) and 'LISTEN_PIDFDID' not in os.environ
+            sock = socket.socket(fileno=3)
+            print('app', VALUE, flush=True)
+            while True:
+                connection, _ = sock.accept()
+                connection.sendall(str(VALUE).encode())
+                connection.close()
+            """
+        for option in ('0', '1'):
+            self.write_value(1)
+            self.write('app.py', app)
+            self.write('activate.py', self.START_ACTIVATED)
+            command, env = self.command('-m', 'app')
+            env['HUPPER_KEEP_SOCKETS'] = option
+            monitor = self.start(command[0], 'activate.py', *command[1:], env=env)
+            port = int(monitor.wait_for('port').split()[1])
+            for value in (1, 2, 3):
+                self.write_value(value)
+                monitor.wait_for(f'app {value}')
+                wait_until(lambda port=port, value=value: ask(port) == str(value))
+            monitor.stop()
 
 
 # --- terminal ----------------------------------------------------------------
@@ -7821,6 +8655,772 @@ class Endings(ModeCase):
 # --- main --------------------------------------------------------------------
 
 JOBS = int(os.environ.get('HUPPER_TEST_JOBS') or min(8, 4 * (os.cpu_count() or 1)))
+
+
+class PreloadParts(unittest.TestCase):
+    """What --preload decides, without processes."""
+
+    def setUp(self):
+        self.project = Project()
+        self.addCleanup(self.project.remove)
+
+    def names(self, text):
+        return hupper._imported_names(compile(text, 'x', 'exec'))
+
+    def test_imported_names(self):
+        for text, names in {
+            'import a': {'a'},
+            'import a.b.c as d': {'a', 'a.b', 'a.b.c'},
+            'from a.b import c, d': {'a', 'a.b', 'a.b.c', 'a.b.d'},
+            'from a import *': {'a', 'a.*'},
+            'from . import a': {'.', '.a'},
+            'from ..a.b import c': {'..a', '..a.b', '..a.b.c'},
+            'def f():\n  class C:\n    import a\n  return lambda: __import__("b")': {'a'},
+            'try:\n  import a\nexcept ImportError:\n  a = None': {'a'},
+            '\n'.join(f'x{i} = {i}.5' for i in range(300)) + '\nimport a': {'a'},  # EXTENDED_ARG
+        }.items():
+            with self.subTest(text[-60:]):
+                self.assertEqual(self.names(text), names)
+
+    def test_names_of_relative_imports(self):
+        path = os.path.join(os.sep, 'p', 'ns', 'pack', 'mod.py')
+        for name, modules, expected in [
+            ('a.b', ['a.b'], True),
+            ('a.b', ['a'], False),
+            ('.x', ['ns.pack.x'], True),
+            ('.x', ['pack.x'], True),
+            ('..x', ['ns.x'], True),
+            ('..x', ['ns.pack.x'], False),
+            ('.x', ['x'], False),
+            ('.x', ['other.x'], False),
+        ]:
+            with self.subTest(name=name, modules=modules):
+                self.assertIs(hupper._is_named(path, name, modules), expected)
+
+    def imports(self, path):
+        imports, signature = hupper._SourceImports(), hupper._signature(path)
+        imports.add(path, signature)
+        while imports._unread:
+            imports.step()
+        return imports, signature
+
+    def test_imports_taken_away(self):
+        path = self.project.write('x.py', 'import a, b.c\n')
+        imports, signature = self.imports(path)
+        self.project.write('x.py', 'import a, b\ndef f(): import d\n')
+        self.assertEqual(imports.taken_away(path, signature), {'b.c'})
+        second = hupper._signature(path)
+        self.project.write('x.py', 'import a')
+        self.assertEqual(imports.taken_away(path, signature), {'b', 'b.c'}, 'against what runs')
+        self.assertEqual(imports.taken_away(path, second), {'b', 'd'}, 'against what was compiled at the last save')
+        remove(path)
+        self.assertEqual(imports.taken_away(path, signature), {'a', 'b', 'b.c'})
+
+    def test_imports_known_from_bytecode(self):
+        path = self.project.write('x.py', 'import a\n')
+        os.utime(path, (1e9, 1e9))
+        pyc = py_compile.compile(path, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+        imports, signature = self.imports(path)
+        self.project.write('x.py', '')
+        self.assertEqual(imports.taken_away(path, signature), {'a'})
+        imports, signature = self.imports(self.project.write('x.py', 'import b\n'))
+        self.project.write('x.py', '')
+        self.assertEqual(imports.taken_away(path, signature), {'b'}, 'that bytecode was not its own')
+        os.utime(self.project.write('x.py', 'import a\n'), (1e9, 1e9))
+        imports, signature = self.imports(path)
+        remove(pyc)
+        self.project.write('x.py', '')
+        self.assertIsNone(imports.taken_away(path, signature), 'the bytecode has gone')
+
+    def test_imports_not_known(self):
+        path = self.project.write('x.py', 'import a\n')
+        imports, signature = self.imports(path)
+        self.assertIsNone(imports.taken_away(path, signature + 1), 'another version')
+        self.project.write('x.py', 'import (')
+        self.assertIsNone(imports.taken_away(path, signature), 'it does not compile')
+        imports = hupper._SourceImports()
+        imports.add(path, signature)  # it is another one by now
+        while imports._unread:
+            imports.step()
+        self.assertIsNone(imports.taken_away(path, signature))
+
+    def preload(self, *names, excepted=(), target='app'):
+        """A _Preload that a worker has reported these modules to."""
+        self.lines = []
+        logger = SimpleNamespace(debug=self.lines.append, info=self.lines.append)
+        preload = hupper._Preload(True, excepted, SimpleNamespace(kind='module', name=target), logger)
+        preload.note_start(None)
+        for name in names:
+            preload.handlers()['module'](name, f'{os.sep}{name.replace(".", os.sep)}.py')
+        preload.note_boot()
+        return preload
+
+    def planned(self, preload, watched=()):
+        return [name for name, *_ in preload.plan(watched.__contains__)[0]]
+
+    def test_plan(self):
+        for names, excepted, expected in [
+            ('a a.b c', '', 'a a.b c'),
+            ('a a.b c', 'a', 'c'),
+            ('a a.b ab c', 'a.b', 'a ab c'),
+            ('a app c', '', 'a c'),
+            ('a gevent c', '', ''),
+            ('a opentelemetry.instrumentation.flask', '', ''),
+            ('a opentelemetry.trace', '', 'a opentelemetry.trace'),
+        ]:
+            with self.subTest(names=names, excepted=excepted):
+                preload = self.preload(*names.split(), excepted=excepted.split())
+                self.assertEqual(self.planned(preload), expected.split())
+        self.assertEqual(self.planned(self.preload('a', 'b'), watched=[os.sep + 'a.py']), ['b'])
+
+    def test_crash_keeps_the_list(self):
+        preload = self.preload('a', 'b')
+        for status, expected in ((1, ['a', 'b']), (0, ['c'])):
+            preload.note_start(None)
+            preload.handlers()['module']('c', '/c.py')
+            preload.note_exit(None, status)
+            self.assertEqual(self.planned(preload), expected)
+
+    def test_environment_of_each_import(self):
+        preload = self.preload()
+        preload.note_start(None)
+        for kind, *fields in [
+            ('argv0', '=app'),
+            ('module', 'a', '/a.py'),
+            ('environ', 'X', '=1=2'),
+            ('environ', 'Y', '-'),
+            ('module', 'b', '/b.py'),
+            ('module-gone', 'b'),
+        ]:
+            preload.handlers()[kind](*fields)
+        preload.note_boot()
+        plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2', 'Y': None}, True)]
+        self.assertEqual(preload.plan(lambda path: False), (plan, [], 'app'))
+
+    def test_what_fails_is_left_out(self):
+        preload = self.preload('a', 'a.b', 'c', 'd')
+        preload.note_standby(object())
+        preload.handlers()['preload']('a')
+        preload.handlers()['preload-failed']('a', 'it broke')
+        preload.handlers()['preload']('c')
+        preload.handlers()['preload-end'](3, 0)
+        self.assertEqual(preload.deadline, 0)
+        self.assertTrue(preload.is_hopeless(1))
+        preload.reject()
+        self.assertEqual(preload.plan(lambda path: False)[1], ['a'])
+        self.assertEqual(self.planned(preload), ['c', 'd'])
+        preload.note_standby(object())
+        preload.handlers()['preload']('c')
+        with mock.patch('time.monotonic', return_value=preload.deadline + 1):
+            preload.reject()  # it hangs
+        self.assertEqual(self.planned(preload), ['d'])
+        preload.note_standby(object())
+        preload.handlers()['preload']('d')
+        preload.reject()  # it has died
+        self.assertEqual(self.planned(preload), [])
+        self.assertEqual([line for line in self.lines if 'any more' in line], [self.lines[-1]])
+        self.assertIn('d: it ends the process', self.lines[-1])
+        self.assertIn('c is not preloaded: it takes longer than 10 s.', self.lines)
+        preload.retry_all()
+        self.assertEqual(self.planned(preload), [], 'the next start is a plain one')
+        preload.note_start(None)
+        preload.handlers()['module']('a', '/a.py')
+        preload.note_boot()
+        self.assertEqual(self.planned(preload), ['a'])
+
+    def test_late_messages(self):
+        """Those of a standby that is none any more set no deadline."""
+        preload = self.preload('a')
+        preload.handlers()['preload']('a')
+        preload.handlers()['preload-file']('/a.py', 1)
+        preload.handlers()['preload-end'](1, 0)
+        self.assertIsNone(preload.deadline)
+
+    def test_installed_files(self):
+        """A change is noticed, be there inotify or not; what else happens in the folder is none."""
+        for works in (True, False):
+            with self.subTest(works=works):
+                paths = [self.project.write(name, '') for name in ('pack/a.py', 'pack/b.py', 'c.py')]
+                signatures = {path: hupper._signature(path) for path in paths}
+                with contextlib.ExitStack() as stack:
+                    if not works:
+                        stack.enter_context(mock.patch.object(hupper, '_Inotify', side_effect=OSError))
+                    files = hupper._InstalledFiles(signatures)
+                self.addCleanup(files.close)
+                self.project.write('pack/other.py', '')
+                self.assertIsNone(files.changed())
+                put(paths[1], 'x = 1')
+                self.assertEqual(files.changed(), paths[1])
+                self.assertEqual(files.changed(), paths[1])
+                files = hupper._InstalledFiles({path: hupper._signature(path) for path in paths})
+                self.addCleanup(files.close)
+                rename(self.project.path('pack'), self.project.path('gone'))
+                self.assertIn(files.changed(), paths[:2])
+                rename(self.project.path('gone'), self.project.path('pack'))
+                self.assertIsNone(files.changed())
+                remove(paths[0])
+                self.assertEqual(files.changed(), paths[0])
+
+    def test_what_the_last_run_did_not_import(self):
+        """The running worker may still do so; if it does not, what has led to that is left out."""
+        for late, expected in (([], ['c']), (['b'], ['a', 'c', 'b']), (['x', 'y'], ['c', 'x', 'y'])):
+            with self.subTest(late=late):
+                preload = self.preload('a', 'c')
+                preload.note_standby(object())
+                preload.handlers()['preload']('a')
+                preload.handlers()['preload-unlisted']('b', f'{os.sep}b.py')
+                preload.handlers()['preload-end'](2, 0)
+                self.assertFalse(preload.is_hopeless(1), 'it is waited for')
+                self.assertIn('b was not imported', preload.obstacle())
+                for name in late:
+                    preload.handlers()['module'](name, f'{os.sep}{name}.py')
+                    hopeless = preload.is_hopeless(2)
+                    self.assertFalse(hopeless)
+                if preload.deadline and preload.is_hopeless(3):
+                    preload.reject()
+                self.assertEqual(self.planned(preload), expected)
+
+    def test_environment_is_undone(self):
+        preloader = hupper._Preloader(None, [], [], '')
+        with mock.patch.dict(os.environ, {'SAME': '1', 'OURS': '1', 'GONE': '1'}):
+            os.environ.pop('NEW', None)
+            preloader._set_environ({'SAME': '1', 'OURS': '2', 'GONE': None, 'NEW': '3', 'ITS': 'a'})
+            found = [os.environ.get(name) for name in ('SAME', 'OURS', 'GONE', 'NEW', 'ITS')]
+            self.assertEqual(found, ['1', '2', None, '3', 'a'])
+            os.environ['SAME'] = os.environ['ITS'] = 'changed by an import'
+            preloader._set_environ({'OURS': '4', 'GONE': None})
+            self.assertEqual([os.environ.get(name) for name in ('OURS', 'GONE', 'NEW')], ['4', None, None])
+            preloader._set_environ({})
+            found = [os.environ.get(name) for name in ('SAME', 'OURS', 'GONE', 'NEW', 'ITS')]
+            self.assertEqual(found, ['changed by an import', '1', '1', None, 'changed by an import'])
+            del os.environ['ITS']
+
+    def test_switch(self):
+        for value, argument, wanted in [
+            ('1', None, True),
+            ('0', None, False),
+            ('', None, False),
+            (None, None, False),
+            ('1', False, False),
+            ('0', True, True),
+        ]:
+            with self.subTest(value=value, argument=argument), mock.patch.dict(os.environ):
+                os.environ.pop('HUPPER_PRELOAD', None)
+                os.environ.update({} if value is None else {'HUPPER_PRELOAD': value})
+                reloader = hupper.Reloader('a.b', None, hupper.SilentLogger(), preload=argument)
+                self.assertIs(reloader.preload, wanted)
+        with self.assertRaisesRegex(TypeError, "not 'numpy': put it in a list"):
+            hupper.Reloader('a.b', None, hupper.SilentLogger(), preload_except='numpy')
+
+
+@in_each_mode()
+class Preload(EnvironmentCase):
+    """--preload: the next worker imports installed packages ahead of time."""
+
+    mode = None
+
+    def setUp(self):
+        super().setUp()
+        os.mkdir(os.path.join(self.site, '__pycache__'))  # that it appears would look like an installation
+
+    def write_app(self, value=1, body='import lib'):
+        """An app that says whether lib was there before it executes body."""
+        begin = 'import sys\nbefore = "preloaded" if "lib" in sys.modules else "plain"\n'
+        end = f'print("app", {value}, before, flush=True)\n'
+        self.write('app.py', begin + textwrap.dedent(body) + '\n' + end + IDLE)
+
+    def run_app(self, watch=(), excepted=(), preload=True, options=(), **more):
+        if self.mode == 'api':
+            settings = dict(reload_interval=0.2, verbose=2, preload=preload, preload_except=list(excepted))
+            self.write('start.py', START % {'settings': settings, 'watch': list(watch)})
+            return self.start(self.python, *options, 'start.py', **more)
+        flags = ['-v', '--reload-interval=0.2', *['--preload'] * bool(preload)]
+        flags += [f'--preload-except={name}' for name in excepted] + [f'--watch={path}' for path in watch]
+        return self.start(self.python, *options, 'hupper.py', *flags, '-m', 'app', **more)
+
+    def start_preloaded(self, **options):
+        """Run the app and wait until its standby has preloaded."""
+        monitor = self.run_app(**options)
+        monitor.wait_for('app 1 plain')
+        monitor.wait_for('Preloaded ')
+        return monitor
+
+    def save(self, monitor, value, how, body='import lib', standby=True):
+        """Save the app; it must start as is said; then wait for the next standby to be ready."""
+        ready = monitor.count('Preloaded ')
+        self.write_app(value, body)
+        monitor.wait_for(f'app {value} {how}')
+        if standby:
+            monitor.wait_for('Preloaded ', count=ready + 1)
+
+    def test_life(self):
+        """Edit, crash, mend, end."""
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded')
+        self.save(monitor, 3, 'preloaded')
+        ready = monitor.count('Preloaded ')
+        self.write_app(4, 'import lib\n1 / 0')
+        monitor.wait_for('ZeroDivisionError')
+        monitor.wait_for('Preloaded ', count=ready + 1)
+        self.save(monitor, 5, 'preloaded', standby=False)
+        monitor.stop()
+        self.assertNotIn('[ERROR]', monitor.text())
+
+    def test_off_by_default(self):
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.run_app(preload=None)
+        monitor.wait_for('app 1 plain')
+        monitor.wait_for('Watching ')
+        self.write_app(2)
+        monitor.wait_for('app 2 plain')
+        monitor.stop()
+        self.assertNotIn('reloaded ', monitor.text('err'))
+
+    def test_variable(self):
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.start_preloaded(preload=None, env={'HUPPER_PRELOAD': '1'})
+        self.save(monitor, 2, 'preloaded', standby=False)
+        monitor.stop()
+
+    def test_import_taken_away(self):
+        """A plain start, after which what is no longer imported is not there; others are preloaded again."""
+        self.install('lib.py', '')
+        self.install('pack/__init__.py', '')
+        self.install('pack/sub.py', '')
+        both = 'import lib, pack\nfrom pack import sub\nassert "pack.sub" in sys.modules'
+        one = 'import lib, pack\nassert "pack.sub" not in sys.modules'
+        self.write_app(1, both)
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', both)
+        self.save(monitor, 3, 'plain', one)
+        self.assertIn('no longer imports pack.sub', monitor.text())
+        self.save(monitor, 4, 'preloaded', one)
+        self.save(monitor, 5, 'preloaded', both)
+        self.save(monitor, 6, 'plain', one, standby=False)
+        monitor.stop()
+
+    def test_import_taken_away_in_a_crash(self):
+        """It is not forgotten that the list has a module that nobody imports any more."""
+        self.install('lib.py', '')
+        self.install('other.py', '')
+        self.write_app(1, 'import lib, other')
+        monitor = self.start_preloaded()
+        self.write_app(2, 'import lib\n1 / 0')
+        monitor.wait_for('ZeroDivisionError')
+        monitor.wait_for('Waiting for a file')
+        self.save(monitor, 3, 'plain', 'import lib\nassert "other" not in sys.modules')
+        self.save(monitor, 4, 'preloaded', 'import lib\nassert "other" not in sys.modules', standby=False)
+        monitor.stop()
+
+    def test_imports_added(self):
+        self.install('lib.py', '')
+        self.install('other.py', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', 'import lib, other')
+        self.save(monitor, 3, 'preloaded', 'before += str("other" in sys.modules)\nimport lib, other', standby=False)
+        monitor.wait_for('app 3 preloadedTrue')
+        monitor.stop()
+
+    def test_deleted_source(self):
+        self.install('lib.py', '')
+        self.install('other.py', '')
+        self.write('helper.py', 'import other')
+        body = 'import lib\ntry: import helper\nexcept ImportError: print("without", "other" in sys.modules)'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        remove(self.path('helper.py'))
+        monitor.wait_for('without False')
+        monitor.wait_for('app 1 plain', count=2)
+        monitor.stop()
+
+    @needs_posix
+    def test_asked_for(self):
+        """SIGHUP is a plain start."""
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        monitor.send(signal.SIGHUP)
+        monitor.wait_for('app 1 plain', count=2)
+        monitor.stop()
+
+    def test_imports_of_the_project(self):
+        """A package that imports the project is not preloaded; others are."""
+        self.install('lib.py', '')
+        self.install('django_like.py', 'try:\n    import conf\nexcept ImportError:\n    conf = None')
+        self.write('conf.py', 'DEBUG = True')
+        body = (
+            'late = "django_like" not in sys.modules\nimport lib, django_like\nassert late and django_like.conf.DEBUG'
+        )
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.assertIn('django_like is not preloaded: conf leads into the project', monitor.text())
+        self.save(monitor, 2, 'preloaded', body)
+        self.write('conf.py', 'DEBUG = 2')
+        monitor.wait_for('app 2 preloaded', count=2)
+        monitor.stop()
+
+    def test_code_that_is_not_installed(self):
+        """Linked into the environment, or below it: of the project."""
+        self.install('lib.py', '')
+        self.write('src/editable.py', '')
+        self.install('editable.pth', self.path('src') + '\n')
+        self.write('src2/part.py', '')
+        body = 'late = "editable" not in sys.modules\nimport lib, editable\nassert late'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', body)
+        self.write('src/editable.py', 'x = 1')
+        monitor.wait_for('app 2 preloaded', count=2)
+        monitor.stop()
+
+    def test_project_gets_a_module_of_that_name(self):
+        self.install('lib.py', 'WHOSE = "installed"')
+        body = 'import lib\nprint("lib", lib.WHOSE)'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.write('lib.py', 'WHOSE = "project"')
+        self.write_app(2, body)
+        monitor.wait_for('app 2 plain')
+        self.assertIn('lib project', monitor.text())
+        monitor.stop()
+
+    def test_what_fails_ahead_of_time(self):
+        """It goes on to find all that fails; the next standby leaves these out."""
+        self.install('lib.py', '')
+        for name in ('one', 'two'):
+            self.install(f'{name}.py', 'import sys\nif not hasattr(sys, "ready"): raise RuntimeError("not ready")')
+        body = 'sys.ready = True\nlate = not {"one", "two"} & set(sys.modules)\nimport one, lib, two\nassert late'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        for name in ('one', 'two'):
+            self.assertIn(f'{name} is not preloaded: RuntimeError: not ready', monitor.text())
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    def test_failure_that_is_caught(self):
+        """An import that fails in the plain run, too, is no obstacle; one that fails only ahead of time is."""
+        self.install('lib.py', 'try:\n    import never\nexcept ImportError:\n    never = None')
+        self.install('never.py', 'raise ImportError')
+        self.install('half.py', 'try:\n    import accelerator\nexcept ImportError:\n    accelerator = None')
+        self.install('accelerator.py', 'import sys\nif not hasattr(sys, "ready"): raise ImportError')
+        body = 'sys.ready = True\nimport lib, half\nassert half.accelerator and not lib.never'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.assertIn('half is not preloaded: accelerator has failed in it', monitor.text())
+        self.assertNotIn('never', monitor.text())
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    def test_import_that_ends_the_process(self):
+        self.install('lib.py', '')
+        self.install('deadly.py', 'import os, sys\nif not hasattr(sys, "ready"): os._exit(3)')
+        body = 'sys.ready = True\nimport lib, deadly'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.assertIn('deadly is not preloaded: it ends the process', monitor.text())
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    @only_full
+    def test_import_that_hangs(self):
+        self.install('lib.py', '')
+        self.install('slow.py', 'import sys, time\nif not hasattr(sys, "ready"): time.sleep(3600)')
+        self.write_app(1, 'sys.ready = True\nimport lib, slow')
+        monitor = self.start_preloaded()
+        self.assertIn('slow is not preloaded: it takes longer than 10 s', monitor.text())
+        monitor.stop()
+
+    def test_three_failures(self):
+        """Then nothing is preloaded any more, and one line says why."""
+        self.install('lib.py', '')
+        for number in range(3):
+            self.install(f'deadly{number}.py', 'import os, sys\nif not hasattr(sys, "ready"): os._exit(3)')
+        body = 'sys.ready = True\nimport deadly0, deadly1, deadly2, lib'
+        self.write_app(1, body)
+        monitor = self.run_app()
+        monitor.wait_for('Nothing is preloaded any more (deadly2: it ends the process).')
+        self.save(monitor, 2, 'plain', body, standby=False)
+        monitor.stop()
+        self.assertEqual(monitor.count('Nothing is preloaded'), 1)
+
+    @needs_posix
+    def test_children_of_a_standby_that_is_thrown_away(self):
+        self.install('lib.py', '')
+        text = """
+            import subprocess, sys
+            if not hasattr(sys, 'ready'):
+                child = subprocess.Popen(['sleep', '4321'])
+                1 / 0
+        """
+        self.install('starter.py', text)
+        self.write_app(1, 'sys.ready = True\nimport lib, starter')
+        monitor = self.start_preloaded()
+        self.assertIn('starter is not preloaded: ZeroDivisionError', monitor.text())
+
+        def left():
+            return [pid for pid in self.project.processes() if '4321' in _command_line(pid)]
+
+        wait_until(lambda: not left(), 'its child lives on')
+        monitor.stop()
+
+    SEEN = """
+        import os, sys
+        main = sys.modules['__main__']
+        SEEN = [sys.argv[:], sys.path[:], os.getcwd(), main.__name__]
+        SEEN += [os.environ.get(name) for name in ('CHOSEN', 'LATER', 'TMPDIR')]
+        STREAMS = sys.stdout, sys.stderr, sys.stdout.isatty()
+        os.environ['ITS_OWN'] = 'set'
+    """
+
+    def test_what_a_package_sees(self):
+        """The same as in a plain run; and so does the app after it."""
+        self.install('lib.py', self.SEEN)
+        body = """
+            import os
+            state = [os.environ.get(name) for name in ('CHOSEN', 'TMPDIR', 'LATER')]
+            own = os.environ.get('ITS_OWN')
+            os.environ['CHOSEN'] = 'by the app'
+            del os.environ['TMPDIR']
+            import lib, other
+            os.environ['LATER'] = '1'
+            print('seen', lib.SEEN, state, other.CHOSEN)
+            print('own', own)
+            assert lib.STREAMS == (sys.stdout, sys.stderr, False) and sys.stdout.line_buffering is False
+            if before == 'preloaded':
+                assert sys.modules['__main__'] is lib.main or lib.main.__name__ != '__main__'
+        """
+        self.install('other.py', 'import os\nCHOSEN = os.environ["CHOSEN"]')
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        first, second = (line for _, line in monitor.lines if line.startswith('seen '))
+        self.assertEqual(first, second)
+        self.assertIn("'by the app', None, None", first)
+        self.assertEqual([line for _, line in monitor.lines if line.startswith('own ')], ['own None', 'own set'])
+        monitor.stop()
+
+    def test_output_waits(self):
+        """What an import prints comes with the start, and that of a standby that is never started does not come."""
+        stream = 'stderr' if sys.version_info >= (3, 9) else 'stdout'  # before that it is buffered
+        self.install('lib.py', f'import sys\nprint("lib says so")\nprint("lib warns", file=sys.{stream})')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.assertEqual((monitor.count('lib says so'), monitor.count('lib warns')), (1, 1))
+        self.save(monitor, 2, 'preloaded')
+        self.assertEqual((monitor.count('lib says so'), monitor.count('lib warns')), (2, 2))
+        monitor.stop()
+        self.assertEqual((monitor.count('lib says so'), monitor.count('lib warns')), (2, 2))
+
+    def test_unbuffered(self):
+        """`python -u` stays what it is."""
+        self.install('lib.py', '')
+        self.write_app(1, 'import lib\nprint(sys.stdout.write_through, sys.stderr.line_buffering)')
+        monitor = self.start_preloaded(options=['-u'])
+        self.save(
+            monitor, 2, 'preloaded', 'import lib\nprint(sys.stdout.write_through, sys.stderr.line_buffering)', False
+        )
+        lines = [line for _, line in monitor.lines if line.startswith(('True', 'False'))]
+        self.assertEqual(lines, lines[:1] * 2)
+        monitor.stop()
+
+    def test_installation(self):
+        """Another version of a package, an edit within one, a new .pth: what was preloaded is not used."""
+        self.install('pack/__init__.py', 'from .part import VERSION')
+        self.install('pack/part.py', 'VERSION = 1')
+        self.install('lib.py', '')
+        body = 'import lib, pack\nprint("version", pack.VERSION)'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.install('pack/part.py', 'VERSION = 2')
+        self.save(monitor, 2, 'plain', body)
+        self.assertEqual(monitor.count('version 2'), 1)
+        self.save(monitor, 3, 'preloaded', body)
+        shutil.rmtree(os.path.join(self.site, 'pack'))
+        self.install('pack/__init__.py', 'VERSION = 3')
+        self.save(monitor, 4, 'plain', body)
+        self.assertEqual(monitor.count('version 3'), 1)
+        self.install('some.pth', '# new\n')
+        self.save(monitor, 5, 'plain', body, standby=False)
+        monitor.stop()
+
+    def test_watched_by_request(self):
+        self.install('lib.py', 'VALUE = 1')
+        self.install('other.py', '')
+        body = 'import lib, other\nprint("value", lib.VALUE)'
+        self.write_app(1, body)
+        monitor = self.start_preloaded(watch=[os.path.join(self.site, 'lib.py')])
+        self.save(monitor, 2, 'plain', body)
+        self.install('lib.py', 'VALUE = 22')
+        monitor.wait_for('value 22')
+        monitor.stop()
+
+    def test_excepted(self):
+        """Neither the package nor what imports it."""
+        self.install('lib.py', '')
+        self.install('device/__init__.py', '')
+        self.install('device/port.py', '')
+        self.install('user.py', 'import device.port')
+        body = 'late = not {"device", "device.port", "user"} & set(sys.modules)\nimport user, lib\nassert late'
+        self.write_app(1, body)
+        monitor = self.start_preloaded(excepted=['device'])
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    def test_patchers(self):
+        self.install('lib.py', '')
+        self.install('gevent/__init__.py', '')
+        self.write_app(1, 'import gevent, lib')
+        monitor = self.run_app()
+        monitor.wait_for('Nothing is preloaded: gevent patches or measures')
+        self.save(monitor, 2, 'plain', standby=False)
+        monitor.stop()
+
+    def test_rewritten_modules(self):
+        """What a loader of somebody's own has loaded, as pytest's, is not preloaded, nor what imports it."""
+        finder = """
+            from importlib.machinery import PathFinder, SourceFileLoader
+            class Loader(SourceFileLoader):
+                pass
+            class Finder:
+                def find_spec(name, path=None, target=None):
+                    if name == 'rewritten':
+                        spec = PathFinder.find_spec(name, path)
+                        spec.loader = Loader(name, spec.origin)
+                        return spec
+            sys.meta_path.insert(0, Finder)
+            late = not {'rewritten', 'user'} & set(sys.modules)
+            import lib, user
+            assert late and type(user.rewritten.__loader__) is Loader
+        """
+        self.install('lib.py', '')
+        self.install('rewritten.py', '')
+        self.install('user.py', 'import rewritten')
+        self.write_app(1, finder)
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', finder, standby=False)
+        monitor.stop()
+
+    SLOW = """
+import os, sys, time
+if not hasattr(sys, 'ready'):
+    os.makedirs('began', exist_ok=True)
+    while not os.path.exists('go'): time.sleep(0.01)
+"""
+
+    def test_start_while_it_preloads(self):
+        """The worker begins with what is there once the import under way has ended, and imports the rest itself."""
+        self.install('slow.py', self.SLOW)
+        self.install('lib.py', '')
+        body = 'sys.ready = True\nbefore += str("slow" in sys.modules)\nimport slow, lib'
+        self.write_app(1, body)
+        monitor = self.run_app()
+        monitor.wait_for('app 1 plain')
+        wait_until(lambda: os.path.isdir(self.path('began')), 'there is no standby')
+        self.write_app(2, body)
+        monitor.wait_for('The new worker began')
+        os.mkdir(self.path('go'))
+        monitor.wait_for('app 2 plainTrue')
+        monitor.wait_for('Preloaded ', count=2)
+        self.save(monitor, 3, 'preloadedTrue', body, standby=False)
+        monitor.stop()
+
+    def test_failure_after_the_start(self):
+        """A standby that was started while an import was under way, which then fails: another one takes over."""
+        self.install('slow.py', self.SLOW + '    sys.ready\n')
+        self.install('lib.py', '')
+        body = 'sys.ready = True\nimport slow, lib'
+        self.write_app(1, body)
+        monitor = self.run_app()
+        monitor.wait_for('app 1 plain')
+        wait_until(lambda: os.path.isdir(self.path('began')), 'there is no standby')
+        self.write_app(2, body)
+        monitor.wait_for('The new worker began')
+        os.mkdir(self.path('go'))
+        monitor.wait_for('app 2 plain')
+        monitor.wait_for('Preloaded ')
+        self.save(monitor, 3, 'preloaded', body, standby=False)
+        self.assertNotIn('[ERROR]', monitor.text())
+        monitor.stop()
+
+    def test_script_that_ends(self):
+        self.install('lib.py', '')
+        self.write('app.py', 'import sys\nprint("app", 1, "lib" in sys.modules)\nimport lib\n')
+        monitor = self.run_app()
+        monitor.wait_for('Preloaded ')
+        self.write('app.py', 'import sys\nprint("app", 2, "lib" in sys.modules)\nimport lib\n')
+        monitor.wait_for('app 2 True')
+        monitor.stop()
+
+    @needs_posix
+    def test_ends_while_it_preloads(self):
+        """kill -9 of the monitor, Ctrl-C: nothing is left."""
+        self.install('lib.py', 'import sys, time\nif not hasattr(sys, "ready"): time.sleep(3600)')
+        self.write_app(1, 'sys.ready = True\nimport lib')
+        for signum in (signal.SIGKILL, signal.SIGINT):
+            monitor = self.run_app()
+            monitor.wait_for('app 1 plain')
+            wait_until(lambda: len(self.project.processes()) == 3, 'there is no standby')
+            monitor.send(signum)
+            monitor.wait()
+            monitor.check_nothing_left()
+
+    @needs_posix
+    def test_forked_children_do_not_count(self):
+        """What is imported after the first fork is not preloaded, in whichever process it is."""
+        self.install('lib.py', '')
+        self.install('other.py', '')
+        body = """
+            import os
+            late = 'other' not in sys.modules
+            import lib
+            if os.fork():
+                os.wait()
+            else:
+                os._exit(0)
+            import other
+            assert late
+        """
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    def test_traced(self):
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.run_app(options=['-X', 'importtime'])
+        monitor.wait_for('app 1 plain')
+        monitor.wait_for('Watching ')
+        self.write_app(2)
+        monitor.wait_for('app 2 plain')
+        monitor.stop()
+
+    def test_module_that_runs(self):
+        """A module of a package that is run by -m is not there already, of which runpy would warn."""
+        if self.mode == 'api':
+            self.skipTest('-m is of the command line')
+        self.install('lib.py', '')
+        self.install('pack/__init__.py', '')
+        text = """
+            import sys
+            before = 'lib' in sys.modules
+            import lib, app, pack.run
+            print('run', app.VALUE, before, flush=True)
+        """
+        self.install('pack/run.py', text)
+        self.write('app.py', 'VALUE = 1')
+        monitor = self.start(self.python, '-W', 'error', 'hupper.py', '-v', '--preload', '-m', 'pack.run')
+        monitor.wait_for('run 1 False')
+        monitor.wait_for('Preloaded ')
+        self.write('app.py', 'VALUE = 22')
+        monitor.wait_for('run 22 True')
+        self.assertNotIn('Warning', monitor.text())
+        monitor.stop()
 
 
 class Result(unittest.TextTestResult):

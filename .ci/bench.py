@@ -22,6 +22,10 @@ same      two saves of one size in one second. Stale: the second one's code does
 idle      context switches and CPU time (schedstat) of all threads of the tree in 10 s, the app asleep.
 memory    PSS of the tree, which is alone on the machine with its copy of the interpreter.
 growth    the tree after the last of 300 reloads, less the tree after the 20th (fewer where 2 minutes were too short).
+real      real apps, each from just before the save to the first answer over HTTP with the new code (a script that ends:
+          to the time that it writes). All contenders are up at once; each is saved 5 s after its last answer, and now
+          and then once more 0.3 s after such a save. "stop" is what the bare app takes to end by SIGTERM. Then a table
+          of memory, after the last answer, and of CPU: of one reload, until 3 s after it. Tables of their own.
 
 All times are CLOCK_MONOTONIC. "bare" is `python -m app` without any reloader, launched between the others' turns;
 the number after x is the ratio of the medians to bare's.
@@ -39,6 +43,7 @@ import select
 import shlex
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -49,6 +54,7 @@ import time
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'hupper-bench')
 PACKAGES = ['hupper==1.12.1', 'watchfiles', 'watchdog[watchmedo]', 'werkzeug', 'django']
+REAL_PACKAGES = ['flask', 'fastapi', 'uvicorn', 'sqlalchemy', 'pandas']
 DEADLINE = 7.0  # seconds after which a save counts as lost: 5, and two intervals of a polling reloader
 
 # ---------------------------------------------------------------- environment
@@ -74,7 +80,7 @@ class Environment:
     def _install(self):
         say('making an environment in', self.root)
         shutil.rmtree(self.root, ignore_errors=True)
-        clean = {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+        clean = self._clean()
         # A copy of the interpreter, so that its pages are not shared (PSS!) with this process and others.
         base = getattr(sys, '_base_executable', sys.executable)
         subprocess.run([base, '-m', 'venv', '--copies', self.root], check=True, env=clean)
@@ -83,6 +89,18 @@ class Environment:
             shutil.copy2(library, os.path.join(self.root, 'lib'))
         subprocess.run([self.python, '-m', 'pip', 'install', '-q', *PACKAGES], check=True, env=clean)
         open(os.path.join(self.root, 'complete'), 'w').close()
+
+    @staticmethod
+    def _clean():
+        return {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
+
+    def add_real_packages(self):
+        """What only the real apps need; for the others the environment stays small."""
+        mark = os.path.join(self.root, 'complete-real')
+        if not os.path.exists(mark):
+            command = [self.python, '-m', 'pip', 'install', '-q', *REAL_PACKAGES]
+            subprocess.run(command, check=True, env=self._clean())
+            open(mark, 'w').close()
 
     def _entr(self):
         """entr out of its Debian package, without installing it."""
@@ -168,6 +186,15 @@ OTHERS = [
     Peer('Django', 'PYTHON|serve.py', SERVE_DJANGO),
 ]
 
+# Rows of the real apps, after that of BARE; PROGRAM is the app's command line, OWN that with its framework's reloader.
+REAL_ROWS = [
+    Peer("the framework's own", 'OWN'),
+    Peer('watchfiles', 'BIN/watchfiles|--filter|python|COMMAND|.'),
+    Peer('hupper.py', 'PYTHON|hupper.py|PROGRAM', ours=True),
+    Peer('hupper.py --preload', 'PYTHON|hupper.py|--preload|PROGRAM', ours=True),
+    Peer('hupper.py --preload --stop-signal KILL', 'PYTHON|hupper.py|--preload|--stop-signal|KILL|PROGRAM', ours=True),
+]
+
 # ---------------------------------------------------------------- apps
 
 APP = """\
@@ -232,6 +259,106 @@ def write(path, text, mtime=LONG_AGO):
     os.utime(path, (mtime, mtime))
 
 
+class RealApp:
+    """A real app: its files, which all show the VALUE of part.py, its command line, and that with its own reloader."""
+
+    def __init__(self, name, files, program, own=None, serves=True):
+        self.name, self.files, self.serves = name, files, serves
+        self.program, self.own = program.split(), own and own.split()
+
+    def make(self, folder):
+        for name, text in {'part.py': part('first'), **self.files}.items():
+            write(os.path.join(folder, name), text)
+
+
+DJANGO_SETTINGS = """\
+SECRET_KEY = 'none'
+DEBUG = True
+ALLOWED_HOSTS = ['*']
+ROOT_URLCONF = 'urls'
+INSTALLED_APPS = ['django.contrib.' + name for name in 'admin auth contenttypes sessions messages staticfiles'.split()]
+MIDDLEWARE = [
+    'django.contrib.sessions.middleware.SessionMiddleware',
+    'django.contrib.auth.middleware.AuthenticationMiddleware',
+    'django.contrib.messages.middleware.MessageMiddleware',
+]
+TEMPLATES = [{
+    'BACKEND': 'django.template.backends.django.DjangoTemplates',
+    'APP_DIRS': True,
+    'OPTIONS': {'context_processors': [
+        'django.template.context_processors.request',
+        'django.contrib.auth.context_processors.auth',
+        'django.contrib.messages.context_processors.messages',
+    ]},
+}]
+DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'db.sqlite3'}}
+STATIC_URL = 'static/'
+DEFAULT_AUTO_FIELD = 'django.db.models.BigAutoField'
+"""
+DJANGO_URLS = """\
+from django.contrib import admin
+from django.http import HttpResponse
+from django.urls import path
+import part
+urlpatterns = [path('admin/', admin.site.urls), path('', lambda request: HttpResponse(part.VALUE))]
+"""
+DJANGO_MANAGE = """\
+import os, sys
+os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'settings')
+from django.core.management import execute_from_command_line
+execute_from_command_line(sys.argv)
+"""
+FLASK_APP = """\
+import flask, sqlalchemy, sqlalchemy.orm
+import part
+app = flask.Flask(__name__)
+engine = sqlalchemy.create_engine('sqlite://')
+@app.route('/')
+def index():
+    return part.VALUE
+"""
+# With watchdog 7 installed it would be busy with overflows: see werkzeug above.
+FLASK_OWN = """\
+from flask.cli import main
+from werkzeug import _reloader
+_reloader.reloader_loops['auto'] = _reloader.reloader_loops['stat']
+main()
+"""
+FASTAPI_APP = """\
+import fastapi, fastapi.responses, sqlalchemy, sqlalchemy.orm
+import part
+app = fastapi.FastAPI()
+engine = sqlalchemy.create_engine('sqlite://')
+@app.get('/', response_class=fastapi.responses.PlainTextResponse)
+def index():
+    return part.VALUE
+"""
+PANDAS_SCRIPT = """\
+import os, time
+import pandas, sqlalchemy
+import part
+os.write(1, b'APP %d %s\\n' % (time.monotonic_ns(), part.VALUE.encode()))
+"""
+UVICORN = 'BIN/uvicorn --no-access-log --port PORT app:app'
+
+REAL_APPS = [
+    RealApp(
+        'Django',
+        {'manage.py': DJANGO_MANAGE, 'settings.py': DJANGO_SETTINGS, 'urls.py': DJANGO_URLS},
+        'manage.py runserver --noreload PORT',
+        'PYTHON manage.py runserver PORT',
+    ),
+    RealApp(
+        'Flask',
+        {'app.py': FLASK_APP, 'own.py': FLASK_OWN},
+        'BIN/flask --app app run --port PORT',
+        'PYTHON own.py --app app run --reload --port PORT',
+    ),
+    RealApp('FastAPI', {'app.py': FASTAPI_APP}, UVICORN, UVICORN + ' --reload'),
+    RealApp('pandas', {'script.py': PANDAS_SCRIPT}, 'script.py', serves=False),
+]
+
+
 class Projects:
     """Makes a folder for each run: a copy of the app with its bytecode, and what the contender needs in it."""
 
@@ -285,14 +412,17 @@ class Run:
         self.saves = 0
         self._lines = b''
 
-    def start(self):
+    def command(self):
         python = self.environment.python
         words = {
             'PYTHON': python,
             'ENTR': self.environment.entr,
             'COMMAND': shlex.join([python, '-m', 'app']),
         }
-        command = [words.get(w, w.replace('BIN/', os.path.dirname(python) + '/')) for w in self.peer.command]
+        return [words.get(w, w.replace('BIN/', os.path.dirname(python) + '/')) for w in self.peer.command]
+
+    def start(self):
+        command = self.command()
         self.marker = f'BENCH_RUN={os.getpid()}.{id(self)}'
         variables = dict(self.environment.variables, BENCH_RUN=self.marker.split('=')[1], **self.peer.variables)
         stdin = open(os.devnull)
@@ -394,6 +524,83 @@ class Run:
         self.stop()
 
 
+class RealRun(Run):
+    """One contender that runs a real app."""
+
+    def __init__(self, environment, peer, folder, app):
+        super().__init__(environment, peer, folder)
+        self.app = app
+        single = []
+        self.samples = {'5 s': single, '0.3 s': single if peer is BARE else [], 'stop': [], 'CPU': []}
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            self.port = probe.getsockname()[1]
+
+    def command(self):
+        words, spliced = [], {'PROGRAM': self.app.program, 'OWN': self.app.own}
+        for word in self.peer.command:
+            words += spliced.get(word, [word])
+        program = ['PYTHON'] * self.app.program[0].endswith('.py') + self.app.program
+        if self.peer is BARE:
+            words = program
+        return [self._fill(shlex.join(map(self._fill, program)) if word == 'COMMAND' else word) for word in words]
+
+    def _fill(self, word):
+        bin = os.path.dirname(self.environment.python) + os.sep
+        word = bin + 'python' if word == 'PYTHON' else word
+        return word.replace('BIN/', bin).replace('PORT', str(self.port))
+
+    def wait(self, value=None, timeout=DEADLINE):
+        """The time at which the app answers, or writes, (this value); None after timeout seconds."""
+        if not self.app.serves:
+            return super().wait(value, timeout)
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            answer = self._ask()
+            if answer and value in (None, answer):
+                return time.monotonic_ns()
+            time.sleep(0.001)
+        return None
+
+    def _ask(self):
+        """The body of the app's answer, '' where there is none."""
+        try:
+            with socket.create_connection(('127.0.0.1', self.port), 5) as connection:
+                connection.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+                received = b''.join(iter(lambda: connection.recv(65536), b''))
+        except OSError:
+            return ''
+        head, _, body = received.partition(b'\r\n\r\n')
+        return body.decode() if b' 200 ' in head[:20] else ''
+
+    def save_and_wait(self):
+        """Milliseconds from a save to the new answer; infinite if it does not come."""
+        value = self.next_value()
+        began = self.save(value)
+        answered = self.wait(value)
+        return (answered - began) / 1e6 if answered else math.inf
+
+    def cpu(self):
+        """Milliseconds of CPU time of the tree and of what it has waited for."""
+        stats = [proc(pid, 'stat').rpartition(')')[2].split() for pid in self.pids()]
+        return sum(int(ticks) for stat in stats for ticks in stat[11:15]) * 1000 / os.sysconf('SC_CLK_TCK')
+
+    def is_up(self):
+        return self.process.poll() is None
+
+    def launch(self):
+        """The same for a launch of the bare app; then how long it takes to stop."""
+        self.start()
+        answered = self.wait(timeout=20)
+        self.samples['5 s'].append((answered - self.began) / 1e6 if answered else math.inf)
+        if self.app.serves:
+            began = time.monotonic_ns()
+            self.process.terminate()
+            self.process.wait()
+            self.samples['stop'].append((time.monotonic_ns() - began) / 1e6)
+        self.stop()
+
+
 def kill(pid):
     try:
         os.kill(pid, signal.SIGKILL)
@@ -461,8 +668,10 @@ def belongings(run):
 class Bench:
     """What all measurements share."""
 
-    def __init__(self, environment, projects, peers, quick):
-        self.environment, self.projects, self.peers, self.quick = environment, projects, peers, quick
+    def __init__(self, environment, projects, options):
+        self.environment, self.projects, self.quick, self.apps = environment, projects, options.quick, options.apps
+        self.peers = peers = choose(environment, OURS + OTHERS, options.rows)
+        self.real_peers = choose(environment, REAL_ROWS, options.rows)
         self.reloaders = [p for p in peers if p is not BARE]
 
     def amount(self, full, quick):
@@ -704,6 +913,82 @@ def measure_growth(bench):
     return {'growth over reloads': grown}
 
 
+def measure_real(bench):
+    """The real apps, one after the other; prints the tables itself, as their rows and columns are others."""
+    bench.environment.add_real_packages()
+    times, costs = {}, {}
+    for app in REAL_APPS:
+        if not bench.apps or app.name in bench.apps.split(','):
+            runs = real_runs(bench, app)
+            try:
+                real_saves(bench, runs)
+                costs[f'{app.name}: memory (MiB)'] = {run.peer.name: memory(run) for run in runs if run.is_up()}
+                costs[f'{app.name}: CPU of a reload (ms)'] = {run.peer.name: run.samples['CPU'] for run in runs}
+            finally:
+                for run in runs:
+                    run.stop()
+            for what in ('5 s', '0.3 s', 'stop'):
+                times[f'{app.name}, {what}'] = {run.peer.name: run.samples[what] for run in runs}
+    names = [peer.name for peer in bench.real_peers]
+    print(table(times, names), table(costs, names), sep='\n\n', end='\n\n')
+    return {}
+
+
+def real_runs(bench, app):
+    """All contenders for one app, started and waited for; bare is launched later, again and again."""
+    runs = []
+    peers = [peer for peer in bench.real_peers if app.own or peer.command != ['OWN']]
+    fresh = [RealRun(bench.environment, peer, bench.projects.make(peer, app.make), app) for peer in peers]
+    time.sleep(2.2)  # as in `up`
+    for run in fresh:
+        run.start()
+        if run.wait(timeout=20) is None:
+            say(app.name, 'under', run.peer.name, 'does not start; see', os.path.dirname(run.folder))
+            bench.projects.keep = True
+            run.stop()
+            continue
+        if run.peer is BARE:
+            run.stop()
+        runs.append(run)
+    time.sleep(2)
+    return runs
+
+
+def real_saves(bench, runs):
+    """Save each in turn, each 5 s after its last answer; every third time once more 0.3 s after the save."""
+    last = dict.fromkeys(runs, time.monotonic())
+    for turn in range(bench.amount(16, 4)):
+        for run in runs:
+            time.sleep(max(0, last[run] + 5 - time.monotonic()))
+            if run.peer is BARE:
+                run.launch()
+            elif turn % 4 == 3:
+                real_pair(run)
+            elif turn % 4 == 2:
+                before = run.cpu()
+                run.samples['5 s'].append(run.save_and_wait())
+                time.sleep(3)
+                run.samples['CPU'].append(run.cpu() - before)
+            else:
+                run.samples['5 s'].append(run.save_and_wait())
+            last[run] = time.monotonic()
+            time.sleep(1)  # for what is done after a reload, so that it disturbs nobody else
+
+
+def real_pair(run):
+    """Two saves 0.3 s apart; the second one counts."""
+    first = time.monotonic()
+    run.save(run.next_value())
+    time.sleep(max(0, first + 0.3 - time.monotonic()))
+    run.samples['0.3 s'].append(run.save_and_wait())
+
+
+def memory(run):
+    """A list of one sample, of the whole tree; shared pages of the interpreter are shared by all contenders here."""
+    pss = sum(fields(proc(pid, 'smaps_rollup')).get('Pss', 0) for pid in run.pids())
+    return [pss / 1024]
+
+
 MEASUREMENTS = {
     'start': measure_start,
     'reload': measure_reload,
@@ -713,6 +998,7 @@ MEASUREMENTS = {
     'idle': measure_idle,
     'memory': measure_memory,
     'growth': measure_growth,
+    'real': measure_real,
 }
 
 # ---------------------------------------------------------------- table
@@ -775,6 +1061,7 @@ def main():
     parser.add_argument('--quick', action='store_true', help='few samples, under two minutes')
     parser.add_argument('--only', metavar='NAME,NAME', default=','.join(MEASUREMENTS), help='default: %(default)s')
     parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name has one of these texts in it')
+    parser.add_argument('--apps', metavar='NAME,NAME', help='for the part `real`: Django, Flask, FastAPI, pandas')
     parser.add_argument('--keep', action='store_true', help='keep the projects and their logs')
     options = parser.parse_args()
     unknown = set(options.only.split(',')) - set(MEASUREMENTS)
@@ -785,7 +1072,7 @@ def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started with `&` it is ignored, by the contenders too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     projects = Projects(environment, options.keep)
-    bench = Bench(environment, projects, choose(environment, OURS + OTHERS, options.rows), options.quick)
+    bench = Bench(environment, projects, options)
     columns = {}
     try:
         for name in options.only.split(','):
@@ -796,7 +1083,8 @@ def main():
         say('interrupted: this is what was measured until then')
     finally:
         projects.remove()
-    print(table(columns, [p.name for p in bench.peers]))
+    if columns:
+        print(table(columns, [p.name for p in bench.peers]))
     print('\n' + environment.describe())
     if projects.keep:
         print('kept:', projects.root)

@@ -5,10 +5,12 @@ something has happened: it waits for the event, up to LIMIT seconds. The one pau
 are about.
 """
 
+import collections
 import contextlib
 import hashlib
 import http.client
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -16,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import uuid
@@ -179,6 +182,57 @@ class Program:
         return self.wait_for_end()
 
 
+class Client(threading.Thread):
+    """Asks for / again and again, one request after the other, and counts the outcomes; a context manager."""
+
+    def __init__(self, port):
+        super().__init__(daemon=True)
+        self.port = port
+        self.outcomes = collections.Counter()
+        self.answers = collections.Counter()
+        self._is_over = False
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._is_over = True
+        self.join()
+
+    def run(self):
+        while not self._is_over:
+            self.outcomes[self._ask()] += 1
+            time.sleep(0.001)
+
+    def _ask(self):
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=LIMIT)
+        try:
+            connection.request('GET', '/', headers={'Connection': 'close'})
+            self.answers[connection.getresponse().read().decode()] += 1
+            return 'answered'
+        except ConnectionRefusedError:
+            return 'refused'
+        except socket.timeout:
+            return 'timed out'
+        except (OSError, http.client.HTTPException):
+            return 'cut off'
+        finally:
+            connection.close()
+
+
+def count_outcomes(program, path, reloads=10, requests=100, pause=PAUSE):
+    """Return how requests end while the file at *path*, which says `GREETING = ...`, is saved so many times."""
+    with Client(program.port) as client:
+        for number in range(reloads):
+            time.sleep(pause)
+            save_by_rename(path, f"GREETING = 'greeting {number}'\n")
+            program.wait(
+                lambda n=number: client.answers[f'greeting {n}'] >= requests, f'the answers after save {number}'
+            )
+    return client.outcomes
+
+
 def wait_until(question, what):
     end = time.monotonic() + LIMIT
     while True:
@@ -206,9 +260,12 @@ def command_line(pid):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens on, below those that the system gives to clients."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(('127.0.0.1', port))
+            return port
 
 
 # ---------------------------------------------------------------- running checks

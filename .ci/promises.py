@@ -8,6 +8,7 @@ Each cell is `lost n of N`: N fresh starts of an app of two modules, with one ch
 lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time); in the
 last two columns, that the app was killed before it had done its work.
 The other reloaders and the environment are those of bench.py, beside this file.
+Another table tells how many of the requests to a web application, one after the other, are refused over ten reloads.
 """
 
 import argparse
@@ -16,9 +17,12 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import bench
+import driver
 from bench import Peer, part, small_app, write
 
 PEERS = [
@@ -111,6 +115,54 @@ def failed(run, error):
     time.sleep(2)
 
 
+def chatty_app(folder):
+    small_app(folder, "with open('../output', 'a') as file: file.write('x' * 9000)")
+
+
+def saves_in_a_row(run, pause=1.0):
+    """Five saves of one file, each a second after the last one; the app writes a lot at each start, to elsewhere."""
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    time.sleep(2.2)
+    for number in range(5):
+        run.save(f'save-{number}')
+        time.sleep(pause)
+    return run.wait('save-4') is None
+
+
+def quick_saves(run):
+    return saves_in_a_row(run, 0.4)
+
+
+def lock_app(folder):
+    small_app(folder, "open('app.lock', 'w').close()")
+
+
+def log_app(folder):
+    small_app(folder, "with open('run-%d.log' % os.getpid(), 'w') as file: file.write('hello')")
+
+
+def boot_writer(run):
+    """The app writes below a watched folder at each boot: more than eight starts in 14 s, or a save that is lost."""
+    run.peer = copy.copy(run.peer)
+    if run.peer.ours:
+        at = run.peer.command.index('-m')
+        run.peer.command = [*run.peer.command[:at], '-w', '.', *run.peer.command[at:]]
+    run.start()
+    if run.wait(timeout=20) is None:
+        return True
+    end, starts = time.monotonic() + 14, 1
+    while run.wait(timeout=end - time.monotonic()) is not None:
+        starts += 1
+    run.save('saved-later')
+    return starts > 8 or run.wait('saved-later') is None
+
+
+def boot_writer_of_new_names(run):
+    return boot_writer(run)
+
+
 # Needs five seconds to stop, as a worker does that finishes its task.
 SLOW_END = """import signal
 def end(*_):
@@ -154,6 +206,9 @@ def ctrl_c(run):
 
 
 sigterm.app = ctrl_c.app = (slow_end_app,)
+saves_in_a_row.app = quick_saves.app = (chatty_app,)
+boot_writer.app = (lock_app,)
+boot_writer_of_new_names.app = (log_app,)
 older_file.app = ()
 package_replaced.app = (package_app,)
 syntax_error.app = (syntax_app,)
@@ -167,9 +222,71 @@ DRILLS = {
     'package folder replaced': package_replaced,
     'first start with a SyntaxError, mended': syntax_error,
     'first start without a module, created': missing_module,
+    'five saves, one second apart': saves_in_a_row,
+    'five saves, 0.4 s apart': quick_saves,
+    'a lock written at each boot': boot_writer,
+    'a new log written at each boot': boot_writer_of_new_names,
     'SIGTERM, to an app that needs 5 s for its end': sigterm,
     'Ctrl-C, to an app that needs 5 s for its end': ctrl_c,
 }
+
+
+# ---------------------------------------------------------------- refused connections
+
+ASGI = """
+from greeting import GREETING
+
+async def app(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        await send({'type': 'http.response.body', 'body': GREETING.encode()})
+"""
+FLASK = """
+import flask
+from greeting import GREETING
+
+app = flask.Flask(__name__)
+app.route('/')(lambda: GREETING)
+"""
+SERVERS = {
+    'hupper.py --keep-sockets, uvicorn': (ASGI, 'python hupper.py --keep-sockets -m uvicorn app:app --port {port}'),
+    'hupper.py --keep-sockets, flask': (FLASK, 'python hupper.py --keep-sockets -m flask run --port {port}'),
+    'hupper.py, uvicorn': (ASGI, 'python hupper.py -m uvicorn app:app --port {port}'),
+    'hupper.py, flask': (FLASK, 'python hupper.py -m flask run --port {port}'),
+    'uvicorn --reload': (ASGI, 'python -m uvicorn app:app --reload --port {port}'),
+    'flask run --debug': (FLASK, 'python -m flask run --debug --port {port}'),
+    'watchfiles, uvicorn': (ASGI, "watchfiles 'python -m uvicorn app:app --port {port}' ."),
+    'watchfiles, flask': (FLASK, "watchfiles 'python -m flask run --port {port}' ."),
+}
+
+
+def count_refused(bin, app, command, folder):
+    """Return how many requests were refused while the app's module was saved ten times."""
+    driver.write(folder, {'app.py': app, 'greeting.py': "GREETING = 'first'\n"})
+    shutil.copy(driver.ROOT / 'hupper.py', folder)
+    port = driver.free_port()
+    with driver.Program(command.format(port=port), folder, bin, port) as program:
+        program.wait_for_answer('first')
+        outcomes = driver.count_outcomes(program, folder / 'greeting.py', pause=2)
+    return 'refused {} of {}, cut off {}'.format(outcomes['refused'], sum(outcomes.values()), outcomes['cut off'])
+
+
+def refused_column():
+    """Return the column of refused connections."""
+    column = {}
+    try:
+        bin = driver.environment('refused', ['flask', 'uvicorn', 'watchfiles'])
+    except driver.Unreachable as error:
+        bench.say(f'skipped: {error}; no refused connections are counted')
+        return column
+    for name, (app, command) in SERVERS.items():
+        with tempfile.TemporaryDirectory(prefix='hupper-promises-') as folder:
+            try:
+                column[name] = count_refused(bin, app, command, Path(folder).resolve())
+            except AssertionError as error:
+                column[name] = str(error)
+        bench.say(f'{name}: {column[name]}')
+    return column
 
 
 def main():
@@ -195,6 +312,9 @@ def main():
     finally:
         projects.remove()
     print(bench.table(columns, [p.name for p in peers]))
+    if not options.only or 'refused' in options.only:
+        column = refused_column()
+        print('\n' + bench.table({'refused connections, ten reloads': column}, list(column)))
     print('\n' + environment.describe())
     if projects.keep:
         print('kept:', projects.root)
