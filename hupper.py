@@ -839,6 +839,7 @@ class _Schedule:
     """
 
     BURST = 5
+    CONFIRM_AFTER = 0.02  # seconds until a polled file that has changed is looked at again: see recheck()
 
     def __init__(self, interval):
         self.interval = interval
@@ -954,10 +955,10 @@ class _LoopGuard:
 
 
 class FileMonitorProxy:
-    """Records what is watched, and for whom; stands between the reloader and its file monitor, whichever that is.
+    """Records what is watched, and for whom; adapts any file monitor to the reloader.
 
-    A monitor from elsewhere calls `file_changed(path)`, from any thread. What programs for hupper 1.x put in its place
-    uses `lock`, `changed_paths` and `callback`; changes that our own monitors find go through it as well then.
+    A monitor from elsewhere calls `file_changed(path)`, from any thread. A program for hupper 1.x may replace that
+    by a function that uses `lock`, `changed_paths` and `callback`: then what our own monitors find goes through it too.
     """
 
     def __init__(self, logger, ignore_files=None):
@@ -966,8 +967,7 @@ class FileMonitorProxy:
         self.monitor = None
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
-        self.sources_of_worker = {}  # what the running worker imported through Python's own loader -> signature
-        self._python_sources = set()  # those of them that Python compiles as they are
+        self.sources_of_worker = {}  # source that the running worker imported -> whether Python compiles it as it is
         self.expected_sources = set()  # the same, plus earlier workers' imports until this one has booted
         self._is_ignored = _path_matcher(ignore_files)
         self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
@@ -998,25 +998,24 @@ class FileMonitorProxy:
                 self.file_changed(path)
         while self._reported:  # other threads may add to it meanwhile
             path = self._reported.pop(0)
-            changes.append(found.get(path) or _Change(path, _POLLED, time.monotonic()))
+            changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
-        """Make the file monitor and start it; if it does not start, say why and take one of ours."""
+        """Make and start the file monitor; if that fails, report why and take one of ours."""
         self._interval, self._wake = interval, wake
         try:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
-            if getattr(type(monitor), 'start', None) is PollingFileMonitor.start:  # one of ours: the loop drives it
-                monitor.wake, monitor.ignored = wake, self._is_ignored
-            else:
-                monitor = _ForeignMonitor(monitor, self._is_ignored, self._replace)
+            if getattr(type(monitor), 'start', None) is not PollingFileMonitor.start:  # the loop can't drive it
+                monitor = _ForeignMonitor(monitor, self._replace)
                 monitor.start()
+            monitor.wake, monitor.ignored = wake, self._is_ignored
             self.monitor = monitor
         except Exception as error:
             self._replace(factory, error)
 
     def _replace(self, failed, error):
-        """Go on with the built-in choice: a monitor from elsewhere has raised."""
+        """A monitor from elsewhere has raised: go on with one of ours."""
         name = getattr(failed, '__qualname__', None) or repr(failed)
         error = ' '.join(f'{type(error).__name__}: {error}'.split())
         self.logger.error(f'File monitor {name} failed: {error}; using a built-in one.')
@@ -1029,7 +1028,7 @@ class FileMonitorProxy:
             self.monitor.stop()
 
     def pollables(self):
-        """What the loop is to drive."""
+        """Return what the loop has to drive."""
         return [self.monitor] if self.monitor else []
 
     def add_path(self, path, since=None):
@@ -1065,27 +1064,27 @@ class FileMonitorProxy:
 
     def watch_changed(self, path):
         """Watch a file that the worker may have read before its last change."""
-        self.watch_file(path, _POSITIVE + 1)  # no file has this signature
+        self.watch_file(path, -1)  # hash() never returns that, so no file has this signature
 
     def watch_source(self, path, signature):
         """Watch a source that the worker imports, and that Python itself compiles."""
-        self._python_sources.add(path)
         self.watch_transformed_source(path, signature)
+        self.sources_of_worker[path] = True
 
     def watch_transformed_source(self, path, signature):
         """Watch a source that the worker imports; what is compiled may be another text."""
-        self.sources_of_worker[path] = signature
+        self.sources_of_worker.setdefault(path, False)
         self.expected_sources.add(path)
         self.watch_file(path, signature)
 
     def is_python(self, path):
-        """Whether a file is known to be compiled by Python itself as it is: only then does a look at its text tell.
+        """Whether Python compiles a file as it is, so that a SyntaxError in it is one.
 
-        That is so if this worker imports it in that way; or if it is in a folder that is watched, and another
-        interpreter (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
+        That is known if this worker imports it in that way; or if it is in a watched folder, and another interpreter
+        (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
         """
         if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
-            return path in self._python_sources
+            return self.sources_of_worker.get(path, False)
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
     def is_watched(self, path):
@@ -1093,13 +1092,12 @@ class FileMonitorProxy:
 
     def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
-        self.monitor.add_missing(path, not has_parent)
+        self.monitor.add_missing(path, has_parent)
 
     def new_worker(self, started_ns):
         """Forget what only workers before the last one had asked for."""
         self._worker_number += 1
         self.sources_of_worker = {}
-        self._python_sources = set()
         old = [path for path, number in self._requested_in.items() if number < self._worker_number - 2]
         for path in old:
             del self._requested_in[path]
@@ -1116,7 +1114,8 @@ class FileMonitorProxy:
         """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
         if not os.path.lexists(change.path):
             return schedule.interval if change.path in self.expected_sources else schedule.quiet
-        return {_POLLED: schedule.quiet, _WRITING: schedule.interval}.get(change.evidence, 0)
+        times = {_UNSETTLED: schedule.quiet, _POLLED: schedule.CONFIRM_AFTER, _WRITING: schedule.interval}
+        return times.get(change.evidence, 0)
 
     def is_undone(self, path):
         """Whether a change has left nothing."""
@@ -2576,11 +2575,11 @@ class _InstalledFiles:
         self._inotify = None
         try:
             self._inotify = _Inotify()
-            mounts = _Mounts()
+            mounts = _mounts()
             for folder in {os.path.dirname(path) for path in signatures}:
-                if mounts.of(folder)[1] not in _LOCAL_FILESYSTEMS:
+                if _mount_of(folder, mounts)[1] not in _LOCAL_FILESYSTEMS:
                     raise OSError(f'{folder} may not tell of changes')
-                self._folders[self._inotify.add(folder, _FOLDER_MASK)] = folder
+                self._folders[self._inotify.add(folder, _WATCH_MASK)] = folder
         except OSError:
             self.close()
         self._changed = _first_changed(signatures)
@@ -3499,17 +3498,16 @@ def _open_files(pid):
 
 # ------------------------------------------------------------------------------------------------------- file monitors
 #
-# A file monitor of ours is driven by the loop, which waits for `wait_fd` and `wait_until`, calls `step`, and then takes
-# what has changed by `take_changes`. It is told what to watch by `add_path`, `watch_file`, `add_missing` and `discard`.
-# A new one derives from PollingFileMonitor and defines `_watch_file`, `_watch_folder` and `_forget_folder`: they ask
-# the system for events, and leave to `super()` what it can't watch. Its `step` hands the path of each event to `check`
-# and then calls `super().step()`. The loop must find out when there are events: by `wait_fd`, or by `wake()`.
+# The loop drives a file monitor of ours: it waits for `wait_fd` and `wait_until`, calls `step`, then `take_changes`.
+# `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
+# and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
+# can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
+# wake the loop: by `wait_fd`, or by `wake()`.
 
-# Evidence of a change: polled (or of a new file, which may be somebody's temporary one); notified; being written;
-# complete (closed or renamed, or polled twice). The last two count even if the signature is the same.
-_POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'polled', 'notified', 'writing', 'complete'
-
-_POSITIVE = (1 << 60) - 1  # bits of a signature
+# Evidence of a change, which says how long to wait for more of it (see `settle_time`): unsettled (a new file, which may
+# be somebody's temporary one); polled; notified; being written; complete (closed or renamed). The last two count even
+# if the signature is the same.
+_UNSETTLED, _POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'unsettled', 'polled', 'notified', 'writing', 'complete'
 
 
 class _Change:
@@ -3528,7 +3526,7 @@ class _Change:
 def _signature(path, stat=None):
     """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
     stat = stat or _stat(path)
-    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) & _POSITIVE if stat else 0
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) if stat else 0
 
 
 @_hide_from_tracebacks
@@ -3555,13 +3553,12 @@ class _Pollable:
 class PollingFileMonitor(_Pollable, IFileMonitor):
     """Looks at every file again and again: works everywhere, and costs up to 1 % of a core.
 
-    A look is followed by a pause of 100 times what it took, but at least 0.1 s and at most `interval`. Our other
-    monitors derive from this one. For programs without our loop `start` makes a thread that calls `callback(path)`.
+    The pause after a look is 100 times as long as the look, at least 0.1 s and at most `interval`. Our other monitors
+    derive from this one. For programs without our loop, `start` makes a thread that calls `callback(path)`.
     """
 
     _SHORTEST_PAUSE = 0.1
     _SLICE = 0.02  # seconds of work in one step; the loop answers signals in between
-    _CONFIRM_AFTER = 0.02  # seconds until a file that has changed is looked at again
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         self.callback = callback
@@ -3572,20 +3569,18 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self.files = {}  # path -> signature
         self.explicit = set()  # the paths that were asked for themselves
         self.rules = []  # (folder, components of a glob below it or None for everything)
-        self.folders = {}  # folder -> its mtime when it was polled last, of those folders that a rule leads to
+        self.folders = {}  # folder that a rule leads to -> its device and inode
         self.missing = {}  # folder -> names of modules that were not found there
-        self.missing_parents = set()  # such folders that did not exist
-        self.polled = set()  # files and folders that no event tells of
+        self.polled = set()  # files and folders without events
         self.created = set()  # entries of watched folders that the running worker can't have found at its start
         self.started_ns = 0  # when that was; 0: before this monitor
-        self._real_folders = _RealFolders()
-        self._unread = []  # (folder, since, seen at): to be read, the last one first
+        self._names = {}  # device and inode of a folder -> the paths under which it was found
+        self._mtimes = {}  # polled folder -> its mtime
+        self._unread = []  # (folder, since): folders to be read, the last one first
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
-        self._seen_at = None  # time of the changes that are being found; None: now
         self._glances = {}  # polled file -> what _glances() said of it
-        self._unconfirmed = {}  # changed file -> (when it was seen first, until when it is looked at again)
-        self._confirm_at = _FOREVER
+        self._seen_at = 0  # during a look: when the one before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
         self._thread = None
@@ -3612,25 +3607,23 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return  # it has been watched since
         self.explicit.add(path)
         self._watch_file(path)
-        self._set_signature(path, _signature(path))
-        if self.files[path] != signature:
-            self.logger.debug(f'{path} has changed since the worker read it.')
-            self._changed(path, _COMPLETE)
-            if signature == 0 and os.path.isdir(path):
-                self._begin_rule(path)
+        self._set_signature(path, signature)
+        if signature != _signature(path):
+            self.check(path, _COMPLETE)
 
-    def add_missing(self, path, no_parent=False):
-        """Watch for a module that was not found at `path`, without its suffix; `no_parent`: nor was the folder."""
+    def add_missing(self, path, has_parent=True):
+        """Watch for a module that was not found at `path`, without its suffix; `has_parent`: the folder was there."""
         from importlib.machinery import all_suffixes
 
         folder, name = os.path.split(path)
+        if has_parent and os.path.isfile(folder):
+            return  # a zip file
         self._watch_folder(folder)
-        if no_parent:
-            self.missing_parents.add(folder)
-            self._check_archive(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._check_entry(path + suffix, _POLLED)  # it may have come meanwhile
+            self._check_entry(path + suffix, _UNSETTLED)  # it may have come meanwhile
+        if not has_parent:
+            self.rescan(folder)
 
     def discard(self, paths):
         """Forget files that were added; folders stay, as other files may be found through them."""
@@ -3640,12 +3633,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._forget_file(path)
 
     def new_worker(self, started_ns):
-        """A worker has started: what was changed before that, it has read itself."""
+        """A worker has started: it has read what was changed before."""
         self.started_ns = started_ns
         self.created.clear()
-        self._unconfirmed.clear()
-        self._confirm_at = _FOREVER
-        self._unread = [(folder, max(since, started_ns), at) for folder, since, at in self._unread]
+        self._unread = [(folder, max(since, started_ns)) for folder, since in self._unread]
 
     def take_changes(self):
         """Return what has changed since the last call."""
@@ -3659,36 +3650,29 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._add_file(rule[0])
             self._add_folder(rule[0], _file_clock() if since is None else since)
 
-    def _begin_rule(self, path):
-        """A folder has come, or come back, where one was asked for or a file was expected."""
-        if not any(root == path for root, _ in self.rules):
-            self.rules.append((path, None))
-        self._add_folder(path, since=0)
-
     def _add_file(self, path, since=None):
         self._watch_file(path)
         self._set_signature(path, _signature(path))
-        stat = None if since is None else _stat(path)
-        if stat and _is_younger(path, stat, since):
-            self._changed(path, _POLLED)
+        if since is not None and _is_younger(path, _stat(path), since):
+            self._changed(path, _UNSETTLED)
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
         self._glances.pop(path, None)  # it may be of another file
 
     def _add_folder(self, folder, since):
-        """Take in a folder, with all below it that a rule leads to, as soon as there is time for it."""
+        """Read a folder, with all below it that a rule leads to, as soon as there is time; links come last."""
         is_link = folder not in self.explicit and os.path.islink(folder)
-        self._unread.insert(0 if is_link else len(self._unread), (folder, since, self._time_of_change()))
+        self._unread.insert(0 if is_link else len(self._unread), (folder, since))
 
-    def _read_folder(self, folder, since, at):
+    def _read_folder(self, folder, since):
         """Watch a folder, then what is in it."""
-        if not self._real_folders.claim(folder, folder in self.explicit, self._wanted_below(folder)):
+        inode = _inode(folder)
+        if inode and self._is_read_elsewhere(folder, inode):
             if os.path.islink(folder):
                 self._add_file(folder)  # it may come to lead elsewhere
-            return  # it is being watched under another name
-        self._seen_at = at
-        self.folders.setdefault(folder, 0)
+            return
+        self.folders[folder] = inode
         self._watch_folder(folder)
         if not os.path.isdir(folder):
             self._drop_folder(folder)
@@ -3701,20 +3685,31 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             elif entry not in self.files and self._is_watched_entry(entry):
                 self._add_file(entry, since)
 
+    def _is_read_elsewhere(self, folder, inode):
+        """Whether a link leads to a folder that is read under another name, with the same rules below it."""
+        names = self._names.setdefault(inode, set())
+        names.add(folder)
+        others = [name for name in names if name != folder and name in self.folders]
+        if not others or folder in self.explicit or os.path.realpath(folder) == folder:
+            return False
+        return self._wanted_below(folder) in map(self._wanted_below, others)
+
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
         below = path + os.sep
         for folder in [each for each in self.folders if each == path or each.startswith(below)]:
-            del self.folders[folder]
-            self.polled.difference_update({folder}.difference(self.files))
+            inode = self.folders.pop(folder)
+            self._mtimes.pop(folder, None)
+            if folder not in self.files:
+                self.polled.discard(folder)
             self._forget_folder(folder)
-            for other in self._real_folders.release(folder):
-                self._add_folder(other, since=0)
+            for name in self._names.pop(inode, set()) - {folder}:
+                self._add_folder(name, since=0)
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
 
-    def check(self, path, evidence=_POLLED):
-        """Something may have happened to `path`: note a change if its signature, or the evidence, says so."""
+    def check(self, path, evidence=_UNSETTLED):
+        """Note a change of `path` if its signature, or the evidence, says that there is one."""
         if path not in self.files:
             return self._check_entry(path, evidence)
         old, new = self.files[path], _signature(path)
@@ -3723,14 +3718,18 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         else:
             self._forget_file(path)
         if os.path.isdir(path):
-            if path in self.explicit and path not in self.folders:
-                self._begin_rule(path)
-            elif path not in self.folders and self._should_descend(path):
-                self._add_folder(path, since=0)
+            self._check_folder(path)
         elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
             self._changed(path, evidence)
         else:
             self.logger.debug(f'{path} has not changed.')
+
+    def _check_folder(self, path):
+        """A folder has come, or come back, perhaps where a file was expected."""
+        if path not in self.folders and (path in self.explicit or self._should_descend(path)):
+            if path in self.explicit and path not in [root for root, _ in self.rules]:
+                self.rules.append((path, None))
+            self._add_folder(path, since=0)
 
     def _check_entry(self, path, evidence):
         """Check an entry of a watched folder that is not a known file."""
@@ -3738,34 +3737,28 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         stem = name.partition('.')[0]
         if stem in self.missing.get(folder, ()) and _is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
-            self._changed(path, _POLLED)
+            self._changed(path, _UNSETTLED)
         if folder not in self.folders:
             return
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
             self._drop_folder(path)
         if os.path.isdir(path):
-            if path not in self.folders and self._should_descend(path):
-                self._add_folder(path, since=0)
+            self._check_folder(path)
         elif os.path.isfile(path) and self._is_watched_entry(path):
             self._add_file(path)
-            stat = _stat(path)
-            if stat and _is_younger(path, stat, self.started_ns):
+            if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
-            self._changed(path, _POLLED if evidence is _COMPLETE else evidence)  # it may be somebody's temporary file
+            # Even a complete one may be somebody's temporary file.
+            self._changed(path, _UNSETTLED if evidence is _COMPLETE else evidence)
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
-        self._check_archive(folder)
+        if folder in self.missing and os.path.isfile(folder):  # a zip file
+            del self.missing[folder]
+            self._changed(folder, _UNSETTLED)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
-                self._check_entry(entry, _POLLED)
-
-    def _check_archive(self, path):
-        """Where modules were missed, a zip file may have come instead of a folder."""
-        if path in self.missing_parents and os.path.exists(path):
-            self.missing_parents.discard(path)
-            if os.path.isfile(path):
-                self._changed(path, _POLLED)
+                self._check_entry(entry, _UNSETTLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
@@ -3773,10 +3766,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _changed(self, path, evidence):
         if not self.ignored(path):
-            self._changes.append(_Change(path, evidence, self._time_of_change()))
-
-    def _time_of_change(self):
-        return time.monotonic() if self._seen_at is None else self._seen_at
+            self._changes.append(_Change(path, evidence, self._seen_at or time.monotonic()))
 
     # Which entries of a watched folder count.
 
@@ -3786,7 +3776,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
 
     def _rules_of(self, path):
-        """The patterns of the rules whose folder this is, or is below, with the names that lead from there to it."""
+        """Yield the pattern of each rule for this folder or one above it, with the names that lead from there to it."""
         for root, pattern in self.rules:
             if path == root:
                 yield pattern, []
@@ -3801,15 +3791,15 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
 
     def _should_descend(self, path):
-        """Whether to look into a folder: not into hidden ones, environments, caches; nor deeper than a glob goes."""
+        """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
-        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or (os.path.islink(path) and _is_loop(path)):
+        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or _leads_above(path):
             return False
         return bool(self._wanted_below(path))
 
-    # What a backend defines; whatever it can't watch it leaves to these.
+    # What a backend overrides; it leaves to these what it can't watch.
 
     def _watch_file(self, path):
         self.polled.add(path)
@@ -3830,14 +3820,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def wait_until(self):
         if self._is_busy():
             return 0
-        until = min(self._confirm_at, self._next_look if self.polled else _FOREVER)
-        return None if until == _FOREVER else until
+        return self._next_look if self.polled else None
 
     def step(self):
-        now = time.monotonic()
-        if now >= self._confirm_at:
-            self._confirm(now)
-        if self.polled and not self._job and now >= self._next_look:
+        if self.polled and not self._job and time.monotonic() >= self._next_look:
             self._job = self._look()
         self._work()
 
@@ -3845,70 +3831,53 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return bool(self._unread or self._job)
 
     def _work(self):
-        """Go on with what takes longer than a moment, for a moment."""
+        """Go on for a slice with what takes longer."""
         until = time.monotonic() + self._SLICE
         while self._is_busy():
             if self._unread:
                 self._read_folder(*self._unread.pop())
             elif next(self._job, None) is None:
                 self._job = None
-            self._seen_at = None
             if time.monotonic() >= until:
                 break
 
     def _look(self):
         """Look at all that is polled: files, then folders."""
         started = time.monotonic()
-        files = [path for path in list(self.files) if path in self.polled or os.path.dirname(path) in self.polled]
+        self._seen_at = self._looked_at
+        files = [path for path in self.files if self._is_polled(path)]
         for number, (path, glance) in enumerate(_glances(files)):
             if glance != self._glances.get(path):
                 self._glances[path] = glance
-                self._seen_at = self._looked_at
                 self.recheck(path)
             if number % 100 == 99:
                 yield path
         for folder in self.polled.intersection({*self.folders, *self.missing}):
-            self._seen_at = self._looked_at
             self._poll_folder(folder)
             yield folder
-        self._looked_at, now = started, time.monotonic()
+        self._looked_at, self._seen_at, now = started, 0, time.monotonic()
         self._next_look = now + min(self.interval, max(self._SHORTEST_PAUSE, 100 * (now - started)))
 
-    def recheck(self, path):
-        """See whether a file has changed, if only polling would tell; return whether it has."""
-        is_polled = path in self.polled or os.path.dirname(path) in self.polled
-        if not is_polled or path not in self.files or self.files[path] == _signature(path):
-            return False
-        self.check(path, _WRITING)
-        if os.path.isdir(path):
-            return False
-        now = time.monotonic()
-        self._unconfirmed.setdefault(path, (self._time_of_change(), now + self.interval))
-        self._confirm_at = min(self._confirm_at, now + self._CONFIRM_AFTER)
-        return True
+    def _is_polled(self, path):
+        return path in self.polled or os.path.dirname(path) in self.polled
 
-    def _confirm(self, now):
-        """Look again at the files that have just changed: those that are the same now are complete."""
-        self._confirm_at = _FOREVER
-        for path, (seen_at, deadline) in list(self._unconfirmed.items()):
-            self._seen_at = seen_at
-            changed = self.recheck(path)
-            if not changed:
-                self._changed(path, _COMPLETE)
-            if not changed or now > deadline:
-                del self._unconfirmed[path]
-        self._seen_at = None
+    def recheck(self, path):
+        """Return whether a file has changed, if only a look can find out; note the change."""
+        is_changed = self._is_polled(path) and self.files.get(path) not in (None, _signature(path))
+        if is_changed:
+            self.check(path, _POLLED)
+        return is_changed
 
     def _poll_folder(self, folder):
         stat = _stat(folder)
-        if folder in self.folders and not self._real_folders.is_still(folder, stat):
+        if folder in self.folders and self.folders[folder] != _inode(folder, stat):
             self._drop_folder(folder)
             if stat:
                 self._add_folder(folder, since=0)
-        elif stat and self.folders.get(folder) != stat.st_mtime_ns:
+        elif stat and self._mtimes.get(folder) != stat.st_mtime_ns:
             # A folder that changed just now may do so again within the same tick of its clock: look again then.
-            if folder in self.folders and time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
-                self.folders[folder] = stat.st_mtime_ns
+            if time.time_ns() - stat.st_mtime_ns >= 2_000_000_000:
+                self._mtimes[folder] = stat.st_mtime_ns
             self.rescan(folder)
 
     # For programs without our loop.
@@ -3935,54 +3904,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._thread.join()
 
 
-class _RealFolders:
-    """Which real folders are being watched, so that each is read once, however many links lead to it.
-
-    A folder counts as the same only if the rules ask for the same below it. Its own name comes before those of links.
-    """
-
-    def __init__(self):
-        self._keys = {}  # folder -> its (device, inode, what is wanted below it); one for each set of rules
-        self._names = {}  # such a key -> the folder that was read
-        self._others = {}  # such a key -> other names of it, behind links, that were not read
-        self._linked = set()  # folders that were reached through a link
-
-    def claim(self, folder, is_explicit, wanted):
-        """Return whether to read a folder: it is the first name of a real one, or no link leads to it."""
-        stat = _stat(folder)
-        if not stat:
-            return True
-        key = stat.st_dev, stat.st_ino, wanted
-        name = self._names.get(key, folder)
-        is_linked = not is_explicit and (os.path.islink(folder) or os.path.dirname(folder) in self._linked)
-        if is_linked and name != folder and stat.st_ino and self.is_still(name, _stat(name)):
-            self._others.setdefault(key, set()).add(folder)
-            return False
-        self._keys.setdefault(folder, set()).add(key)
-        self._names[key] = folder
-        if is_linked:
-            self._linked.add(folder)
-        return True
-
-    def is_still(self, folder, stat):
-        """Whether a folder that was read is still the same one."""
-        return bool(stat) and any(key[:2] == (stat.st_dev, stat.st_ino) for key in self._keys.get(folder, ()))
-
-    def release(self, folder):
-        """Forget a folder; return the other names that may now be read instead."""
-        self._linked.discard(folder)
-        others = set()
-        for key in self._keys.pop(folder, ()):
-            if self._names[key] == folder:
-                del self._names[key]
-                others |= self._others.pop(key, set())
-        return others
-
-
 class WatchdogFileMonitor(PollingFileMonitor):
-    """Hears of changes through the package `watchdog` (>= 2), which works on many systems; polls what that misses."""
+    """Gets events from the package `watchdog` (>= 2), which works on many systems; polls once an interval as well."""
 
-    _SHORTEST_PAUSE = _FOREVER  # that is not much
+    _SHORTEST_PAUSE = _FOREVER  # `interval` is shorter
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         try:
@@ -4010,8 +3935,11 @@ class WatchdogFileMonitor(PollingFileMonitor):
     def step(self):
         for kind, path in dict.fromkeys(self._events.pop(0) for _ in range(len(self._events))):
             is_complete = kind == 'closed' and path in self._writing
-            (self._writing.add if kind == 'modified' else self._writing.discard)(path)
-            self.check(path, _COMPLETE if is_complete else _POLLED)
+            if kind == 'modified':
+                self._writing.add(path)
+            else:
+                self._writing.discard(path)
+            self.check(path, _COMPLETE if is_complete else _UNSETTLED)
         super().step()
 
     def _watch_file(self, path):
@@ -4023,7 +3951,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
         if path not in self._scheduled and os.path.isdir(path):  # for a missing one Windows prints a traceback
             try:
                 self._scheduled[path] = self._observer.schedule(self, path)
-            except Exception as error:  # as that is not an OSError everywhere
+            except Exception as error:  # not an OSError everywhere
                 self.logger.debug(f'watchdog does not watch {path} ({error}): it is polled.')
 
     def _forget_folder(self, path):
@@ -4041,25 +3969,23 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
 
 class InotifyFileMonitor(PollingFileMonitor):
-    """Hears of changes from the Linux kernel (`man 7 inotify`), with nothing running in between.
+    """Gets events from the Linux kernel (`man 7 inotify`), with nothing running in between.
 
     Watches folders, as files are replaced by others under their name; also each file that was asked for, because it may
-    be written through another link or mount; and the folders above, which may be moved. What can't be watched in this
-    way is polled.
+    be written through another link or mount; and the folders above, which may be moved. It polls what can't be watched.
     """
 
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
-        self._mounts = _Mounts()
+        self._mounts = _mounts()
         self._warned = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
-        self._old_watches = set()  # descriptors that may be of no use any more
         self._masks = {}  # such a path -> (watch descriptor, mask)
+        self._old_watches = set()  # descriptors that may be of no use any more
         self._real = {}  # folder -> its real path, None if it does not exist
-        self._inodes = {}  # those of such folders that no other watched one would tell of -> device and inode
-        self._names_of = {}  # real path of an entry -> the files that are found through it; None: whole folders are
-        self._real_entries = {}  # file -> those entries: several where it is a link
+        self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
+        self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's does
         self._writing = set()  # files that were written to and not closed yet
 
     def wait_fd(self):
@@ -4077,38 +4003,38 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._work()
 
     def step(self):
-        seen, is_lost = {}, False
+        masks, is_lost = {}, False
         for wd, mask, name in self._inotify.read():
             is_lost = is_lost or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
-                seen[path] = seen.get(path, 0) | mask
+                masks[path] = masks.get(path, 0) | mask
             for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
                 self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
-        for path, mask in seen.items():
+        for path, mask in masks.items():
             is_lost = self._on_event(path, mask) or is_lost
         if is_lost:
             self._job = self._resync()
         super().step()
 
     def _on_event(self, path, mask):
-        """Take all that has happened to one path; return whether it changes what other paths mean."""
-        names, folder = self._names_of.get(path, set()), os.path.dirname(path)
-        is_folder = path in self._real or path not in self.files  # if it is watched itself
-        is_lost = mask & _IN_SELF and path not in names and is_folder and not self._is_inside(path)
+        """Handle all events of one path; return whether they change what other paths lead to."""
+        names = self._linked.get(path, set())
+        is_lost = None in names and mask & _IN_ENTRY
+        is_lost = is_lost or (mask & _IN_SELF and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
         if mask & _IN_ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now may be another one
-        expected = path in self.files or folder in self.folders or folder in self.missing
-        for name in (names | {path} if expected else names) - {None}:
-            self.check(name, evidence)
+        for name in (names | {path}) - {None}:
+            is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
+            self.check(name, evidence if is_same else _NOTIFIED)
             if mask & (_IN_ENTRY | _IN_SELF) and name in self.files:
-                self._forget_entries(name)  # the name leads to another file now
+                self._unwatch(name)  # it is another file now
                 self._watch_file(name)
-        return bool(is_lost or (None in names and mask & _IN_ENTRY))
+        return bool(is_lost)
 
     def _is_inside(self, path):
-        """Whether the folder above, too, tells of a folder's end or move, and it means nothing to explicit files."""
+        """Whether the folder above reports a folder's end or move as well, and no explicit file is below it."""
         below = path + os.sep
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
@@ -4126,12 +4052,11 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
+        self._seen_at = 0  # it may have interrupted a look
         self._old_watches.update(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes):
+        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._linked):
             table.clear()
-        self._names_of.clear()
-        self._real_entries.clear()
-        self._mounts = _Mounts()
+        self._mounts = _mounts()
         for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
             self._drop_folder(folder)
         for folder in [*self.folders, *self.missing]:
@@ -4151,26 +4076,26 @@ class InotifyFileMonitor(PollingFileMonitor):
     # Watches: what is asked of the kernel, and for whom.
 
     def _watch_file(self, path):
-        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts.table:
-            return  # its folder tells all about it
+        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts:
+            return  # the events of its folder are enough
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
-            real = self._real[folder] if folder in self._real else self._resolve_and_watch(folder)
+            real = self._resolve_and_watch(folder)
             if real is None:
-                return  # what is missing is being waited for
+                return  # it is watched for what is missing
             entry = os.path.join(real, name)
-            self._names_of.setdefault(entry, set()).add(path)
-            self._real_entries.setdefault(path, set()).add(entry)
-            self._add_watch(real, _FOLDER_MASK, path)
+            if entry != path:
+                self._linked.setdefault(entry, set()).add(path)
+            self._add_watch(real, _WATCH_MASK, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        self._add_watch(path, _FILE_MASK, path)
+        self._add_watch(path, _WATCH_MASK, path)
 
     def _watch_folder(self, path):
         if self._resolve_and_watch(path) is not None:
-            self._add_watch(path, _FOLDER_MASK, path)
+            self._add_watch(path, _WATCH_MASK, path)
 
     def _resolve_and_watch(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
@@ -4186,12 +4111,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._add_watch(entry, _ABOVE_MASK, folder)
+                    self._add_watch(entry, _IN_SELF, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
-            self._names_of.setdefault(entry, set()).add(None)
-            self._add_watch(here, _FOLDER_MASK, folder)
+            self._linked.setdefault(entry, set()).add(None)
+            self._add_watch(here, _WATCH_MASK, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -4200,17 +4125,17 @@ class InotifyFileMonitor(PollingFileMonitor):
         return here
 
     def _add_watch(self, path, mask, name):
-        """Ask for the events that tell of `name`; if there are none for what is there, poll it."""
+        """Ask for the events of `path`, on behalf of `name`, which is polled if there are none."""
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
-        if mask != _ABOVE_MASK and self._is_remote(path):
+        if mask != _IN_SELF and self._is_remote(path):
             self.polled.add(name)
             return
         try:
-            wd = self._inotify.add(path, old | mask)
+            wd = self._inotify.add(path, mask)
         except OSError as error:
-            if mask != _ABOVE_MASK and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if mask != _IN_SELF and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 self._warn_unwatched(path, error)
                 self.polled.add(name)
             return
@@ -4218,11 +4143,10 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._masks[path] = wd, old | mask
 
     def _is_remote(self, path):
-        mount, kind = self._mounts.of(path)
-        if kind in _LOCAL_FILESYSTEMS:
-            return False
-        self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
-        return True
+        mount, kind = _mount_of(path, self._mounts)
+        if kind not in _LOCAL_FILESYSTEMS:
+            self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
+        return kind not in _LOCAL_FILESYSTEMS
 
     def _warn_unwatched(self, path, error):
         if error.errno == errno.ENOSPC:
@@ -4238,15 +4162,7 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _forget_file(self, path):
         super()._forget_file(path)
-        self._forget_entries(path)
-
-    def _forget_entries(self, path):
-        for entry in self._real_entries.pop(path, ()):
-            self._names_of[entry].discard(path)
-            if not self._names_of[entry]:
-                del self._names_of[entry]
-        if path not in self.folders:
-            self._unwatch(path)
+        self._unwatch(path)
 
     def _forget_folder(self, path):
         self._real.pop(path, None)
@@ -4254,12 +4170,14 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._unwatch(path)
 
     def _unwatch(self, path):
-        wd, _ = self._masks.pop(path, (None, 0))
-        if wd is not None:
-            self._watches[wd].discard(path)
-            if not self._watches[wd]:
-                del self._watches[wd]
-                self._inotify.remove(wd)
+        """End the watch of a path itself, unless it is a folder's."""
+        if path in self.folders or path not in self._masks:
+            return
+        wd, _ = self._masks.pop(path)
+        self._watches[wd].discard(path)
+        if not self._watches[wd]:
+            del self._watches[wd]
+            self._inotify.remove(wd)
 
 
 _IN_MODIFY = 0x2  # written or truncated
@@ -4273,12 +4191,9 @@ _IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
 _IN_UNMOUNT = 0x2000
 _IN_Q_OVERFLOW = 0x4000
 _IN_IGNORED = 0x8000  # the watch has ended
-_IN_ONLYDIR = 0x1000000
-_IN_MASK_ADD = 0x20000000  # keep what was asked for by another name of the same folder
+_IN_MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
 _IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
-_FILE_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF
-_ABOVE_MASK = _IN_SELF | _IN_ONLYDIR
-_FOLDER_MASK = _FILE_MASK | _IN_ENTRY | _IN_ONLYDIR
+_WATCH_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF | _IN_ENTRY
 
 
 class _Inotify:
@@ -4328,93 +4243,79 @@ class _Inotify:
 
 def _parse_events(data):
     """Parse inotify events: `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
+    from struct import unpack_from
+
     at = 0
     while at < len(data):
-        wd = int.from_bytes(data[at : at + 4], sys.byteorder, signed=True)
-        mask = int.from_bytes(data[at + 4 : at + 8], sys.byteorder)
-        end = at + 16 + int.from_bytes(data[at + 12 : at + 16], sys.byteorder)
-        yield wd, mask, os.fsdecode(data[at + 16 : end].rstrip(b'\0'))
-        at = end
+        wd, mask, _, length = unpack_from('iIII', data, at)
+        at += 16 + length
+        yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
 
 
-# Filesystems whose changes all pass through this kernel; others may be written by somebody else.
+# Filesystems that only this kernel writes to, so that there is an event for each change.
 _LOCAL_FILESYSTEMS = frozenset(
     'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs ntfs3 '
     'overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
 )
 
 
-class _Mounts:
-    """What is mounted where, from /proc/self/mountinfo (`man 5 proc`)."""
-
-    def __init__(self):
-        self.table = {os.sep: ('rootfs', b'')}
-        try:
-            with open('/proc/self/mountinfo', 'rb') as file:
-                self.table.update(map(self._parse, file))
-        except OSError:
-            pass  # no /proc: what is not known counts as local
-
-    @staticmethod
-    def _parse(line):
-        r"""Return (mount point, (type, device)); a blank in the file is written \040."""
-        fields = line.split()
-        point = fields[4]
-        for char in (b' ', b'\t', b'\n', b'\\'):
-            point = point.replace(b'\\%03o' % ord(char), char)
-        return os.fsdecode(point), (fields[fields.index(b'-') + 1].decode(), fields[0])
-
-    def of(self, path):
-        """Return mount point and kind of filesystem of a path that exists."""
-        path = os.path.realpath(path)
-        while path not in self.table:
-            path = os.path.dirname(path)
-        return path, self.table[path][0]
+def _mounts():
+    """Return the type of the filesystem at each mount point, from /proc/self/mountinfo (`man 5 proc`)."""
+    mounts = {os.sep: 'rootfs'}
+    try:
+        with open('/proc/self/mountinfo', 'rb') as file:
+            mounts.update(map(_parse_mount, file))
+    except OSError:
+        pass  # no /proc: what is not known counts as local
+    return mounts
 
 
-class _ForeignMonitor(_Pollable):
-    """A file monitor from elsewhere, with the methods of ours: it knows files only, and calls back from any thread."""
+def _parse_mount(line):
+    r"""Return mount point and type; a blank in the file is written \040."""
+    fields = line.split()
+    point = fields[4]
+    for char in (b' ', b'\t', b'\n', b'\\'):
+        point = point.replace(b'\\%03o' % ord(char), char)
+    return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
-    def __init__(self, monitor, is_ignored, on_failure):
+
+def _mount_of(path, mounts):
+    """Return mount point and type of the filesystem of a path that exists."""
+    path = os.path.realpath(path)
+    while path not in mounts:
+        path = os.path.dirname(path)
+    return path, mounts[path]
+
+
+class _ForeignMonitor(PollingFileMonitor):
+    """Gives the methods of ours to a file monitor from elsewhere, which knows only files and calls back."""
+
+    def __init__(self, monitor, on_failure):
+        super().__init__(None)
         self._monitor = monitor
-        self._is_ignored = is_ignored
         self._on_failure = on_failure
         self._added = set()
-        self._changes = []
-        self.start = monitor.start
+        self._has_failed = False
 
-    def add_path(self, path, since=None):
-        try:
-            for each in _expand(path):
-                if each not in self._added and not self._is_ignored(each):
-                    self._added.add(each)
-                    self._monitor.add_path(each)
-        except Exception as error:
-            self._on_failure(type(self._monitor), error)
-
-    def watch_file(self, path, signature):
-        self.add_path(path)
-        if signature != _signature(path) and not self._is_ignored(path):
-            self._changes.append(_Change(path, _COMPLETE, time.monotonic()))
-
-    def add_missing(self, path, no_parent):
+    def add_missing(self, path, has_parent=True):
         for name in (path, path + '.py'):
             self.watch_file(name, 0)
 
-    def discard(self, paths):
-        """Foreign monitors can't forget."""
+    def _watch_file(self, path):
+        if path in self._added or self._has_failed:
+            return
+        self._added.add(path)
+        try:
+            self._monitor.add_path(path)
+        except Exception as error:
+            self._has_failed = True
+            self._on_failure(type(self._monitor), error)
 
-    def new_worker(self, started_ns):
+    def _watch_folder(self, path):
         pass
 
-    def take_changes(self):
-        changes, self._changes = self._changes, []
-        return changes
-
-    def is_undone(self, path):
-        return False
-
-    recheck = is_undone
+    def start(self):
+        self._monitor.start()
 
     def stop(self):
         self._monitor.stop()
@@ -4434,13 +4335,14 @@ def _entries(folder):
         return []
 
 
-def _inode(path):
-    stat = _stat(path)
-    return stat and (stat.st_dev, stat.st_ino)
+def _inode(path, stat=None):
+    """Return device and inode; None if there is no such file, or its system knows no inodes."""
+    stat = stat or _stat(path)
+    return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None
 
 
 def _is_moved_here(folder, since):
-    """Whether a folder has got its name, or a link to it, since then (ns): what is in it need not be younger."""
+    """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
     if since and _linked_ns(folder) >= since:
         return True
     stat = since and _stat(folder)
@@ -4449,8 +4351,10 @@ def _is_moved_here(folder, since):
 
 @_hide_from_tracebacks
 def _is_younger(path, stat, since):
-    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come tells nothing."""
-    return not since or any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
+    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come says nothing."""
+    if not stat or not since:
+        return bool(stat)
+    return any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
 
 
 def _is_plain_file(path):
@@ -4462,12 +4366,12 @@ def _is_plain_file(path):
     return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
 
-def _is_loop(link):
-    """Whether a link leads to a folder that it has been found through."""
-    real, folder = os.path.realpath(link), os.path.dirname(link)
-    while os.path.realpath(folder) != real and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    return os.path.realpath(folder) == real
+def _leads_above(path):
+    """Whether a link leads to the folder that it is in, or to one above that."""
+    if not os.path.islink(path):
+        return False
+    folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
+    return folder.startswith(os.path.join(os.path.realpath(path), ''))
 
 
 def _is_module(path):
@@ -4479,7 +4383,7 @@ def _is_module(path):
 
 
 def _is_temporary(name):
-    """Whether a file is bytecode, or what an editor puts beside the file that it saves."""
+    """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
     return (
         name.endswith(
             ('.pyc', '.pyo', '~', '.swp', '.swo', '.swx', '.swpx', '.kate-swp', '.tmp', '___jb_tmp___', '___jb_old___')
@@ -4495,9 +4399,9 @@ def _has_magic(name):
 
 
 def _split_glob(path):
-    """Split a glob into the folder it begins in and the components after that, of which a mere path has none.
+    """Split a glob into its fixed folder and the components after that; a path that is no glob has none of those.
 
-    A name with such characters in it that exists is a name.
+    A component that exists under this very name is no pattern.
     """
     parts = path.split(os.sep)
     for at, part in enumerate(parts):
@@ -4510,10 +4414,9 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
-def _glob_match(pattern, names, is_begun=False):
-    """Whether the components of a path match those of a glob; `is_begun`: whether a path that goes on may do so."""
-    rests = _glob_rests(pattern, names)
-    return any(rests) if is_begun else any(set(rest) <= {'**'} for rest in rests)
+def _glob_match(pattern, names):
+    """Whether the components of a path match those of a glob."""
+    return any(set(rest) <= {'**'} for rest in _glob_rests(pattern, names))
 
 
 def _glob_rests(pattern, names):
@@ -4538,10 +4441,10 @@ def _glob_step(pattern, name):
 
 
 def _path_matcher(patterns):
-    """Return a function that tells whether one of these patterns fits a path, or a folder that it is in.
+    """Return a function that says whether one of these patterns fits a path, or a folder above it.
 
-    A pattern without a slash matches a name, another one a path from the current folder; with a slash at its end it
-    matches folders only. If it begins with `*` or `/` it is also matched with whole paths, where `*` crosses slashes.
+    A pattern without a slash matches a name; one with a slash a path from the current folder. A slash at the end means
+    folders only. One that begins with `*` or `/` is also matched with whole paths, where `*` crosses slashes.
     """
     if not patterns:
         return lambda path: False
@@ -4549,24 +4452,20 @@ def _path_matcher(patterns):
 
     here = os.path.normcase(_current_folder() or os.sep)
     tests = [_pattern_test(pattern, here) for pattern in patterns]
+    has_folder_tests = any(only_folders for _, only_folders in tests)
 
     @lru_cache(maxsize=1 << 14)
-    def is_ignored_folder(path):
-        if any(test(path) for test, _ in tests):
+    def fits(path, is_folder):
+        if any(test(path) and (is_folder or not only_folders) for test, only_folders in tests):
             return True
         above = os.path.dirname(path)
-        return above != path and is_ignored_folder(above)
+        return above != path and fits(above, True)
 
-    def is_ignored(path):
-        path = os.path.normcase(path)
-        fits = any(test(path) and (not only_folders or os.path.isdir(path)) for test, only_folders in tests)
-        return fits or is_ignored_folder(os.path.dirname(path))
-
-    return is_ignored
+    return lambda path: fits(os.path.normcase(path), has_folder_tests and os.path.isdir(path))
 
 
 def _pattern_test(pattern, here):
-    """Return a function that tells whether a pattern fits a path itself, and whether it means folders only."""
+    """Return a function that says whether a pattern fits a path itself, and whether it means folders only."""
     from fnmatch import fnmatchcase
 
     pattern = os.path.normcase(os.path.expanduser(pattern))
@@ -4575,7 +4474,7 @@ def _pattern_test(pattern, here):
     parts = os.path.normpath(os.path.join(escaped, name)).split(os.sep)
 
     def test(path):
-        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # names of the folders we are in mean nothing
+        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # a name of a folder we are in does not count
         if not is_above and name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
             return True
         if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
@@ -4586,21 +4485,10 @@ def _pattern_test(pattern, here):
     return test, pattern.endswith(os.sep)
 
 
-def _expand(path):
-    """The files that a path stands for now, for monitors that know no folders or globs."""
-    from glob import glob
-
-    found = (glob(path, recursive=True) if _is_glob(path) else None) or [path]
-    for each in found:
-        yield each
-        for folder, _, names in os.walk(each):
-            yield from (os.path.join(folder, name) for name in names if not _is_temporary(name))
-
-
 def find_default_monitor_factory(logger):
     """Return the factory that HUPPER_DEFAULT_MONITOR names, else the one that makes the best monitor that works.
 
-    Leaves with status 2 and one line if the variable names what there is not.
+    Exit with status 2 if the variable names no known monitor.
     """
     name = os.environ.get('HUPPER_DEFAULT_MONITOR')
     if not name:
@@ -4624,8 +4512,9 @@ def _monitor_factory(name, logger):
         if attribute not in globals():
             logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
         return globals().get(attribute, _best_monitor)
-    here = _REMOVED_PATH0 is not None and _current_folder()  # a command line may name one of the project
-    sys.path[:0] = [here] if here else []
+    here = _current_folder()
+    if _REMOVED_PATH0 is not None:  # a command line may name one of the project
+        sys.path.insert(0, here)
     try:
         from importlib import import_module
 
@@ -4635,7 +4524,8 @@ def _monitor_factory(name, logger):
             f'{name!r} is no file monitor: use inotify, watchdog, polling or the dotted path to a factory'
         ) from None
     finally:
-        sys.path[:1] = [] if here else sys.path[:1]
+        if _REMOVED_PATH0 is not None and here in sys.path:
+            sys.path.remove(here)
 
 
 def _best_monitor(callback, **kw):
@@ -4644,11 +4534,11 @@ def _best_monitor(callback, **kw):
         try:
             monitor = factory(callback, **kw)
         except (ImportError, OSError) as error:
-            tell = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
-            tell(f'File monitor {name} does not work: {error}')
-            continue
-        kw['logger'].debug(f'File monitor: {name}')
-        return monitor
+            log = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
+            log(f'File monitor {name} does not work: {error}')
+        else:
+            kw['logger'].debug(f'File monitor: {name}')
+            return monitor
 
 
 # ------------------------------------------------------------------------------------------------------------- logging
