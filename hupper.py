@@ -1501,13 +1501,13 @@ class _Launcher:
 _BOOT = """
 import sys
 from _frozen_importlib import module_from_spec
-from _frozen_importlib_external import spec_from_file_location
+from _frozen_importlib_external import SourceFileLoader, SourcelessFileLoader, spec_from_file_location
 name, file, worker_fds = %r, %r, %r
-spec = spec_from_file_location(name or 'hupper', file)
-module = module_from_spec(spec)
+loader = (SourcelessFileLoader if file.endswith('.pyc') else SourceFileLoader)(name or 'hupper', file)  # or HUPPER.PY
+module = module_from_spec(spec_from_file_location(loader.name, file, loader=loader))
 module._worker_fds = worker_fds
 if name: sys.modules[name] = module
-spec.loader.exec_module(module)
+loader.exec_module(module)
 try:
     module._spawned_main(*worker_fds)
 except KeyboardInterrupt:

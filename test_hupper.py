@@ -5678,7 +5678,8 @@ class MonitorKilled(ModeCase):
         monitor = self.run_app()
         monitor.wait_for('app 1')
         monitor.wait_start(1)
-        if LINUX and (_mode(monitor) == 'fork') != (self.mode == 'fork'):
+        forks = self.mode == 'fork' and sys.implementation.name == 'cpython'
+        if LINUX and (_mode(monitor) == 'fork') != forks:
             monitor.fail(f'the worker is {_command_line(monitor.worker)!r}')
         monitor.process.kill()
         monitor.check_nothing_left()
@@ -5766,7 +5767,7 @@ class Children(ModeCase):
         self.write_app(body)
         monitor = self.run_app(shutdown=0.2)
         self.check_reload(monitor)
-        monitor.wait_for(re.compile('^Ended what the worker left behind: .*python'))
+        monitor.wait_for(re.compile('^Ended what the worker left behind: .*(python|pypy)'))
         monitor.stop()
 
     @needs_linux
