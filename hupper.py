@@ -593,7 +593,7 @@ class _Supervisor:
         if status is not None:
             self._on_exit(status)
         self._launcher.reap_standby()
-        self._reaper.reap(self._known_pids(), ended=True)
+        self._reaper.reap(self._known_pids())
 
     def _on_ctrl_c(self):
         """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
@@ -1602,7 +1602,6 @@ class _WorkerMain:
     def _on_start(self, more_sources):
         _observer.started_ns = _file_clock()
         _observer.expected_sources.update(more_sources)
-        _watch_control_pipe(self._control.fd)
         try:
             os.chdir(self._spec.folder or os.curdir)
         except OSError:
@@ -1616,7 +1615,7 @@ class _WorkerMain:
 
     def begin(self):
         """From here on a signal is the app's."""
-        _reset_signals(self._spec)
+        _hand_over(self._spec, self._control.fd)
 
     def entry_point(self):
         """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
@@ -3631,17 +3630,61 @@ class SilentLogger(DefaultLogger):
 
 
 # ------------------------------------------------------------------------------------------------------------ platform
+#
+# All that differs between systems; nothing else asks for sys.platform. If you come to learn how reloading works, skip
+# the two halves below, one for Windows and one for POSIX. Both define, where a descriptor is a handle on Windows:
+#
+#   _INTERRUPTED                the status of a worker that Ctrl-C has ended
+#   _STOP_SIGNALS               names of the signals that may stop a worker
+#   _pipe()                     return the two ends of a new pipe: not inherited, above 2
+#   _set_inheritable(fd, bool)  let a new interpreter have it
+#   _read(fd)                   wait for data and return it; b'' once all writers are gone
+#   _read_now(fd)               the same, but raise BlockingIOError where _read would wait
+#   _write(fd, data)            return how many bytes the pipe has taken
+#   _close(fd)                  close an end of a pipe of ours, unless that has been done
+#   _identity(fd)               return what distinguishes an open descriptor's file from others; '' if there is none
+#   _has_reader(fd)             whether anybody reads from the other end, as far as the system knows
+#   _from_here(name)            return the path that Python makes of a script's name
+#   _ctime_ns(path, stat)       return when a file was written, renamed or linked last
+#   _glances(paths)             yield each path with a value that changes with the file, at the least cost
+#   _libc()                     return the C library; raise OSError if it is of no use to us
+#   _start_interpreter(options, code, waiter)   start Python deaf to Ctrl-C; return what _Worker takes
+#   _exec(arguments)            run another program in place of this one
+#   _end_by_sigint()            end as plain Python does after Ctrl-C, so that a shell script around us ends too
+#   _is_descendant_of(handshake)  whether this process was started by that worker, directly or not
+#   in a worker:
+#   _set_parent_death_signal(monitor)  end this process when the monitor ends, even by SIGKILL
+#   _discard_pending_signals()  discard what came before the start; return whether SIGINT was among it
+#   _hand_over(spec, control_fd)  the app begins: signals are its own now, and the monitor may ask it to stop
+#   _Waiter, _Terminal, _Worker, _ChildReaper, _OrphanTerminator: see the base class, or the longer half
+#
+# POSIX alone has what a fork and inotify need: _register_fd, _close_monitor_fds, and a _Waiter with `with` and `reset`.
 
 _LINUX = sys.platform.startswith('linux')
 _SIGKILL = getattr(signal, 'SIGKILL', 9)
-_INTERRUPTED = 0xC000013A - 2**32 if sys.platform == 'win32' else 130  # status of what Ctrl-C has ended
-_STOP_SIGNALS = ('KILL',) if sys.platform == 'win32' else ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+
+
+class _WaiterBase:
+    """What the loop waits with: for pipes, times, the ends of workers, signals, and `wake` from any thread."""
+
+    def __init__(self):
+        self.arrived = []  # the names of the signals that came; any thread or handler may add to it
+        self.mask = self.ignored = ()  # signals, as our program had them
+
+    def wait(self, pollables, times):
+        """Return the pollables that may be read or whose time has come; maybe none, after a signal or `wake`."""
+        pollables = list(pollables)
+        times = [*times, *(each.wait_until() for each in pollables)]
+        until = min((at for at in times if at is not None), default=_FOREVER)
+        milliseconds = max(0, (until - time.monotonic()) * 1000 + 0.999)
+        fds = {each.wait_fd() for each in pollables} - {None}
+        ready = self._wait(fds, int(min(milliseconds, 1e9)))  # no system takes more than a C int
+        now = time.monotonic()
+        return [p for p in pollables if p.wait_fd() in ready or (p.wait_until() is not None and now >= p.wait_until())]
 
 
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
-
-    ending_signal = 0  # which has ended it; on Windows there are none
 
     def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
@@ -3653,6 +3696,7 @@ class _WorkerBase:
         self.missing_target = None  # why it could not begin
         self.sent_garbage = False
         self.sent_signals = set()
+        self.ending_signal = 0  # which has ended it; on Windows there are none
         self._control = control
 
     def send(self, message):
@@ -3726,59 +3770,32 @@ def _read_proc(*names):
 
 
 if sys.platform == 'win32':
-    # What is called fd elsewhere is a handle here. Python's own _winapi, on which its subprocess stands, does most.
+    # Python's own _winapi, on which its subprocess stands, does most.
 
     import _winapi
     import ctypes
     import msvcrt
     from ctypes import byref, sizeof, wintypes
 
+    _INTERRUPTED = 0xC000013A - 2**32  # STATUS_CONTROL_C_EXIT
+    _STOP_SIGNALS = ('KILL',)
     _set_inheritable = os.set_handle_inheritable
-    _from_here = os.path.abspath  # what Python makes of a script's name
+    _from_here = os.path.abspath
+    _dll = ctypes.WinDLL('kernel32', use_last_error=True)
 
-    def _api(name, *argtypes, restype=wintypes.BOOL):
-        """Return a function of kernel32, typed; a result of 0 raises OSError."""
-
-        def check(result, function, arguments):
-            if not result:
-                raise ctypes.WinError(ctypes.get_last_error())
-            return result
-
-        function = getattr(_kernel32, name)
-        function.argtypes, function.restype, function.errcheck = argtypes, restype, check
-        return function
-
-    _kernel32 = ctypes.WinDLL('kernel32', use_last_error=True)
-    _BOOL, _DWORD, _HANDLE, _POINTER = wintypes.BOOL, wintypes.DWORD, wintypes.HANDLE, ctypes.c_void_p
-    _NAME, _KIND = wintypes.LPCWSTR, ctypes.c_int
-    _CtrlHandler = ctypes.WINFUNCTYPE(_BOOL, _DWORD)
-    _AssignProcessToJobObject = _api('AssignProcessToJobObject', _HANDLE, _HANDLE)
-    _CancelSynchronousIo = _api('CancelSynchronousIo', _HANDLE)
-    _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
-    _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
-    _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
-    _GetFileInformationByHandleEx = _api('GetFileInformationByHandleEx', _HANDLE, _KIND, _POINTER, _DWORD)
-    _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
-    _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
-    _OpenThread = _api('OpenThread', _DWORD, _BOOL, _DWORD, restype=_HANDLE)
-    _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
-    _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
-    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
-    _SetConsoleMode = _api('SetConsoleMode', _HANDLE, _DWORD)
-    _SetEvent = _api('SetEvent', _HANDLE)
-    _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
-    _TerminateJobObject = _api('TerminateJobObject', _HANDLE, wintypes.UINT)
-
-    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
-        _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
+    def _kernel32(name, *arguments):
+        """Call a function; a result of 0 raises OSError. Handles pass as C ints: only 32 of their bits are used."""
+        result = getattr(_dll, name)(*arguments)
+        if not result:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return result
 
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
-    _heard: set[int] = set()  # handles from which something has been read
 
     def _pipe():
-        """Return the two ends of a pipe. It has a name, as reads from no other kind can be waited for with the rest.
+        """It has a name, as reads from no other kind can be waited for with the rest.
 
-        One read returns what one write wrote: the request to stop may follow the order before that is read.
+        One read returns what one write wrote: the request to stop may follow the start before that is read.
         """
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
@@ -3789,25 +3806,22 @@ if sys.platform == 'win32':
         return read, write
 
     def _reading(handle):
-        """Return the read that is under way: its event is set once something has come, or all writers are gone."""
+        """Return the read that is under way: its event is set once data has come, or all writers are gone."""
         if handle not in _reads:
             _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
         return _reads[handle]
 
     def _read(handle):
-        """Wait for something to come and return it; b'' once all writers are gone."""
         try:
             reading = _reading(handle)
             reading.GetOverlappedResult(True)
+            return reading.getbuffer()
         except BrokenPipeError:
             return b''
         finally:
             _reads.pop(handle, None)
-        _heard.add(handle)
-        return reading.getbuffer()
 
     def _read_now(handle):
-        """The same without waiting: raises BlockingIOError if nothing has come."""
         try:
             if _winapi.WaitForSingleObject(_reading(handle).event, 0) == _winapi.WAIT_TIMEOUT:
                 raise BlockingIOError
@@ -3825,8 +3839,7 @@ if sys.platform == 'win32':
             try:
                 reading.GetOverlappedResult(True)
             except OSError:
-                pass  # its writers were gone
-        _heard.discard(handle)
+                pass  # it is cancelled, or its writers are gone
         _winapi.CloseHandle(handle)
 
     @_hide_from_tracebacks
@@ -3835,23 +3848,23 @@ if sys.platform == 'win32':
 
     @_hide_from_tracebacks
     def _identity(handle):
-        """Return the pid of who has made the pipe behind a handle; empty if there is none."""
-        pid = _DWORD()
+        """Return the pid of who has made the pipe."""
+        pid = wintypes.DWORD()
         try:
-            _GetNamedPipeServerProcessId(handle, byref(pid))
+            _kernel32('GetNamedPipeServerProcessId', handle, byref(pid))
         except OSError:
             return ''
         return str(pid.value)
 
     @_hide_from_tracebacks
     def _ctime_ns(path, stat):
-        """Return when a file was changed last, be it by a new name: what Python calls st_ctime is its birth."""
+        """What Python calls st_ctime is the file's birth here."""
         times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
         try:
             flags = 0x2000000  # FILE_FLAG_BACKUP_SEMANTICS: also of a folder
             handle = _winapi.CreateFile(os.fsdecode(path), 0x80, 7, 0, _winapi.OPEN_EXISTING, flags, 0)
             try:
-                _GetFileInformationByHandleEx(handle, 0, times, sizeof(times))
+                _kernel32('GetFileInformationByHandleEx', handle, 0, times, sizeof(times))
             finally:
                 _winapi.CloseHandle(handle)
         except OSError:
@@ -3859,7 +3872,7 @@ if sys.platform == 'win32':
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """Yield each path with its time and size, by one call for each folder: that is cheaper, but sees no inodes."""
+        """One call for each folder is cheaper than one for each file, but it sees no inodes."""
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
@@ -3880,7 +3893,6 @@ if sys.platform == 'win32':
         raise OSError(errno.ENOSYS, 'this system has no inotify')
 
     def _start_interpreter(options, code, waiter):
-        """Start Python with our inheritable handles; until it has an order Ctrl-C is not for it."""
         import subprocess
 
         environment, python = dict(os.environ), getattr(sys, '_base_executable', None) or sys.executable
@@ -3890,14 +3902,25 @@ if sys.platform == 'win32':
         code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
-    def _end_by_sigint():
-        """Nothing: a status tells all here."""
-
     def _exec(arguments):
-        """Run another program in place of this one: exec does not wait for it here."""
+        """A shell would not wait for what exec starts."""
         import subprocess
 
         sys.exit(subprocess.call(arguments))
+
+    def _end_by_sigint():
+        """Nothing: the status alone says it."""
+
+    def _is_descendant_of(handshake):
+        """Whether we are in the job of its worker."""
+        inside = wintypes.BOOL()
+        try:
+            job = _kernel32('OpenJobObjectW', 4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
+        except OSError:
+            return False
+        _kernel32('IsProcessInJob', _dll.GetCurrentProcess(), job, byref(inside))
+        _winapi.CloseHandle(job)
+        return bool(inside)
 
     def _set_parent_death_signal(monitor):
         """Nothing: the monitor has put this process into a job, which ends with it."""
@@ -3905,40 +3928,28 @@ if sys.platform == 'win32':
     def _discard_pending_signals():
         return False
 
-    def _reset_signals(spec):
-        """In a worker, in which Ctrl-C was ignored: from now on it counts."""
+    def _hand_over(spec, control):
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        main_thread = _OpenThread(1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
-        _thread.start_new_thread(_interrupt_on_request, (_control_pipe, main_thread))
+        main_thread = _kernel32('OpenThread', 1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
+        _thread.start_new_thread(_interrupt_on_request, (control, main_thread))
 
-    _control_pipe = 0
-
-    def _watch_control_pipe(pipe):
-        """Obey the monitor, as soon as an interrupt counts."""
-        global _control_pipe
-        _control_pipe = pipe
-
-    def _interrupt_on_request(pipe, main_thread):
+    def _interrupt_on_request(control, main_thread):
         """A byte in the control pipe is the monitor's polite way to stop us."""
-        while _read(pipe):
+        while _read(control):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
             try:
-                _CancelSynchronousIo(main_thread)  # input() is not woken by that
+                _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
             except OSError:
                 pass  # it does not read or write just now
 
-    class _Waiter:
-        """What the loop waits with: processes, pipes, timers, events of the console, and a wake-up from any thread."""
-
-        mask = ignored = ()
-
+    class _Waiter(_WaiterBase):
         def __init__(self):
-            self._event = _CreateEvent(None, False, False, None)
-            self.arrived = []  # the names of the signals that came, or of those that console events stand for
-            self._handler = _CtrlHandler(self._on_event)
-            _SetConsoleCtrlHandler(self._handler, True)
+            super().__init__()
+            self._event = _kernel32('CreateEventW', None, False, False, None)
+            self._handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)(self._on_event)
+            _kernel32('SetConsoleCtrlHandler', self._handler, True)
 
         def _on_event(self, event):
             """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
@@ -3948,34 +3959,37 @@ if sys.platform == 'win32':
                 time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
             return True
 
-        def wait(self, sources, times):
-            """Return the sources that may be read or whose time has come; maybe none, after an event or `wake`."""
-            sources, now = list(sources), time.monotonic()
-            times = [*times, *(source.wait_until() for source in sources)]
-            until = min((at for at in times if at is not None), default=_FOREVER)
+        def _wait(self, handles, milliseconds):
             events = [self._event, *(worker.handle for worker in _Worker.running)]
-            for pipe in (source.wait_fd() for source in sources):
+            for handle in handles:
                 try:
-                    events += [] if pipe is None else [_reading(pipe).event]
+                    events.append(_reading(handle).event)
                 except BrokenPipeError:
-                    until = now  # all writers are gone: `step` shall see that
-            timeout = _winapi.INFINITE if until == _FOREVER else max(0, int((until - now) * 1000 + 0.999))
-            _winapi.WaitForMultipleObjects(events, False, timeout)
+                    milliseconds = 0  # all writers are gone: `step` shall see that
+            _winapi.WaitForMultipleObjects(events, False, milliseconds)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
-            _Worker.running -= ended
-            self.arrived += ['SIGCHLD'] * bool(ended)
-            now = time.monotonic()
-            due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
-            return due + [s for s in sources if s.wait_fd() is not None and s not in due]
+            if ended:
+                _Worker.running -= ended
+                self.arrived.append('SIGCHLD')
+            return handles
 
         def read_signals(self):
             return self.arrived
 
         def wake(self):
-            _SetEvent(self._event)
+            _kernel32('SetEvent', self._event)
 
         def close(self, leaving):
-            _SetConsoleCtrlHandler(self._handler, False)
+            _kernel32('SetConsoleCtrlHandler', self._handler, False)
+
+    def _console_mode(stream):
+        """Return the mode of the console behind a standard stream, None if it is no console."""
+        mode = wintypes.DWORD()
+        try:
+            _kernel32('GetConsoleMode', _winapi.GetStdHandle(stream), byref(mode))
+        except OSError:
+            return None
+        return mode.value
 
     class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
@@ -3984,26 +3998,22 @@ if sys.platform == 'win32':
         """
 
         def __init__(self):
-            self._modes = {}
+            self._modes = {}  # standard stream -> the mode of its console
             self.listening = False
+            self._on_enter = None
+            self._look_at = 0
 
         def interrupts(self, worker):
-            """Whether Ctrl-C comes to the worker as well: to all processes of a console, but it may be too early."""
-            return _Worker.latest is None or _Worker.latest.channel._fd in _heard
+            return True  # to all processes of a console
 
         def save(self):
-            for stream in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE):
-                mode = _DWORD()
-                try:
-                    _GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode))
-                except OSError:
-                    continue  # this is no console
-                self._modes[stream] = mode.value
+            modes = {each: _console_mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
+            self._modes = {stream: mode for stream, mode in modes.items() if mode is not None}
 
         def restore(self, is_abandoned=False):
             for stream, mode in self._modes.items():
                 try:
-                    _SetConsoleMode(_winapi.GetStdHandle(stream), mode)
+                    _kernel32('SetConsoleMode', _winapi.GetStdHandle(stream), mode)
                 except OSError:
                     pass  # it is gone
 
@@ -4011,19 +4021,12 @@ if sys.platform == 'win32':
 
         @staticmethod
         def has_colors():
-            """Whether the console on stderr understands escape sequences: Windows 10 and newer, where it is told to."""
-            mode = _DWORD()
-            try:
-                _GetConsoleMode(_winapi.GetStdHandle(_winapi.STD_ERROR_HANDLE), byref(mode))
-            except OSError:
-                return False
-            return bool(mode.value & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            """Windows 10 and newer understand escape sequences where they are told to."""
+            return bool((_console_mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self, on_enter):
-            """Begin to wait for ENTER, if there is somebody to press it."""
             self._on_enter = on_enter
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
-            self._look_at = time.monotonic()
             return self.listening
 
         def wait_until(self):
@@ -4044,22 +4047,17 @@ if sys.platform == 'win32':
         """
 
         running: set[_Worker] = set()
-        latest: _Worker | None = None  # to be started
 
         def __init__(self, process, channel, control, expected_sources):
             super().__init__(process.pid, channel, control, expected_sources)
             self._process = process
             self.handle = int(process._handle)
-            self.job = type(process._handle)(_CreateJobObject(None, f'hupper-{self.pid}'))  # it closes itself
-            limits = (_DWORD * (36 if sys.maxsize > 2**32 else 28))()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+            self.job = type(process._handle)(_kernel32('CreateJobObjectW', None, f'hupper-{self.pid}'))  # closes itself
+            limits = (wintypes.DWORD * (36 if sys.maxsize > 2**32 else 28))()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
             limits[4] = 0x2000 | 0x800  # its LimitFlags: KILL_ON_JOB_CLOSE, BREAKAWAY_OK
-            _SetInformationJobObject(self.job, 9, limits, sizeof(limits))
-            _AssignProcessToJobObject(self.job, self.handle)
+            _kernel32('SetInformationJobObject', self.job, 9, limits, sizeof(limits))
+            _kernel32('AssignProcessToJobObject', self.job, self.handle)
             self.running.add(self)
-
-        def start(self, more_sources):
-            _Worker.latest = self
-            super().start(more_sources)
 
         def poll(self):
             """Return its status if it has ended, below 0 where the system did that; else None."""
@@ -4071,7 +4069,6 @@ if sys.platform == 'win32':
             self.running.discard(self)
 
         def exit_cause(self):
-            """Return what ended it, if it was the system."""
             return None if self.poll() >= 0 else 'exception 0x%X' % (self.poll() + 2**32)
 
         def send_signal(self, signum):
@@ -4089,21 +4086,25 @@ if sys.platform == 'win32':
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
-        def reap(self, known, ended=False):
-            return []
+        def reap(self, known):
+            pass
 
         def close(self):
             pass
 
+    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
+        _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
+
     class _OrphanTerminator:
-        """Descendants that have outlived their worker. Windows knows no polite end for them."""
+        """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
 
         used_force = False  # there is no other way
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
+            self.kill_at = None
             self.names = [f'PID {pid}' for pid in self._pids()]
-            _TerminateJobObject(self._job, 1)
+            _kernel32('TerminateJobObject', self._job, 1)
 
         def poll(self, now):
             self.kill_at = now + 0.01  # the time to look again
@@ -4111,50 +4112,22 @@ if sys.platform == 'win32':
 
         def _pids(self):
             found = _JobPids()
-            _QueryInformationJobObject(self._job, 3, byref(found), sizeof(found), None)  # 3: the list of pids
+            _kernel32('QueryInformationJobObject', self._job, 3, byref(found), sizeof(found), None)  # 3: this list
             return found.pids[: found.listed]
 
-    def _is_descendant_of(handshake):
-        """Whether we are in the job of its worker."""
-        inside = _BOOL()
-        try:
-            job = _OpenJobObject(4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
-        except OSError:
-            return False
-        _IsProcessInJob(_winapi.GetCurrentProcess(), job, byref(inside))
-        _winapi.CloseHandle(job)
-        return bool(inside)
-
 else:
+    _INTERRUPTED = 130
+    _STOP_SIGNALS = ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
     _write, _set_inheritable = os.write, os.set_inheritable
-
-    def _from_here(name):
-        """Return what Python makes of a script's name: its dots stay, as after a link they mean another folder."""
-        return os.path.join(_current_folder(), name)
-
-    @_hide_from_tracebacks
-    def _ctime_ns(path, stat):
-        return stat.st_ctime_ns
-
-    def _glances(paths):
-        """Yield each path with a number that changes with the file."""
-        for path in paths:
-            try:
-                stat = os.stat(path)
-                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
-            except (OSError, ValueError):
-                yield path, 0
-
     _monitor_fds: set[int] = set()  # what a forked worker closes
 
     def _register_fd(fd):
-        """Register a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
-        low = []
-        while fd <= 2:
-            low.append(fd)
-            fd = os.dup(fd)
-        for each in low:
-            os.close(each)
+        """Register a descriptor as ours and return it; it moves above stdin, stdout and stderr if these are closed."""
+        if fd <= 2:
+            import fcntl
+
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         _monitor_fds.add(fd)
         return fd
 
@@ -4187,15 +4160,25 @@ else:
 
     @_hide_from_tracebacks
     def _identity(fd):
-        """Return what tells an open descriptor's file from every other; empty if it is not open."""
         try:
             stat = os.fstat(fd)
         except OSError:
             return ''
         return f'{stat.st_dev}:{stat.st_ino}'
 
+    def _from_here(name):
+        """Its dots stay: after a link they mean another folder."""
+        return os.path.join(_current_folder(), name)
+
+    @_hide_from_tracebacks
+    def _ctime_ns(path, stat):
+        return stat.st_ctime_ns
+
+    def _glances(paths):
+        for path in paths:
+            yield path, _signature(path)
+
     def _libc():
-        """Return the C library."""
         import ctypes
 
         return ctypes.CDLL(None, use_errno=True)
@@ -4209,36 +4192,49 @@ else:
             _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
     def _start_interpreter(options, code, waiter):
-        """Start Python with our inheritable descriptors; return its pid."""
         import subprocess
 
-        with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+        with waiter:  # its signals stay blocked until it has its start
             process = subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
         process.returncode = 0  # it is for us to wait for it
         return process.pid
 
+    def _exec(arguments):
+        os.execv(arguments[0], arguments)
+
     def _end_by_sigint():
-        """End as plain Python does after a Ctrl-C, so that a shell script around us ends as well."""
         _flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
 
-    def _exec(arguments):
-        """Run another program in place of this one."""
-        os.execv(arguments[0], arguments)
+    def _is_descendant_of(handshake):
+        """Whether its monitor is among our ancestors."""
+        parents = {process.pid: process.parent for process in _processes()}
+        at = os.getpid()
+        while at in parents and at != handshake.monitor:
+            at = parents.pop(at)  # somewhere there may be a circle
+        return at == handshake.monitor
 
     def _set_parent_death_signal(monitor):
-        """See to it that this process ends when the monitor does, even by SIGKILL: on Linux the kernel does that."""
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != monitor:
             os._exit(1)  # it went before this was set
 
-    def _watch_control_pipe(fd):
-        """Elsewhere a thread waits for the end of the control pipe, which the monitor holds open."""
+    def _discard_pending_signals():
+        pending = signal.sigpending()
+        for signum in pending:
+            handler = signal.signal(signum, signal.SIG_IGN)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        return signal.SIGINT in pending
+
+    def _hand_over(spec, control_fd):
         if _LINUX:
-            os.close(fd)
-        else:
-            _thread.start_new_thread(_die_at_end_of, (fd,))
+            os.close(control_fd)
+        else:  # the monitor holds the other end open
+            _thread.start_new_thread(_die_at_end_of, (control_fd,))
+        for signum in spec.ignored_signals:
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
 
     def _die_at_end_of(fd):
         while _read(fd):
@@ -4257,14 +4253,13 @@ else:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
         return _register_fd(fd)
 
-    class _Waiter:
-        """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
-
+    class _Waiter(_WaiterBase):
         def __init__(self):
+            super().__init__()
             self._read, self._write = _pipe()
             os.set_blocking(self._write, False)
-            self.arrived = []  # the names of the signals that came
             self._saved_handlers = {}
+            self._saved_mask = ()  # from before a `with`
             self._saved_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCHLD', 'SIGCONT'):
                 signum = getattr(signal, name)
@@ -4283,7 +4278,7 @@ else:
         def read_signals(self):
             """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
 
-            Handlers add to it at any time. A Ctrl-C that came before the worker's end is to be known by then.
+            A Ctrl-C that came before the worker's end must be known by then.
             """
             while self._interrupts is not None:
                 try:
@@ -4294,25 +4289,14 @@ else:
                 self.arrived.insert(0, 'CTRL-C' if is_typed else 'SIGINT')
             return self.arrived
 
-        def wait(self, sources, times):
-            """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
-            sources = list(sources)
+        def _wait(self, fds, milliseconds):
             poll = select.poll()
-            for fd in {self._read, self._interrupts} - {None}:
+            for fd in fds | {self._read, self._interrupts} - {None}:
                 poll.register(fd, select.POLLIN)
-            for source in sources:
-                if source.wait_fd() is not None:
-                    poll.register(source.wait_fd(), select.POLLIN)
-            times = [*times, *(source.wait_until() for source in sources)]
-            until = min((at for at in times if at is not None), default=None)
-            timeout = None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)
-            ready = dict(poll.poll(timeout and min(timeout, 1e9)))  # it takes no more than a C int
+            ready = dict(poll.poll(milliseconds))
             if self._read in ready:
                 os.read(self._read, 1 << 16)
-            now = time.monotonic()
-            return [
-                s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
-            ]
+            return ready
 
         def wake(self):
             try:
@@ -4322,18 +4306,18 @@ else:
 
         def __enter__(self):
             """Block signals around a fork: until it resets its handlers, the child writes to our wake-up pipe."""
-            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._saved_handlers)
+            self._saved_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._saved_handlers)
 
         def __exit__(self, *_):
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._saved_mask)
 
         def reset(self):
-            """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
+            """In a forked worker: be as if we had never been; signals stay blocked until the app begins."""
             signal.set_wakeup_fd(-1)
             self.arrived.clear()
             for signum, former in self._saved_handlers.items():
                 signal.signal(signum, former)
-            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            self._saved_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
         def close(self, leaving):
             signal.set_wakeup_fd(self._saved_fd)
@@ -4345,20 +4329,6 @@ else:
             for fd in self._read, self._write, self._interrupts:
                 _close(fd)
 
-    def _discard_pending_signals():
-        """Discard what has reached this process before its start; return whether SIGINT has."""
-        pending = signal.sigpending()
-        for signum in pending:
-            handler = signal.signal(signum, signal.SIG_IGN)
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        return signal.SIGINT in pending
-
-    def _reset_signals(spec):
-        """In a worker, in which signals were blocked: handle them as the monitor's program found them."""
-        for signum in spec.ignored_signals:
-            signal.signal(signum, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
-
     class _Terminal(_Pollable):
         """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
 
@@ -4368,61 +4338,56 @@ else:
         _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
         def __init__(self):
-            self._had_one = self._opens()
+            self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
-            self._edge = None
-            self._state = None
+            self._edge = None  # an epoll that watches stdin, see `listen`
+            self._modes = None
             self._is_blocking = True
+            self._on_enter = None
             self.listening = False
 
         @staticmethod
-        def _opens():
+        def _foreground():
+            """Return the foreground group of our terminal, wherever stdin comes from; None if it is gone."""
             try:
-                os.close(os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY))
+                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
+                try:
+                    return os.tcgetpgrp(fd)
+                finally:
+                    os.close(fd)
             except OSError:
-                return False
-            return True
+                return None
 
         def is_gone(self):
             """Whether the window was closed, or the connection dropped."""
-            return self._had_one and not self._opens()
+            return self._had_one and self._foreground() is None
 
         def is_ours(self):
-            """Whether we are in its foreground, and get what is typed."""
+            """Whether stdin is a terminal that we are in the foreground of, and get what is typed."""
             try:
                 return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
             except OSError:
                 return False
 
-        @staticmethod
-        def interrupts(worker):
-            """Whether its Ctrl-C goes to us and to the worker, wherever stdin comes from."""
+        @classmethod
+        def interrupts(cls, worker):
+            """Whether Ctrl-C comes to us and to the worker."""
             try:
-                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
-                try:
-                    return os.tcgetpgrp(fd) == os.getpgrp() == os.getpgid(worker.pid if worker else 0)
-                finally:
-                    os.close(fd)
+                return cls._foreground() == os.getpgrp() == os.getpgid(worker.pid if worker else 0)
             except OSError:
                 return False
+
+        @staticmethod
+        def has_colors():
+            """Whether a terminal on stderr shows them."""
+            return True
 
         def save(self):
             if self.is_ours():
                 import termios
 
-                self._state = termios.tcgetattr(0)
+                self._modes = termios.tcgetattr(0)
                 self._is_blocking = os.get_blocking(0)
-
-        @staticmethod
-        def _cooked():
-            """The usual modes: for a terminal whose foreground has come to us since the worker began."""
-            import termios
-
-            state = termios.tcgetattr(0)
-            state[0] |= termios.ICRNL
-            state[1] |= termios.OPOST
-            state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
-            return state
 
         def restore(self, is_abandoned=False):
             """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
@@ -4433,37 +4398,45 @@ else:
             except OSError:
                 pass  # it is no terminal, or gone
 
-        @staticmethod
-        def has_colors():
-            return True
-
         def _restore_modes(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
-            if not self._state and not self.is_ours():
+            if not self._modes and not self.is_ours():
                 return
             import termios
 
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
             try:
-                self._state = self._state or self._cooked()
+                self._modes = self._modes or self._usual_modes()
                 try:
                     os.killpg(os.tcgetpgrp(0), 0)
                 except ProcessLookupError:  # the foreground is a group that has ended: a worker's child's
                     os.tcsetpgrp(0, os.getpgrp())
-                if self.is_ours() and termios.tcgetattr(0) != self._state:
-                    termios.tcsetattr(0, termios.TCSANOW, self._state)
+                if self.is_ours() and termios.tcgetattr(0) != self._modes:
+                    termios.tcsetattr(0, termios.TCSANOW, self._modes)
                 if self.is_ours() and os.get_blocking(0) != self._is_blocking:
                     os.set_blocking(0, self._is_blocking)  # the mode of all that have the terminal from one open()
             except (OSError, termios.error):
                 pass  # it is gone
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+        @staticmethod
+        def _usual_modes():
+            """For a terminal whose foreground has come to us since the worker began."""
+            import termios
+
+            modes = termios.tcgetattr(0)
+            modes[0] |= termios.ICRNL
+            modes[1] |= termios.OPOST
+            modes[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
+            return modes
 
         def close(self):
             self._restore_modes()
             _close(self._edge)
 
         def listen(self, on_enter):
+            """Begin to wait for ENTER; return whether anybody can press it now."""
             self._on_enter = on_enter
             self.listening = self._is_tty
             if self.listening and self._edge is None and hasattr(select, 'epoll'):
@@ -4481,7 +4454,7 @@ else:
                 with select.epoll.fromfd(os.dup(self._edge)) as epoll:
                     epoll.poll(0)
             if not self.is_ours():
-                return  # it was typed for somebody else
+                return  # it was typed for another program
             try:
                 typed = os.read(0, 1024)
             except OSError:
@@ -4491,10 +4464,11 @@ else:
                 self._on_enter()
 
     class _Worker(_WorkerBase):
-        """A process that runs the app."""
-
-        group = _status = None
-        children = ()
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.group = None  # its process group
+            self.children = ()  # pids of those it had when it was to stop; on Linux the reaper knows
+            self._status = None
 
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
@@ -4513,7 +4487,7 @@ else:
             self.poll(0)
 
         def exit_cause(self):
-            """Return the signal that ended it, if it was one."""
+            """Return what ended it if that was a signal, by name; or, on Windows, an exception."""
             if not self.ending_signal:
                 return None
             from signal import Signals
@@ -4524,7 +4498,7 @@ else:
                 return f'signal {self.ending_signal}'
 
         def _note_group(self):
-            """Note its process group, which can't be asked for once it is waited for."""
+            """It can't be asked for any more once the worker is waited for."""
             try:
                 self.group = os.getpgid(self.pid)
             except OSError:
@@ -4580,6 +4554,14 @@ else:
         state, parent, group = tail.split(None, 3)[:3]
         return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
 
+    def _children():
+        """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+        lists = [('self', 'task', task, 'children') for task in os.listdir('/proc/self/task')]
+        if not os.path.exists(os.path.join('/proc', *lists[0])):
+            return [process for process in _processes() if process.parent == os.getpid()]
+        pids = b' '.join(_read_proc(*each) for each in lists).split()
+        return list(filter(None, (_process(pid.decode()) for pid in pids)))
+
     class _ChildReaper:
         """The children of this process: what its program had before, and what its workers leave behind.
 
@@ -4589,29 +4571,11 @@ else:
 
         def __init__(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            self._own = {process.pid for process in self.children()}
+            self._own = {process.pid for process in _children()} if _LINUX else set()
 
-        def children(self, ended=False):
-            """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
-            if not _LINUX:
-                return []
-            if hasattr(os, 'waitid'):
-                try:
-                    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                except ChildProcessError:
-                    return []
-                if ended and found is None:
-                    return []
-            return [process for process in _processes() if process.parent == os.getpid()]
-
-        def has_adopted(self, known):
-            """Whether we have children beside these, by one read where the kernel lists them (CONFIG_PROC_CHILDREN)."""
-            pids = [_read_proc('self', 'task', task, 'children') for task in os.listdir('/proc/self/task')]
-            return not any(pids) or not self._own.union(known).issuperset(map(int, b' '.join(pids).split()))
-
-        def reap(self, known, ended=False):
+        def reap(self, known):
             """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
+            adopted = [process for process in _children() if process.pid not in self._own | known] if _LINUX else []
             for process in adopted:
                 try:
                     if process.state == 'Z':
@@ -4624,41 +4588,39 @@ else:
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
     class _OrphanTerminator:
-        """Descendants that have outlived their worker: asked to end, then made to.
+        """Ends descendants that have outlived their worker: politely, then by force.
 
         Those that began a session or process group of their own are left alone.
         """
 
         def __init__(self, worker, reaper, known, interval):
-            self.names = []
+            self.names = []  # of what it has asked to end
             self.used_force = False
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
             self._children = worker.children
-            self._killed = False
 
         def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
             left = [process for process in self._left() if process.group in self._groups]
-            if self._killed or (self.kill_at is not None and now >= self.kill_at):
-                self._killed, self.kill_at = True, None
-            elif left and self.kill_at is None:
+            if self.kill_at is None:
                 self.kill_at = now + (self._interval or 0)
+            elif left and now >= self.kill_at:
+                self.used_force, self.kill_at = True, now + 1
             for process in left:
                 self._end(process)
             return all(process.pid in self._known for process in left)
 
         def _left(self):
-            if not _LINUX:
-                return self._children and [process for process in _processes() if process.pid in self._children]
-            return self._reaper.reap(self._known) if self._reaper.has_adopted(self._known) else []
+            if _LINUX:
+                return self._reaper.reap(self._known)
+            return self._children and [process for process in _processes() if process.pid in self._children]
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
             try:
-                if self._killed:
-                    self.used_force = True
+                if self.used_force:
                     os.kill(process.pid, signal.SIGKILL)
                 elif name not in self.names and not process.ends_by_itself():
                     self.names.append(name)
@@ -4666,14 +4628,6 @@ else:
                     os.kill(process.pid, signal.SIGCONT)
             except OSError:
                 self._known.add(process.pid)  # it has just ended, or is another user's: leave it alone
-
-    def _is_descendant_of(handshake):
-        """Whether its monitor is among our ancestors."""
-        parents = {process.pid: process.parent for process in _processes()}
-        at = os.getpid()
-        while at in parents and at != handshake.monitor:
-            at = parents.pop(at)  # somewhere there may be a circle
-        return at == handshake.monitor
 
 
 # -------------------------------------------------------------------------------------------------- names of hupper 1.x

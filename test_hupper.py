@@ -6730,8 +6730,8 @@ class Interrupt(TerminalCase):
             import hupper, time
             from mod import VALUE
             hupper.get_reloader().watch_files(['state'])
-            print('app', VALUE, flush=True)
             try:
+                print('app', VALUE, flush=True)  # Ctrl-C may come before this returns
                 time.sleep(600)
             except KeyboardInterrupt:
                 with open('state', 'w') as file: file.write('x')
