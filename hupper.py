@@ -42,9 +42,7 @@ from __future__ import annotations
 
 import sys
 
-_STARTUP_MODULES = frozenset(sys.modules) - {
-    __name__
-}  # what Python itself has imported; empty where a program may have done so
+_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # Python's own imports; none where a program may add to them
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
 _PRE_STDLIB_PATHS: list[str] = []  # what else stood before Python's own library, such as PYTHONPATH
@@ -3683,6 +3681,19 @@ class _WaiterBase:
         return [p for p in pollables if p.wait_fd() in ready or (p.wait_until() is not None and now >= p.wait_until())]
 
 
+class _TerminalBase(_Pollable):
+    """A terminal: kept as it was, and read for ENTER while no worker runs."""
+
+    def __init__(self):
+        self.listening = False
+        self._on_enter = None
+
+    @staticmethod
+    def has_colors():
+        """Whether a terminal on stderr shows them."""
+        return True
+
+
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
 
@@ -3745,19 +3756,13 @@ def _file_clock():
 
 def _fork_obstacle():
     """Return why this process can't be forked, None if it can."""
-    if not hasattr(os, 'fork') or sys.platform == 'darwin':
-        return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+    if not _LINUX:
+        return 'a fork is not safe on this platform'  # as on macOS, whose system libraries do not survive it
     if sys.implementation.name != 'cpython':
         return 'only CPython lets sys.excepthook end the process'  # see _WorkerMain
     if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
         return 'a fork of Python 3.8 that checks its memory crashes at its end'
-    try:
-        threads = len(os.listdir('/proc/self/task'))
-    except OSError:
-        import threading
-
-        threads = threading.active_count()
-    return 'there are threads' if threads != 1 else None
+    return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
 
 
 def _read_proc(*names):
@@ -3767,6 +3772,13 @@ def _read_proc(*names):
             return file.read()
     except OSError:
         return b''
+
+
+def _list_proc(*names):
+    try:
+        return os.listdir(os.path.join('/proc', *names))
+    except OSError:
+        return []
 
 
 if sys.platform == 'win32':
@@ -3784,7 +3796,7 @@ if sys.platform == 'win32':
     _dll = ctypes.WinDLL('kernel32', use_last_error=True)
 
     def _kernel32(name, *arguments):
-        """Call a function; a result of 0 raises OSError. Handles pass as C ints: only 32 of their bits are used."""
+        """Call a function; a result of 0 raises OSError. Handles pass as C ints: they have no more bits than these."""
         result = getattr(_dll, name)(*arguments)
         if not result:
             raise ctypes.WinError(ctypes.get_last_error())
@@ -3918,7 +3930,7 @@ if sys.platform == 'win32':
             job = _kernel32('OpenJobObjectW', 4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
         except OSError:
             return False
-        _kernel32('IsProcessInJob', _dll.GetCurrentProcess(), job, byref(inside))
+        _kernel32('IsProcessInJob', wintypes.HANDLE(-1), job, byref(inside))  # -1: this process
         _winapi.CloseHandle(job)
         return bool(inside)
 
@@ -3991,16 +4003,15 @@ if sys.platform == 'win32':
             return None
         return mode.value
 
-    class _Terminal(_Pollable):
-        """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
+    class _Terminal(_TerminalBase):
+        """The console on stdin and stdout, if there is one.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
         """
 
         def __init__(self):
+            super().__init__()
             self._modes = {}  # standard stream -> the mode of its console
-            self.listening = False
-            self._on_enter = None
             self._look_at = 0
 
         def interrupts(self, worker):
@@ -4241,16 +4252,14 @@ else:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _signalfd(signum):
-        """Block a signal and return a descriptor to read it from, with its sender; None where there are none."""
-        if not _LINUX:
-            return None
+    def _sigint_fd():
+        """Block SIGINT and return a descriptor to read it from, with its sender."""
         from ctypes import c_ulong
 
-        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signum - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
         if fd < 0:
-            return None
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+            return None  # as in some sandboxes
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         return _register_fd(fd)
 
     class _Waiter(_WaiterBase):
@@ -4269,7 +4278,7 @@ else:
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
-            self._interrupts = _signalfd(signal.SIGINT) if signal.SIGINT in self._saved_handlers else None
+            self._interrupts = _sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
 
         def _note(self, name):
             """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
@@ -4329,8 +4338,8 @@ else:
             for fd in self._read, self._write, self._interrupts:
                 _close(fd)
 
-    class _Terminal(_Pollable):
-        """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
+    class _Terminal(_TerminalBase):
+        """The terminal on stdin, if there is one."""
 
         # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
         # without a jump of the cursor on a plain one; cursor keys; reports of mouse, focus and size; bracketed paste.
@@ -4338,13 +4347,12 @@ else:
         _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
         def __init__(self):
+            super().__init__()
             self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
             self._edge = None  # an epoll that watches stdin, see `listen`
             self._modes = None
             self._is_blocking = True
-            self._on_enter = None
-            self.listening = False
 
         @staticmethod
         def _foreground():
@@ -4377,11 +4385,6 @@ else:
             except OSError:
                 return False
 
-        @staticmethod
-        def has_colors():
-            """Whether a terminal on stderr shows them."""
-            return True
-
         def save(self):
             if self.is_ours():
                 import termios
@@ -4397,6 +4400,10 @@ else:
                     os.write(1, self._PLAIN_SCREEN)
             except OSError:
                 pass  # it is no terminal, or gone
+
+        def close(self):
+            self._restore_modes()
+            _close(self._edge)
 
         def _restore_modes(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
@@ -4430,10 +4437,6 @@ else:
             modes[1] |= termios.OPOST
             modes[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
             return modes
-
-        def close(self):
-            self._restore_modes()
-            _close(self._edge)
 
         def listen(self, on_enter):
             """Begin to wait for ENTER; return whether anybody can press it now."""
@@ -4537,30 +4540,30 @@ else:
             helpers = b'multiprocessing.resource_tracker', b'multiprocessing.forkserver'
             return (_LINUX and not command) or any(helper in command for helper in helpers)
 
-    def _processes():
-        """Return all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
+    def _processes(pids=None):
+        """Return these processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
         if not _LINUX:
             import subprocess
 
-            told = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
-            lines = [os.fsdecode(line).split(None, 4) for line in told.splitlines()]
+            table = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
+            lines = [os.fsdecode(line).split(None, 4) for line in table.splitlines()]
             return [_Process(*line) for line in lines if len(line) == 5]
-        return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
-
-    def _process(pid):
-        head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-        if not head:
-            return None  # it has just ended
-        state, parent, group = tail.split(None, 3)[:3]
-        return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+        found = []
+        for pid in filter(str.isdigit, _list_proc()) if pids is None else pids:
+            head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+            if head:  # else it has just ended
+                state, parent, group = tail.split(None, 3)[:3]
+                found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
+        return found
 
     def _children():
         """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-        lists = [('self', 'task', task, 'children') for task in os.listdir('/proc/self/task')]
-        if not os.path.exists(os.path.join('/proc', *lists[0])):
+        if not _LINUX:
+            return []
+        if not os.path.exists('/proc/thread-self/children'):
             return [process for process in _processes() if process.parent == os.getpid()]
-        pids = b' '.join(_read_proc(*each) for each in lists).split()
-        return list(filter(None, (_process(pid.decode()) for pid in pids)))
+        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
+        return _processes(os.fsdecode(pids).split())
 
     class _ChildReaper:
         """The children of this process: what its program had before, and what its workers leave behind.
@@ -4571,11 +4574,11 @@ else:
 
         def __init__(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            self._own = {process.pid for process in _children()} if _LINUX else set()
+            self._own = {process.pid for process in _children()}
 
         def reap(self, known):
             """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in _children() if process.pid not in self._own | known] if _LINUX else []
+            adopted = [process for process in _children() if process.pid not in self._own | known]
             for process in adopted:
                 try:
                     if process.state == 'Z':
@@ -4641,17 +4644,6 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
 # -------------------------------------------------------------------------------------------------------- command line
 
 
-class _Options:
-    """The command line's options, as they are where none is given."""
-
-    watch: list[str] = []  # argparse copies it before it adds to it
-    ignore: list[str] = []
-    verbose = LogLevel.INFO
-    reload_interval = 1
-    shutdown_interval = monitor = stop_signal = None
-    exit_on_crash = False
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
     try:
@@ -4685,29 +4677,19 @@ def _second_reloader(target):
 
 def _reloader_for(args):
     """Return the reloader that the command line asks for; raise ValueError."""
-    options = _Options()
+    options = {}
     if args and args[0].startswith('-') and not args[0].startswith('-m'):
-        args = _parse_options(args, options)
-    logger = DefaultLogger(options.verbose)
-    interval = _seconds('--reload-interval', options.reload_interval)
-    shutdown = options.shutdown_interval
-    shutdown = _DEFAULT if shutdown is None else _seconds('--shutdown-interval', shutdown)
-    return Reloader(
-        worker_path=_target_for(args),
-        monitor_factory=options.monitor,
-        logger=logger,
-        reload_interval=interval,
-        shutdown_interval=shutdown,
-        stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
-        ignore_files=options.ignore,
-        extra_paths=options.watch,
-        exit_on_crash=options.exit_on_crash,
-        may_fork=_IS_COMMAND,
-    )
+        options, args = _parse_options(args)
+    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
+        if name in options:
+            options[name] = check('--' + name.replace('_', '-'), options[name])
+    logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
+    factory = options.pop('monitor_factory', None)
+    return Reloader(_target_for(args), factory, logger, may_fork=_IS_COMMAND, **options)
 
 
-def _parse_options(args, options):
-    """Set what stands before the target; return the target with what follows it, which is the app's."""
+def _parse_options(args):
+    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it."""
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -4719,17 +4701,18 @@ def _parse_options(args, options):
         usage='%(prog)s [OPTIONS] -m MODULE [ARG ...]\n       %(prog)s [OPTIONS] SCRIPT [ARG ...]',
         description='Run a Python program and restart it when its files change. SCRIPT is a file, a folder or zip file '
         "with a __main__.py, or the name of one of this environment's console scripts.",
-        epilog='Everything after MODULE or SCRIPT belongs to the program.',
+        epilog='-w and -x may be repeated. Everything after MODULE or SCRIPT belongs to the program.',
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
-    add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
-    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
-    add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
+    add('-w', '--watch', dest='extra_paths', action='append', metavar='PATH', help='also watch a file, folder or glob')
+    add('-x', '--ignore', dest='ignore_files', action='append', metavar='PATTERN', help='paths that do not count')
+    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also say why')
+    add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
     add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
-    add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
+    add('--monitor', dest='monitor_factory', metavar='NAME', help='inotify, watchdog, polling or a factory')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)
@@ -4737,41 +4720,41 @@ def _parse_options(args, options):
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
-    parser.parse_args(args[:at], options)
-    return args[at + (args[at : at + 1] == ['--']) :]
+    rest = args[at:]
+    return vars(parser.parse_args(args[:at])), rest[1:] if rest[:1] == ['--'] else rest
 
 
 def _target_for(args):
     """Return the _Target that a command line without options names; raise ValueError."""
     command = _command_line()
     options = _split_command_line(command[1:])[0] if command else None
-    kind, args = 'script', list(args)
-    if args and args[0].startswith('-m'):
-        kind, args = 'module', [args[0][2:]] * (args[0] != '-m') + args[1:]
+    is_module = bool(args) and args[0].startswith('-m')
+    if is_module:
+        args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
     if not args:
-        missing = 'which module? -m wants its name' if kind == 'module' else 'nothing to run: give -m MODULE or SCRIPT'
+        missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
         raise ValueError(missing + ' (see --help)')
-    if kind == 'script':
-        args[0] = _find_script(args[0])
-    as_given = ['-m', *args] if kind == 'module' else args
-    return _Target(kind, args[0], args[1:], options, hasattr(sys, 'orig_argv') and [command[0], *options, *as_given])
+    name = args[0] if is_module else _find_script(args[0])
+    orig_argv = None
+    if hasattr(sys, 'orig_argv'):
+        orig_argv = [command[0], *options, *(['-m'] if is_module else []), name, *args[1:]]
+    return _Target('module' if is_module else 'script', name, args[1:], options, orig_argv)
 
 
 def _find_script(name):
     """Return the path of a script: a file or folder, or this environment's console script of that name."""
     if os.path.exists(name):
         return name
-    if not os.path.dirname(name):
-        from sysconfig import get_path
+    from sysconfig import get_path
 
-        folders = os.path.dirname(sys.executable), get_path('scripts')
-        for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
-            if os.path.isfile(path) and os.access(path, os.R_OK):
-                with open(path, 'rb') as file:
-                    head = file.readline(256)
-                shells = b'python', b'pypy', b'/bin/sh'
-                if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
-                    return path
+    folders = [] if os.path.dirname(name) else [os.path.dirname(sys.executable), get_path('scripts')]
+    for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            with open(path, 'rb') as file:
+                head = file.readline(256)
+            shells = b'python', b'pypy', b'/bin/sh'
+            if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
+                return path
     raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
 
 
