@@ -3629,34 +3629,34 @@ class SilentLogger(DefaultLogger):
 
 # ------------------------------------------------------------------------------------------------------------ platform
 #
-# All that differs between systems; nothing else asks for sys.platform. If you come to learn how reloading works, skip
-# the two halves below, one for Windows and one for POSIX. Both define, where a descriptor is a handle on Windows:
+# All that differs between systems; nothing else asks for sys.platform. You may skip the two halves, for Windows and for
+# POSIX, if you know what both define. On Windows, fd means a handle.
 #
-#   _INTERRUPTED                the status of a worker that Ctrl-C has ended
-#   _STOP_SIGNALS               names of the signals that may stop a worker
-#   _pipe()                     return the two ends of a new pipe: not inherited, above 2
-#   _set_inheritable(fd, bool)  let a new interpreter have it
-#   _read(fd)                   wait for data and return it; b'' once all writers are gone
-#   _read_now(fd)               the same, but raise BlockingIOError where _read would wait
-#   _write(fd, data)            return how many bytes the pipe has taken
-#   _close(fd)                  close an end of a pipe of ours, unless that has been done
-#   _identity(fd)               return what distinguishes an open descriptor's file from others; '' if there is none
-#   _has_reader(fd)             whether anybody reads from the other end, as far as the system knows
-#   _from_here(name)            return the path that Python makes of a script's name
-#   _ctime_ns(path, stat)       return when a file was written, renamed or linked last
-#   _glances(paths)             yield each path with a value that changes with the file, at the least cost
-#   _libc()                     return the C library; raise OSError if it is of no use to us
-#   _start_interpreter(options, code, waiter)   start Python deaf to Ctrl-C; return what _Worker takes
-#   _exec(arguments)            run another program in place of this one
-#   _end_by_sigint()            end as plain Python does after Ctrl-C, so that a shell script around us ends too
-#   _is_descendant_of(handshake)  whether this process was started by that worker, directly or not
-#   in a worker:
-#   _set_parent_death_signal(monitor)  end this process when the monitor ends, even by SIGKILL
-#   _discard_pending_signals()  discard what came before the start; return whether SIGINT was among it
-#   _hand_over(spec, control_fd)  the app begins: signals are its own now, and the monitor may ask it to stop
-#   _Waiter, _Terminal, _Worker, _ChildReaper, _OrphanTerminator: see the base class, or the longer half
+#   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
+#   _STOP_SIGNALS                  names of the signals that may stop a worker
+#   _pipe()                        return both ends of a new pipe: not inherited, above 2
+#   _set_inheritable(fd, bool)     let a new interpreter have it
+#   _read(fd)                      wait for data and return it; b'' once all writers are gone
+#   _read_now(fd)                  the same, but raise BlockingIOError where _read would wait
+#   _write(fd, data)               return how many bytes the pipe has taken
+#   _close(fd)                     close an end of a pipe
+#   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
+#   _has_reader(fd)                whether anybody reads from the other end, as far as the system knows
+#   _from_here(name)               return the path that Python makes of a script's name
+#   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
+#   _glances(paths)                yield each path with a value that changes with the file, at the least cost
+#   _libc()                        return the C library; raise OSError if there is none with inotify
+#   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes
+#   _exec(arguments)               run another program in place of this one
+#   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
+#   _is_descendant_of(handshake)   whether that worker has started this process, directly or not
+#   In a worker:
+#   _set_parent_death_signal(pid)  end this process when the monitor ends, even by SIGKILL
+#   _discard_pending_signals()     discard what came before the start; return whether SIGINT was among it
+#   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
+#   Classes: _Waiter, _Terminal, _Worker, and _ChildReaper and _OrphanTerminator, which end what workers leave behind
 #
-# POSIX alone has what a fork and inotify need: _register_fd, _close_monitor_fds, and a _Waiter with `with` and `reset`.
+# POSIX alone has what forks and inotify need: _register_fd, _close_monitor_fds, `reset` and `with` of _Waiter.
 
 _LINUX = sys.platform.startswith('linux')
 _SIGKILL = getattr(signal, 'SIGKILL', 9)
@@ -3823,23 +3823,20 @@ if sys.platform == 'win32':
             _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
         return _reads[handle]
 
-    def _read(handle):
+    def _read(handle, milliseconds=_winapi.INFINITE):
         try:
             reading = _reading(handle)
+            if _winapi.WaitForSingleObject(reading.event, milliseconds) == _winapi.WAIT_TIMEOUT:
+                raise BlockingIOError
             reading.GetOverlappedResult(True)
-            return reading.getbuffer()
+            data = reading.getbuffer()
         except BrokenPipeError:
-            return b''
-        finally:
-            _reads.pop(handle, None)
+            data = b''
+        _reads.pop(handle, None)
+        return data
 
     def _read_now(handle):
-        try:
-            if _winapi.WaitForSingleObject(_reading(handle).event, 0) == _winapi.WAIT_TIMEOUT:
-                raise BlockingIOError
-        except BrokenPipeError:
-            return b''
-        return _read(handle)
+        return _read(handle, 0)
 
     def _write(handle, data):
         return _winapi.WriteFile(handle, data)[0]
@@ -4338,6 +4335,13 @@ else:
             for fd in self._read, self._write, self._interrupts:
                 _close(fd)
 
+    def _group(pid):
+        """Return the group of a process; None if it has ended."""
+        try:
+            return os.getpgid(pid)
+        except OSError:
+            return None
+
     class _Terminal(_TerminalBase):
         """The terminal on stdin, if there is one."""
 
@@ -4379,10 +4383,7 @@ else:
         @classmethod
         def interrupts(cls, worker):
             """Whether Ctrl-C comes to us and to the worker."""
-            try:
-                return cls._foreground() == os.getpgrp() == os.getpgid(worker.pid if worker else 0)
-            except OSError:
-                return False
+            return cls._foreground() == os.getpgrp() == _group(worker.pid if worker else 0)
 
         def save(self):
             if self.is_ours():
@@ -4461,7 +4462,7 @@ else:
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
             if self._status is None:
-                self._note_group()
+                self.group = _group(self.pid) or self.group  # it can't be asked for later
                 try:
                     pid, status = os.waitpid(self.pid, options)
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
@@ -4485,16 +4486,9 @@ else:
             except ValueError:
                 return f'signal {self.ending_signal}'
 
-        def _note_group(self):
-            """It can't be asked for any more once the worker is waited for."""
-            try:
-                self.group = os.getpgid(self.pid)
-            except OSError:
-                pass
-
         def send_signal(self, signum):
             if self._status is None:
-                self._note_group()
+                self.group = _group(self.pid) or self.group
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
                 self.sent_signals.add(signum)
