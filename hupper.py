@@ -43,9 +43,7 @@ from __future__ import annotations
 
 import sys
 
-_STARTUP_MODULES = frozenset(sys.modules) - {
-    __name__
-}  # what Python itself has imported; empty where a program may have done so
+_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # Python's own imports; none where a program may add to them
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
 _PRE_STDLIB_PATHS: list[str] = []  # what else stood before Python's own library, such as PYTHONPATH
@@ -650,7 +648,7 @@ class _Supervisor:
         if status is not None:
             self._on_exit(status)
         self._launcher.reap_standby()
-        self._reaper.reap(self._known_pids(), ended=True)
+        self._reaper.reap(self._known_pids())
 
     def _on_ctrl_c(self):
         """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
@@ -1738,7 +1736,6 @@ class _WorkerMain:
     def _on_start(self, more_sources):
         _observer.started_ns = _file_clock()
         _observer.expected_sources.update(more_sources)
-        _watch_control_pipe(self._control.fd)
         self._set_surroundings()
         if self._preloader:
             self._preloader.release_output()
@@ -1763,7 +1760,7 @@ class _WorkerMain:
             sys.path[: len(before)] = self._front_paths
 
     def begin(self):
-        _reset_signals(self._spec)  # from here on a signal is the app's
+        _hand_over(self._spec, self._control.fd)  # from here on a signal is the app's
 
     def entry_point(self):
         """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
@@ -4616,17 +4613,74 @@ class SilentLogger(DefaultLogger):
 
 
 # ------------------------------------------------------------------------------------------------------------ platform
+#
+# All that differs between systems; nothing else asks for sys.platform. You may skip the two halves, for Windows and for
+# POSIX, if you know what both define. On Windows, fd means a handle.
+#
+#   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
+#   _STOP_SIGNALS                  names of the signals that may stop a worker
+#   _pipe()                        return both ends of a new pipe: not inherited, above 2
+#   _set_inheritable(fd, bool)     let a new interpreter have it
+#   _read(fd)                      wait for data and return it; b'' once all writers are gone
+#   _read_now(fd)                  the same, but raise BlockingIOError where _read would wait
+#   _write(fd, data)               return how many bytes the pipe has taken
+#   _close(fd)                     close an end of a pipe
+#   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
+#   _has_reader(fd)                whether anybody reads from the other end, as far as the system knows
+#   _from_here(name)               return the path that Python makes of a script's name
+#   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
+#   _glances(paths)                yield each path with a value that changes with the file, at the least cost
+#   _libc()                        return the C library; raise OSError if there is none with inotify
+#   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes
+#   _exec(arguments)               run another program in place of this one
+#   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
+#   _is_descendant_of(handshake)   whether that worker has started this process, directly or not
+#   In a worker:
+#   _set_parent_death_signal(pid)  end this process when the monitor ends, even by SIGKILL
+#   _discard_pending_signals()     discard what came before the start; return whether SIGINT was among it
+#   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
+#   Classes: _Waiter, _Terminal, _Worker, and _ChildReaper and _OrphanTerminator, which end what workers leave behind
+#
+# POSIX alone has what forks and inotify need: _register_fd, _close_monitor_fds, `reset` and `with` of _Waiter.
 
 _LINUX = sys.platform.startswith('linux')
 _SIGKILL = getattr(signal, 'SIGKILL', 9)
-_INTERRUPTED = 0xC000013A - 2**32 if sys.platform == 'win32' else 130  # status of what Ctrl-C has ended
-_STOP_SIGNALS = ('KILL',) if sys.platform == 'win32' else ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+
+
+class _WaiterBase:
+    """What the loop waits with: for pipes, times, the ends of workers, signals, and `wake` from any thread."""
+
+    def __init__(self):
+        self.arrived = []  # the names of the signals that came; any thread or handler may add to it
+        self.mask = self.ignored = ()  # signals, as our program had them
+
+    def wait(self, pollables, times):
+        """Return the pollables that may be read or whose time has come; maybe none, after a signal or `wake`."""
+        pollables = list(pollables)
+        times = [*times, *(each.wait_until() for each in pollables)]
+        until = min((at for at in times if at is not None), default=_FOREVER)
+        milliseconds = max(0, (until - time.monotonic()) * 1000 + 0.999)
+        fds = {each.wait_fd() for each in pollables} - {None}
+        ready = self._wait(fds, int(min(milliseconds, 1e9)))  # no system takes more than a C int
+        now = time.monotonic()
+        return [p for p in pollables if p.wait_fd() in ready or (p.wait_until() is not None and now >= p.wait_until())]
+
+
+class _TerminalBase(_Pollable):
+    """A terminal: kept as it was, and read for ENTER while no worker runs."""
+
+    def __init__(self):
+        self.listening = False
+        self._on_enter = None
+
+    @staticmethod
+    def has_colors():
+        """Whether a terminal on stderr shows them."""
+        return True
 
 
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
-
-    ending_signal = 0  # which has ended it; on Windows there are none
 
     def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
@@ -4638,6 +4692,7 @@ class _WorkerBase:
         self.missing_target = None  # why it could not begin
         self.sent_garbage = False
         self.sent_signals = set()
+        self.ending_signal = 0  # which has ended it; on Windows there are none
         self._control = control
 
     def send(self, message):
@@ -4686,19 +4741,13 @@ def _file_clock():
 
 def _fork_obstacle():
     """Return why this process can't be forked, None if it can."""
-    if not hasattr(os, 'fork') or sys.platform == 'darwin':
-        return 'a fork is not safe on this platform'  # macOS: its system libraries do not survive it
+    if not _LINUX:
+        return 'a fork is not safe on this platform'  # as on macOS, whose system libraries do not survive it
     if sys.implementation.name != 'cpython':
         return 'only CPython lets sys.excepthook end the process'  # see _WorkerMain
     if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
         return 'a fork of Python 3.8 that checks its memory crashes at its end'
-    try:
-        threads = len(os.listdir('/proc/self/task'))
-    except OSError:
-        import threading
-
-        threads = threading.active_count()
-    return 'there are threads' if threads != 1 else None
+    return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
 
 
 def _read_proc(*names):
@@ -4710,60 +4759,40 @@ def _read_proc(*names):
         return b''
 
 
+def _list_proc(*names):
+    try:
+        return os.listdir(os.path.join('/proc', *names))
+    except OSError:
+        return []
+
+
 if sys.platform == 'win32':
-    # What is called fd elsewhere is a handle here. Python's own _winapi, on which its subprocess stands, does most.
+    # Python's own _winapi, on which its subprocess stands, does most.
 
     import _winapi
     import ctypes
     import msvcrt
     from ctypes import byref, sizeof, wintypes
 
+    _INTERRUPTED = 0xC000013A - 2**32  # STATUS_CONTROL_C_EXIT
+    _STOP_SIGNALS = ('KILL',)
     _set_inheritable = os.set_handle_inheritable
-    _from_here = os.path.abspath  # what Python makes of a script's name
+    _from_here = os.path.abspath
+    _dll = ctypes.WinDLL('kernel32', use_last_error=True)
 
-    def _api(name, *argtypes, restype=wintypes.BOOL):
-        """Return a function of kernel32, typed; a result of 0 raises OSError."""
-
-        def check(result, function, arguments):
-            if not result:
-                raise ctypes.WinError(ctypes.get_last_error())
-            return result
-
-        function = getattr(_kernel32, name)
-        function.argtypes, function.restype, function.errcheck = argtypes, restype, check
-        return function
-
-    _kernel32 = ctypes.WinDLL('kernel32', use_last_error=True)
-    _BOOL, _DWORD, _HANDLE, _POINTER = wintypes.BOOL, wintypes.DWORD, wintypes.HANDLE, ctypes.c_void_p
-    _NAME, _KIND = wintypes.LPCWSTR, ctypes.c_int
-    _CtrlHandler = ctypes.WINFUNCTYPE(_BOOL, _DWORD)
-    _AssignProcessToJobObject = _api('AssignProcessToJobObject', _HANDLE, _HANDLE)
-    _CancelSynchronousIo = _api('CancelSynchronousIo', _HANDLE)
-    _CreateEvent = _api('CreateEventW', _POINTER, _BOOL, _BOOL, _NAME, restype=_HANDLE)
-    _CreateJobObject = _api('CreateJobObjectW', _POINTER, _NAME, restype=_HANDLE)
-    _GetConsoleMode = _api('GetConsoleMode', _HANDLE, _POINTER)
-    _GetFileInformationByHandleEx = _api('GetFileInformationByHandleEx', _HANDLE, _KIND, _POINTER, _DWORD)
-    _GetNamedPipeServerProcessId = _api('GetNamedPipeServerProcessId', _HANDLE, _POINTER)
-    _IsProcessInJob = _api('IsProcessInJob', _HANDLE, _HANDLE, _POINTER)
-    _OpenThread = _api('OpenThread', _DWORD, _BOOL, _DWORD, restype=_HANDLE)
-    _OpenJobObject = _api('OpenJobObjectW', _DWORD, _BOOL, _NAME, restype=_HANDLE)
-    _QueryInformationJobObject = _api('QueryInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD, _POINTER)
-    _SetConsoleCtrlHandler = _api('SetConsoleCtrlHandler', _CtrlHandler, _BOOL)
-    _SetConsoleMode = _api('SetConsoleMode', _HANDLE, _DWORD)
-    _SetEvent = _api('SetEvent', _HANDLE)
-    _SetInformationJobObject = _api('SetInformationJobObject', _HANDLE, _KIND, _POINTER, _DWORD)
-    _TerminateJobObject = _api('TerminateJobObject', _HANDLE, wintypes.UINT)
-
-    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
-        _fields_ = [('assigned', _DWORD), ('listed', _DWORD), ('pids', ctypes.c_size_t * 4096)]
+    def _kernel32(name, *arguments):
+        """Call a function; a result of 0 raises OSError. Handles pass as C ints: they have no more bits than these."""
+        result = getattr(_dll, name)(*arguments)
+        if not result:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return result
 
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
-    _heard: set[int] = set()  # handles from which something has been read
 
     def _pipe():
-        """Return the two ends of a pipe. It has a name, as reads from no other kind can be waited for with the rest.
+        """It has a name, as reads from no other kind can be waited for with the rest.
 
-        One read returns what one write wrote: the request to stop may follow the order before that is read.
+        One read returns what one write wrote: the request to stop may follow the start before that is read.
         """
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
@@ -4774,31 +4803,25 @@ if sys.platform == 'win32':
         return read, write
 
     def _reading(handle):
-        """Return the read that is under way: its event is set once something has come, or all writers are gone."""
+        """Return the read that is under way: its event is set once data has come, or all writers are gone."""
         if handle not in _reads:
             _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
         return _reads[handle]
 
-    def _read(handle):
-        """Wait for something to come and return it; b'' once all writers are gone."""
+    def _read(handle, milliseconds=_winapi.INFINITE):
         try:
             reading = _reading(handle)
+            if _winapi.WaitForSingleObject(reading.event, milliseconds) == _winapi.WAIT_TIMEOUT:
+                raise BlockingIOError
             reading.GetOverlappedResult(True)
+            data = reading.getbuffer()
         except BrokenPipeError:
-            return b''
-        finally:
-            _reads.pop(handle, None)
-        _heard.add(handle)
-        return reading.getbuffer()
+            data = b''
+        _reads.pop(handle, None)
+        return data
 
     def _read_now(handle):
-        """The same without waiting: raises BlockingIOError if nothing has come."""
-        try:
-            if _winapi.WaitForSingleObject(_reading(handle).event, 0) == _winapi.WAIT_TIMEOUT:
-                raise BlockingIOError
-        except BrokenPipeError:
-            return b''
-        return _read(handle)
+        return _read(handle, 0)
 
     def _has_input(handle):
         """Whether something has come, or all writers are gone."""
@@ -4817,8 +4840,7 @@ if sys.platform == 'win32':
             try:
                 reading.GetOverlappedResult(True)
             except OSError:
-                pass  # its writers were gone
-        _heard.discard(handle)
+                pass  # it is cancelled, or its writers are gone
         _winapi.CloseHandle(handle)
 
     @_hide_from_tracebacks
@@ -4827,23 +4849,23 @@ if sys.platform == 'win32':
 
     @_hide_from_tracebacks
     def _identity(handle):
-        """Return the pid of who has made the pipe behind a handle; empty if there is none."""
-        pid = _DWORD()
+        """Return the pid of who has made the pipe."""
+        pid = wintypes.DWORD()
         try:
-            _GetNamedPipeServerProcessId(handle, byref(pid))
+            _kernel32('GetNamedPipeServerProcessId', handle, byref(pid))
         except OSError:
             return ''
         return str(pid.value)
 
     @_hide_from_tracebacks
     def _ctime_ns(path, stat):
-        """Return when a file was changed last, be it by a new name: what Python calls st_ctime is its birth."""
+        """What Python calls st_ctime is the file's birth here."""
         times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
         try:
             flags = 0x2000000  # FILE_FLAG_BACKUP_SEMANTICS: also of a folder
             handle = _winapi.CreateFile(os.fsdecode(path), 0x80, 7, 0, _winapi.OPEN_EXISTING, flags, 0)
             try:
-                _GetFileInformationByHandleEx(handle, 0, times, sizeof(times))
+                _kernel32('GetFileInformationByHandleEx', handle, 0, times, sizeof(times))
             finally:
                 _winapi.CloseHandle(handle)
         except OSError:
@@ -4851,7 +4873,7 @@ if sys.platform == 'win32':
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """Yield each path with its time and size, by one call for each folder: that is cheaper, but sees no inodes."""
+        """One call for each folder is cheaper than one for each file, but it sees no inodes."""
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
@@ -4872,7 +4894,6 @@ if sys.platform == 'win32':
         raise OSError(errno.ENOSYS, 'this system has no inotify')
 
     def _start_interpreter(options, code, waiter):
-        """Start Python with our inheritable handles; until it has an order Ctrl-C is not for it."""
         import subprocess
 
         environment, python = dict(os.environ), getattr(sys, '_base_executable', None) or sys.executable
@@ -4882,14 +4903,25 @@ if sys.platform == 'win32':
         code = 'import _signal; _signal.signal(_signal.SIGINT, _signal.SIG_IGN)\n' + code
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
-    def _end_by_sigint():
-        """Nothing: a status tells all here."""
-
     def _exec(arguments):
-        """Run another program in place of this one: exec does not wait for it here."""
+        """A shell would not wait for what exec starts."""
         import subprocess
 
         sys.exit(subprocess.call(arguments))
+
+    def _end_by_sigint():
+        """Nothing: the status alone says it."""
+
+    def _is_descendant_of(handshake):
+        """Whether we are in the job of its worker."""
+        inside = wintypes.BOOL()
+        try:
+            job = _kernel32('OpenJobObjectW', 4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
+        except OSError:
+            return False
+        _kernel32('IsProcessInJob', wintypes.HANDLE(-1), job, byref(inside))  # -1: this process
+        _winapi.CloseHandle(job)
+        return bool(inside)
 
     def _set_parent_death_signal(monitor):
         """Nothing: the monitor has put this process into a job, which ends with it."""
@@ -4897,40 +4929,28 @@ if sys.platform == 'win32':
     def _discard_pending_signals():
         return False
 
-    def _reset_signals(spec):
-        """In a worker, in which Ctrl-C was ignored: from now on it counts."""
+    def _hand_over(spec, control):
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        main_thread = _OpenThread(1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
-        _thread.start_new_thread(_interrupt_on_request, (_control_pipe, main_thread))
+        main_thread = _kernel32('OpenThread', 1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
+        _thread.start_new_thread(_interrupt_on_request, (control, main_thread))
 
-    _control_pipe = 0
-
-    def _watch_control_pipe(pipe):
-        """Obey the monitor, as soon as an interrupt counts."""
-        global _control_pipe
-        _control_pipe = pipe
-
-    def _interrupt_on_request(pipe, main_thread):
+    def _interrupt_on_request(control, main_thread):
         """A byte in the control pipe is the monitor's polite way to stop us."""
-        while _read(pipe):
+        while _read(control):
             hook = sys.excepthook
             sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
             signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
             try:
-                _CancelSynchronousIo(main_thread)  # input() is not woken by that
+                _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
             except OSError:
                 pass  # it does not read or write just now
 
-    class _Waiter:
-        """What the loop waits with: processes, pipes, timers, events of the console, and a wake-up from any thread."""
-
-        mask = ignored = ()
-
+    class _Waiter(_WaiterBase):
         def __init__(self):
-            self._event = _CreateEvent(None, False, False, None)
-            self.arrived = []  # the names of the signals that came, or of those that console events stand for
-            self._handler = _CtrlHandler(self._on_event)
-            _SetConsoleCtrlHandler(self._handler, True)
+            super().__init__()
+            self._event = _kernel32('CreateEventW', None, False, False, None)
+            self._handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)(self._on_event)
+            _kernel32('SetConsoleCtrlHandler', self._handler, True)
 
         def _on_event(self, event):
             """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
@@ -4940,62 +4960,60 @@ if sys.platform == 'win32':
                 time.sleep(60)  # when this returns Windows ends the process, and after 5 s anyway
             return True
 
-        def wait(self, sources, times):
-            """Return the sources that may be read or whose time has come; maybe none, after an event or `wake`."""
-            sources, now = list(sources), time.monotonic()
-            times = [*times, *(source.wait_until() for source in sources)]
-            until = min((at for at in times if at is not None), default=_FOREVER)
+        def _wait(self, handles, milliseconds):
             events = [self._event, *(worker.handle for worker in _Worker.running)]
-            for pipe in (source.wait_fd() for source in sources):
+            for handle in handles:
                 try:
-                    events += [] if pipe is None else [_reading(pipe).event]
+                    events.append(_reading(handle).event)
                 except BrokenPipeError:
-                    until = now  # all writers are gone: `step` shall see that
-            timeout = _winapi.INFINITE if until == _FOREVER else max(0, int((until - now) * 1000 + 0.999))
-            _winapi.WaitForMultipleObjects(events, False, timeout)
+                    milliseconds = 0  # all writers are gone: `step` shall see that
+            _winapi.WaitForMultipleObjects(events, False, milliseconds)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
-            _Worker.running -= ended
-            self.arrived += ['SIGCHLD'] * bool(ended)
-            now = time.monotonic()
-            due = [s for s in sources if s.wait_until() is not None and now >= s.wait_until()]
-            return due + [s for s in sources if s.wait_fd() is not None and s not in due]
+            if ended:
+                _Worker.running -= ended
+                self.arrived.append('SIGCHLD')
+            return handles
 
         def read_signals(self):
             return self.arrived
 
         def wake(self):
-            _SetEvent(self._event)
+            _kernel32('SetEvent', self._event)
 
         def close(self, leaving):
-            _SetConsoleCtrlHandler(self._handler, False)
+            _kernel32('SetConsoleCtrlHandler', self._handler, False)
 
-    class _Terminal(_Pollable):
-        """The console on stdin and stdout, if there is one: kept as it was, and read for ENTER while no worker runs.
+    def _console_mode(stream):
+        """Return the mode of the console behind a standard stream, None if it is no console."""
+        mode = wintypes.DWORD()
+        try:
+            _kernel32('GetConsoleMode', _winapi.GetStdHandle(stream), byref(mode))
+        except OSError:
+            return None
+        return mode.value
+
+    class _Terminal(_TerminalBase):
+        """The console on stdin and stdout, if there is one.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
         """
 
         def __init__(self):
-            self._modes = {}
-            self.listening = False
+            super().__init__()
+            self._modes = {}  # standard stream -> the mode of its console
+            self._look_at = 0
 
         def interrupts(self, worker):
-            """Whether Ctrl-C comes to the worker as well: to all processes of a console, but it may be too early."""
-            return _Worker.latest is None or _Worker.latest.channel._fd in _heard
+            return True  # to all processes of a console
 
         def save(self):
-            for stream in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE):
-                mode = _DWORD()
-                try:
-                    _GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode))
-                except OSError:
-                    continue  # this is no console
-                self._modes[stream] = mode.value
+            modes = {each: _console_mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
+            self._modes = {stream: mode for stream, mode in modes.items() if mode is not None}
 
         def restore(self, is_abandoned=False):
             for stream, mode in self._modes.items():
                 try:
-                    _SetConsoleMode(_winapi.GetStdHandle(stream), mode)
+                    _kernel32('SetConsoleMode', _winapi.GetStdHandle(stream), mode)
                 except OSError:
                     pass  # it is gone
 
@@ -5003,19 +5021,12 @@ if sys.platform == 'win32':
 
         @staticmethod
         def has_colors():
-            """Whether the console on stderr understands escape sequences: Windows 10 and newer, where it is told to."""
-            mode = _DWORD()
-            try:
-                _GetConsoleMode(_winapi.GetStdHandle(_winapi.STD_ERROR_HANDLE), byref(mode))
-            except OSError:
-                return False
-            return bool(mode.value & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            """Windows 10 and newer understand escape sequences where they are told to."""
+            return bool((_console_mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self, on_enter):
-            """Begin to wait for ENTER, if there is somebody to press it."""
             self._on_enter = on_enter
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
-            self._look_at = time.monotonic()
             return self.listening
 
         def wait_until(self):
@@ -5036,22 +5047,17 @@ if sys.platform == 'win32':
         """
 
         running: set[_Worker] = set()
-        latest: _Worker | None = None  # to be started
 
         def __init__(self, process, channel, control, expected_sources):
             super().__init__(process.pid, channel, control, expected_sources)
             self._process = process
             self.handle = int(process._handle)
-            self.job = type(process._handle)(_CreateJobObject(None, f'hupper-{self.pid}'))  # it closes itself
-            limits = (_DWORD * (36 if sys.maxsize > 2**32 else 28))()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
+            self.job = type(process._handle)(_kernel32('CreateJobObjectW', None, f'hupper-{self.pid}'))  # closes itself
+            limits = (wintypes.DWORD * (36 if sys.maxsize > 2**32 else 28))()  # JOBOBJECT_EXTENDED_LIMIT_INFORMATION
             limits[4] = 0x2000 | 0x800  # its LimitFlags: KILL_ON_JOB_CLOSE, BREAKAWAY_OK
-            _SetInformationJobObject(self.job, 9, limits, sizeof(limits))
-            _AssignProcessToJobObject(self.job, self.handle)
+            _kernel32('SetInformationJobObject', self.job, 9, limits, sizeof(limits))
+            _kernel32('AssignProcessToJobObject', self.job, self.handle)
             self.running.add(self)
-
-        def start(self, more_sources):
-            _Worker.latest = self
-            super().start(more_sources)
 
         def poll(self):
             """Return its status if it has ended, below 0 where the system did that; else None."""
@@ -5063,7 +5069,6 @@ if sys.platform == 'win32':
             self.running.discard(self)
 
         def exit_cause(self):
-            """Return what ended it, if it was the system."""
             return None if self.poll() >= 0 else 'exception 0x%X' % (self.poll() + 2**32)
 
         def send_signal(self, signum):
@@ -5084,21 +5089,25 @@ if sys.platform == 'win32':
     class _ChildReaper:
         """Nothing here: a worker's job knows its descendants."""
 
-        def reap(self, known, ended=False):
-            return []
+        def reap(self, known):
+            pass
 
         def close(self):
             pass
 
+    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
+        _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
+
     class _OrphanTerminator:
-        """Descendants that have outlived their worker. Windows knows no polite end for them."""
+        """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
 
         used_force = False  # there is no other way
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
+            self.kill_at = None
             self.names = [f'PID {pid}' for pid in self._pids()]
-            _TerminateJobObject(self._job, 1)
+            _kernel32('TerminateJobObject', self._job, 1)
 
         def poll(self, now):
             self.kill_at = now + 0.01  # the time to look again
@@ -5106,50 +5115,22 @@ if sys.platform == 'win32':
 
         def _pids(self):
             found = _JobPids()
-            _QueryInformationJobObject(self._job, 3, byref(found), sizeof(found), None)  # 3: the list of pids
+            _kernel32('QueryInformationJobObject', self._job, 3, byref(found), sizeof(found), None)  # 3: this list
             return found.pids[: found.listed]
 
-    def _is_descendant_of(handshake):
-        """Whether we are in the job of its worker."""
-        inside = _BOOL()
-        try:
-            job = _OpenJobObject(4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
-        except OSError:
-            return False
-        _IsProcessInJob(_winapi.GetCurrentProcess(), job, byref(inside))
-        _winapi.CloseHandle(job)
-        return bool(inside)
-
 else:
+    _INTERRUPTED = 130
+    _STOP_SIGNALS = ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
     _write, _set_inheritable = os.write, os.set_inheritable
-
-    def _from_here(name):
-        """Return what Python makes of a script's name: its dots stay, as after a link they mean another folder."""
-        return os.path.join(_current_folder(), name)
-
-    @_hide_from_tracebacks
-    def _ctime_ns(path, stat):
-        return stat.st_ctime_ns
-
-    def _glances(paths):
-        """Yield each path with a number that changes with the file."""
-        for path in paths:
-            try:
-                stat = os.stat(path)
-                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
-            except (OSError, ValueError):
-                yield path, 0
-
     _monitor_fds: set[int] = set()  # what a forked worker closes
 
     def _register_fd(fd):
-        """Register a descriptor as one of ours, above those of stdin, stdout and stderr even where these are closed."""
-        low = []
-        while fd <= 2:
-            low.append(fd)
-            fd = os.dup(fd)
-        for each in low:
-            os.close(each)
+        """Register a descriptor as ours and return it; it moves above stdin, stdout and stderr if these are closed."""
+        if fd <= 2:
+            import fcntl
+
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         _monitor_fds.add(fd)
         return fd
 
@@ -5187,15 +5168,25 @@ else:
 
     @_hide_from_tracebacks
     def _identity(fd):
-        """Return what tells an open descriptor's file from every other; empty if it is not open."""
         try:
             stat = os.fstat(fd)
         except OSError:
             return ''
         return f'{stat.st_dev}:{stat.st_ino}'
 
+    def _from_here(name):
+        """Its dots stay: after a link they mean another folder."""
+        return os.path.join(_current_folder(), name)
+
+    @_hide_from_tracebacks
+    def _ctime_ns(path, stat):
+        return stat.st_ctime_ns
+
+    def _glances(paths):
+        for path in paths:
+            yield path, _signature(path)
+
     def _libc():
-        """Return the C library."""
         import ctypes
 
         return ctypes.CDLL(None, use_errno=True)
@@ -5209,62 +5200,72 @@ else:
             _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
     def _start_interpreter(options, code, waiter):
-        """Start Python with our inheritable descriptors; return its pid."""
         import subprocess
 
-        with waiter:  # a Ctrl-C must not hit an interpreter that has no order yet
+        with waiter:  # its signals stay blocked until it has its start
             process = subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
         process.returncode = 0  # it is for us to wait for it
         return process.pid
 
+    def _exec(arguments):
+        os.execv(arguments[0], arguments)
+
     def _end_by_sigint():
-        """End as plain Python does after a Ctrl-C, so that a shell script around us ends as well."""
         _flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
 
-    def _exec(arguments):
-        """Run another program in place of this one."""
-        os.execv(arguments[0], arguments)
+    def _is_descendant_of(handshake):
+        """Whether its monitor is among our ancestors."""
+        parents = {process.pid: process.parent for process in _processes()}
+        at = os.getpid()
+        while at in parents and at != handshake.monitor:
+            at = parents.pop(at)  # somewhere there may be a circle
+        return at == handshake.monitor
 
     def _set_parent_death_signal(monitor):
-        """See to it that this process ends when the monitor does, even by SIGKILL: on Linux the kernel does that."""
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != monitor:
             os._exit(1)  # it went before this was set
 
-    def _watch_control_pipe(fd):
-        """Elsewhere a thread waits for the end of the control pipe, which the monitor holds open."""
+    def _discard_pending_signals():
+        pending = signal.sigpending()
+        for signum in pending:
+            handler = signal.signal(signum, signal.SIG_IGN)
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        return signal.SIGINT in pending
+
+    def _hand_over(spec, control_fd):
         if _LINUX:
-            os.close(fd)
-        else:
-            _thread.start_new_thread(_die_at_end_of, (fd,))
+            os.close(control_fd)
+        else:  # the monitor holds the other end open
+            _thread.start_new_thread(_die_at_end_of, (control_fd,))
+        for signum in spec.ignored_signals:
+            signal.signal(signum, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
 
     def _die_at_end_of(fd):
         while _read(fd):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _signalfd(signum):
-        """Block a signal and return a descriptor to read it from, with its sender; None where there are none."""
-        if not _LINUX:
-            return None
+    def _sigint_fd():
+        """Block SIGINT and return a descriptor to read it from, with its sender."""
         from ctypes import c_ulong
 
-        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signum - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
         if fd < 0:
-            return None
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+            return None  # as in some sandboxes
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         return _register_fd(fd)
 
-    class _Waiter:
-        """What the loop waits with: descriptors and timers of its sources, signals, and a wake-up from any thread."""
-
+    class _Waiter(_WaiterBase):
         def __init__(self):
+            super().__init__()
             self._read, self._write = _pipe()
             os.set_blocking(self._write, False)
-            self.arrived = []  # the names of the signals that came
             self._saved_handlers = {}
+            self._saved_mask = ()  # from before a `with`
             self._saved_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCHLD', 'SIGCONT'):
                 signum = getattr(signal, name)
@@ -5274,7 +5275,7 @@ else:
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
-            self._interrupts = _signalfd(signal.SIGINT) if signal.SIGINT in self._saved_handlers else None
+            self._interrupts = _sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
 
         def _note(self, name):
             """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
@@ -5283,7 +5284,7 @@ else:
         def read_signals(self):
             """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
 
-            Handlers add to it at any time. A Ctrl-C that came before the worker's end is to be known by then.
+            A Ctrl-C that came before the worker's end must be known by then.
             """
             while self._interrupts is not None:
                 try:
@@ -5294,25 +5295,14 @@ else:
                 self.arrived.insert(0, 'CTRL-C' if is_typed else 'SIGINT')
             return self.arrived
 
-        def wait(self, sources, times):
-            """Return the sources that can be read or whose time has come; maybe none, after a signal or `wake`."""
-            sources = list(sources)
+        def _wait(self, fds, milliseconds):
             poll = select.poll()
-            for fd in {self._read, self._interrupts} - {None}:
+            for fd in fds | {self._read, self._interrupts} - {None}:
                 poll.register(fd, select.POLLIN)
-            for source in sources:
-                if source.wait_fd() is not None:
-                    poll.register(source.wait_fd(), select.POLLIN)
-            times = [*times, *(source.wait_until() for source in sources)]
-            until = min((at for at in times if at is not None), default=None)
-            timeout = None if until is None else max(0, (until - time.monotonic()) * 1000 + 0.999)
-            ready = dict(poll.poll(timeout and min(timeout, 1e9)))  # it takes no more than a C int
+            ready = dict(poll.poll(milliseconds))
             if self._read in ready:
                 os.read(self._read, 1 << 16)
-            now = time.monotonic()
-            return [
-                s for s in sources if s.wait_fd() in ready or (s.wait_until() is not None and now >= s.wait_until())
-            ]
+            return ready
 
         def wake(self):
             try:
@@ -5322,18 +5312,18 @@ else:
 
         def __enter__(self):
             """Block signals around a fork: until it resets its handlers, the child writes to our wake-up pipe."""
-            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, self._saved_handlers)
+            self._saved_mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._saved_handlers)
 
         def __exit__(self, *_):
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._held)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._saved_mask)
 
         def reset(self):
-            """In a forked worker: be as if we had never been; signals stay held back until the app begins."""
+            """In a forked worker: be as if we had never been; signals stay blocked until the app begins."""
             signal.set_wakeup_fd(-1)
             self.arrived.clear()
             for signum, former in self._saved_handlers.items():
                 signal.signal(signum, former)
-            self._held = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            self._saved_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
         def close(self, leaving):
             signal.set_wakeup_fd(self._saved_fd)
@@ -5345,22 +5335,15 @@ else:
             for fd in self._read, self._write, self._interrupts:
                 _close(fd)
 
-    def _discard_pending_signals():
-        """Discard what has reached this process before its start; return whether SIGINT has."""
-        pending = signal.sigpending()
-        for signum in pending:
-            handler = signal.signal(signum, signal.SIG_IGN)
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        return signal.SIGINT in pending
+    def _group(pid):
+        """Return the group of a process; None if it has ended."""
+        try:
+            return os.getpgid(pid)
+        except OSError:
+            return None
 
-    def _reset_signals(spec):
-        """In a worker, in which signals were blocked: handle them as the monitor's program found them."""
-        for signum in spec.ignored_signals:
-            signal.signal(signum, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
-
-    class _Terminal(_Pollable):
-        """The terminal on stdin, if there is one: kept as it was, and read for ENTER while no worker runs."""
+    class _Terminal(_TerminalBase):
+        """The terminal on stdin, if there is one."""
 
         # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
         # without a jump of the cursor on a plain one; cursor keys; reports of mouse, focus and size; bracketed paste.
@@ -5368,120 +5351,99 @@ else:
         _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
         def __init__(self):
-            self._had_one = self._opens()
+            super().__init__()
+            self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
-            self._edge = None
-            self._state = None
+            self._modes = None
             self._is_blocking = True
-            self.listening = False
 
         @staticmethod
-        def _opens():
+        def _foreground():
+            """Return the foreground group of our terminal, wherever stdin comes from; None if it is gone."""
             try:
-                os.close(os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY))
+                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
+                try:
+                    return os.tcgetpgrp(fd)
+                finally:
+                    os.close(fd)
             except OSError:
-                return False
-            return True
+                return None
 
         def is_gone(self):
             """Whether the window was closed, or the connection dropped."""
-            return self._had_one and not self._opens()
+            return self._had_one and self._foreground() is None
 
         def is_ours(self):
-            """Whether we are in its foreground, and get what is typed."""
+            """Whether stdin is a terminal that we are in the foreground of, and get what is typed."""
             try:
                 return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
             except OSError:
                 return False
 
-        @staticmethod
-        def interrupts(worker):
-            """Whether its Ctrl-C goes to us and to the worker, wherever stdin comes from."""
-            try:
-                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
-                try:
-                    return os.tcgetpgrp(fd) == os.getpgrp() == os.getpgid(worker.pid if worker else 0)
-                finally:
-                    os.close(fd)
-            except OSError:
-                return False
+        @classmethod
+        def interrupts(cls, worker):
+            """Whether Ctrl-C comes to us and to the worker."""
+            return cls._foreground() == os.getpgrp() == _group(worker.pid if worker else 0)
 
         def save(self):
             if self.is_ours():
                 import termios
 
-                self._state = termios.tcgetattr(0)
+                self._modes = termios.tcgetattr(0)
                 self._is_blocking = os.get_blocking(0)
-
-        @staticmethod
-        def _cooked():
-            """The usual modes: for a terminal whose foreground has come to us since the worker began."""
-            import termios
-
-            state = termios.tcgetattr(0)
-            state[0] |= termios.ICRNL
-            state[1] |= termios.OPOST
-            state[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
-            return state
 
         def restore(self, is_abandoned=False):
             """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
-            self._restore_modes()
+            self.close()
             try:
                 if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
                     os.write(1, self._PLAIN_SCREEN)
             except OSError:
                 pass  # it is no terminal, or gone
 
-        @staticmethod
-        def has_colors():
-            return True
-
-        def _restore_modes(self):
+        def close(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
-            if not self._state and not self.is_ours():
+            if not self._modes and not self.is_ours():
                 return
             import termios
 
-            held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
             try:
-                self._state = self._state or self._cooked()
+                self._modes = self._modes or self._usual_modes()
                 try:
                     os.killpg(os.tcgetpgrp(0), 0)
                 except ProcessLookupError:  # the foreground is a group that has ended: a worker's child's
                     os.tcsetpgrp(0, os.getpgrp())
-                if self.is_ours() and termios.tcgetattr(0) != self._state:
-                    termios.tcsetattr(0, termios.TCSANOW, self._state)
+                if self.is_ours() and termios.tcgetattr(0) != self._modes:
+                    termios.tcsetattr(0, termios.TCSANOW, self._modes)
                 if self.is_ours() and os.get_blocking(0) != self._is_blocking:
                     os.set_blocking(0, self._is_blocking)  # the mode of all that have the terminal from one open()
             except (OSError, termios.error):
                 pass  # it is gone
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-        def close(self):
-            self._restore_modes()
-            _close(self._edge)
+        @staticmethod
+        def _usual_modes():
+            """For a terminal whose foreground has come to us since the worker began."""
+            import termios
+
+            modes = termios.tcgetattr(0)
+            modes[0] |= termios.ICRNL
+            modes[1] |= termios.OPOST
+            modes[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
+            return modes
 
         def listen(self, on_enter):
+            """Begin to wait for ENTER; return whether anybody can press it now."""
             self._on_enter = on_enter
             self.listening = self._is_tty
-            if self.listening and self._edge is None and hasattr(select, 'epoll'):
-                # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
-                with select.epoll() as epoll:
-                    epoll.register(0, select.EPOLLIN | select.EPOLLET)
-                    self._edge = _register_fd(os.dup(epoll.fileno()))
             return self.is_ours()
 
         def wait_fd(self):
-            return self._edge or (0 if self.is_ours() else None)
+            return 0 if self.is_ours() else None  # SIGCONT of an `fg` makes the loop ask again
 
         def step(self):
-            if self._edge:
-                with select.epoll.fromfd(os.dup(self._edge)) as epoll:
-                    epoll.poll(0)
-            if not self.is_ours():
-                return  # it was typed for somebody else
             try:
                 typed = os.read(0, 1024)
             except OSError:
@@ -5491,15 +5453,16 @@ else:
                 self._on_enter()
 
     class _Worker(_WorkerBase):
-        """A process that runs the app."""
-
-        group = _status = None
-        children = ()
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.group = None  # its process group
+            self.children = ()  # pids of those it had when it was to stop; on Linux the reaper knows
+            self._status = None
 
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
             if self._status is None:
-                self._note_group()
+                self.group = _group(self.pid) or self.group  # it can't be asked for later
                 try:
                     pid, status = os.waitpid(self.pid, options)
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
@@ -5513,7 +5476,7 @@ else:
             self.poll(0)
 
         def exit_cause(self):
-            """Return the signal that ended it, if it was one."""
+            """Return what ended it if that was a signal, by name; or, on Windows, an exception."""
             if not self.ending_signal:
                 return None
             from signal import Signals
@@ -5523,16 +5486,9 @@ else:
             except ValueError:
                 return f'signal {self.ending_signal}'
 
-        def _note_group(self):
-            """Note its process group, which can't be asked for once it is waited for."""
-            try:
-                self.group = os.getpgid(self.pid)
-            except OSError:
-                pass
-
         def send_signal(self, signum):
             if self._status is None:
-                self._note_group()
+                self.group = _group(self.pid) or self.group
                 if not _LINUX:
                     self.children = [process.pid for process in _processes() if process.parent == self.pid]
                 self.sent_signals.add(signum)
@@ -5577,22 +5533,30 @@ else:
             helpers = b'multiprocessing.resource_tracker', b'multiprocessing.forkserver'
             return (_LINUX and not command) or any(helper in command for helper in helpers)
 
-    def _processes():
-        """Return all processes, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
+    def _processes(pids=None):
+        """Return these processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
         if not _LINUX:
             import subprocess
 
-            told = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
-            lines = [os.fsdecode(line).split(None, 4) for line in told.splitlines()]
+            table = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
+            lines = [os.fsdecode(line).split(None, 4) for line in table.splitlines()]
             return [_Process(*line) for line in lines if len(line) == 5]
-        return list(filter(None, map(_process, filter(str.isdigit, os.listdir('/proc')))))
+        found = []
+        for pid in filter(str.isdigit, _list_proc()) if pids is None else pids:
+            head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+            if head:  # else it has just ended
+                state, parent, group = tail.split(None, 3)[:3]
+                found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
+        return found
 
-    def _process(pid):
-        head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-        if not head:
-            return None  # it has just ended
-        state, parent, group = tail.split(None, 3)[:3]
-        return _Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2]))
+    def _children():
+        """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+        if not _LINUX:
+            return []
+        if not os.path.exists('/proc/thread-self/children'):
+            return [process for process in _processes() if process.parent == os.getpid()]
+        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
+        return _processes(os.fsdecode(pids).split())
 
     class _ChildReaper:
         """The children of this process: what its program had before, and what its workers leave behind.
@@ -5603,29 +5567,11 @@ else:
 
         def __init__(self):
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            self._own = {process.pid for process in self.children()}
+            self._own = {process.pid for process in _children()}
 
-        def children(self, ended=False):
-            """Return our children; with `ended` only if one has. The table of processes is read only if need be."""
-            if not _LINUX:
-                return []
-            if hasattr(os, 'waitid'):
-                try:
-                    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                except ChildProcessError:
-                    return []
-                if ended and found is None:
-                    return []
-            return [process for process in _processes() if process.parent == os.getpid()]
-
-        def has_adopted(self, known):
-            """Whether we have children beside these, by one read where the kernel lists them (CONFIG_PROC_CHILDREN)."""
-            pids = [_read_proc('self', 'task', task, 'children') for task in os.listdir('/proc/self/task')]
-            return not any(pids) or not self._own.union(known).issuperset(map(int, b' '.join(pids).split()))
-
-        def reap(self, known, ended=False):
+        def reap(self, known):
             """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in self.children(ended) if process.pid not in self._own | known]
+            adopted = [process for process in _children() if process.pid not in self._own | known]
             for process in adopted:
                 try:
                     if process.state == 'Z':
@@ -5638,41 +5584,39 @@ else:
             _prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
     class _OrphanTerminator:
-        """Descendants that have outlived their worker: asked to end, then made to.
+        """Ends descendants that have outlived their worker: politely, then by force.
 
         Those that began a session or process group of their own are left alone.
         """
 
         def __init__(self, worker, reaper, known, interval):
-            self.names = []
+            self.names = []  # of what it has asked to end
             self.used_force = False
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
             self._children = worker.children
-            self._killed = False
 
         def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
             left = [process for process in self._left() if process.group in self._groups]
-            if self._killed or (self.kill_at is not None and now >= self.kill_at):
-                self._killed, self.kill_at = True, None
-            elif left and self.kill_at is None:
+            if self.kill_at is None:
                 self.kill_at = now + (self._interval or 0)
+            elif left and now >= self.kill_at:
+                self.used_force, self.kill_at = True, now + 1
             for process in left:
                 self._end(process)
             return all(process.pid in self._known for process in left)
 
         def _left(self):
-            if not _LINUX:
-                return self._children and [process for process in _processes() if process.pid in self._children]
-            return self._reaper.reap(self._known) if self._reaper.has_adopted(self._known) else []
+            if _LINUX:
+                return self._reaper.reap(self._known)
+            return self._children and [process for process in _processes() if process.pid in self._children]
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
             try:
-                if self._killed:
-                    self.used_force = True
+                if self.used_force:
                     os.kill(process.pid, signal.SIGKILL)
                 elif name not in self.names and not process.ends_by_itself():
                     self.names.append(name)
@@ -5680,14 +5624,6 @@ else:
                     os.kill(process.pid, signal.SIGCONT)
             except OSError:
                 self._known.add(process.pid)  # it has just ended, or is another user's: leave it alone
-
-    def _is_descendant_of(handshake):
-        """Whether its monitor is among our ancestors."""
-        parents = {process.pid: process.parent for process in _processes()}
-        at = os.getpid()
-        while at in parents and at != handshake.monitor:
-            at = parents.pop(at)  # somewhere there may be a circle
-        return at == handshake.monitor
 
 
 # -------------------------------------------------------------------------------------------------- names of hupper 1.x
@@ -5699,20 +5635,6 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
         sys.modules['hupper.' + _name] = globals()[_name] = sys.modules['hupper']
 
 # -------------------------------------------------------------------------------------------------------- command line
-
-
-class _Options:
-    """The command line's options, as they are where none is given."""
-
-    watch: list[str] = []  # argparse copies it before it adds to it
-    ignore: list[str] = []
-    verbose = LogLevel.INFO
-    reload_interval = 1
-    shutdown_interval = monitor = stop_signal = None
-    exit_on_crash = False
-    preload = None
-    preload_except: list[str] = []
-    keep_sockets = None
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -5748,32 +5670,19 @@ def _second_reloader(target):
 
 def _reloader_for(args):
     """Return the reloader that the command line asks for; raise ValueError."""
-    options = _Options()
+    options = {}
     if args and args[0].startswith('-') and not args[0].startswith('-m'):
-        args = _parse_options(args, options)
-    logger = DefaultLogger(options.verbose)
-    interval = _seconds('--reload-interval', options.reload_interval)
-    shutdown = options.shutdown_interval
-    shutdown = _DEFAULT if shutdown is None else _seconds('--shutdown-interval', shutdown)
-    return Reloader(
-        worker_path=_target_for(args),
-        monitor_factory=options.monitor,
-        logger=logger,
-        reload_interval=interval,
-        shutdown_interval=shutdown,
-        stop_signal=None if options.stop_signal is None else _stop_signal('--stop-signal', options.stop_signal),
-        ignore_files=options.ignore,
-        preload=options.preload,
-        preload_except=options.preload_except,
-        extra_paths=options.watch,
-        exit_on_crash=options.exit_on_crash,
-        keep_sockets=options.keep_sockets,
-        may_fork=_IS_COMMAND,
-    )
+        options, args = _parse_options(args)
+    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
+        if name in options:
+            options[name] = check('--' + name.replace('_', '-'), options[name])
+    logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
+    factory = options.pop('monitor_factory', None)
+    return Reloader(_target_for(args), factory, logger, may_fork=_IS_COMMAND, **options)
 
 
-def _parse_options(args, options):
-    """Set what stands before the target; return the target with what follows it, which is the app's."""
+def _parse_options(args):
+    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it."""
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -5785,18 +5694,19 @@ def _parse_options(args, options):
         usage='%(prog)s [OPTIONS] -m MODULE [ARG ...]\n       %(prog)s [OPTIONS] SCRIPT [ARG ...]',
         description='Run a Python program and restart it when its files change. SCRIPT is a file, a folder or zip file '
         "with a __main__.py, or the name of one of this environment's console scripts.",
-        epilog='Everything after MODULE or SCRIPT belongs to the program.',
+        epilog='-w and -x may be repeated. Everything after MODULE or SCRIPT belongs to the program.',
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add('-w', '--watch', action='append', metavar='PATH', help='also watch a file, a folder or a glob; repeatable')
-    add('-x', '--ignore', action='append', metavar='PATTERN', help='paths whose changes do not count; repeatable')
-    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also tell why')
-    add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='tell errors only')
+    add('-w', '--watch', dest='extra_paths', action='append', metavar='PATH', help='also watch a file, folder or glob')
+    add('-x', '--ignore', dest='ignore_files', action='append', metavar='PATTERN', help='paths that do not count')
+    add('-v', dest='verbose', action='store_const', const=LogLevel.DEBUG, help='also say why')
+    add('-q', dest='verbose', action='store_const', const=LogLevel.ERROR, help='errors only')
     add('--reload-interval', metavar='S', help='seconds between two starts while files keep changing (default: 1)')
     add('--shutdown-interval', metavar='S', help='seconds a worker gets to stop (default: reload interval; 8 at exit)')
-    add('--monitor', metavar='NAME', help='inotify, watchdog, polling or a dotted path (default: the best that works)')
-    add('--keep-sockets', action='store_true', default=None, help='let clients wait during a reload: refuse none')
+    add('--monitor', dest='monitor_factory', metavar='NAME', help='inotify, watchdog, polling or a factory')
+    add('--keep-sockets', action='store_true', help='let clients wait during a reload: refuse none')
     add('--stop-signal', metavar='NAME', help='the polite stop (default: TERM); KILL: none')
     add('--preload', action='store_true', help='import installed packages for the next start ahead of time')
     add('--preload-except', action='append', metavar='PACKAGE', help='not this one; repeatable')
@@ -5807,41 +5717,41 @@ def _parse_options(args, options):
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
-    parser.parse_args(args[:at], options)
-    return args[at + (args[at : at + 1] == ['--']) :]
+    rest = args[at:]
+    return vars(parser.parse_args(args[:at])), rest[1:] if rest[:1] == ['--'] else rest
 
 
 def _target_for(args):
     """Return the _Target that a command line without options names; raise ValueError."""
     command = _command_line()
     options = _split_command_line(command[1:])[0] if command else None
-    kind, args = 'script', list(args)
-    if args and args[0].startswith('-m'):
-        kind, args = 'module', [args[0][2:]] * (args[0] != '-m') + args[1:]
+    is_module = bool(args) and args[0].startswith('-m')
+    if is_module:
+        args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
     if not args:
-        missing = 'which module? -m wants its name' if kind == 'module' else 'nothing to run: give -m MODULE or SCRIPT'
+        missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
         raise ValueError(missing + ' (see --help)')
-    if kind == 'script':
-        args[0] = _find_script(args[0])
-    as_given = ['-m', *args] if kind == 'module' else args
-    return _Target(kind, args[0], args[1:], options, hasattr(sys, 'orig_argv') and [command[0], *options, *as_given])
+    name = args[0] if is_module else _find_script(args[0])
+    orig_argv = None
+    if hasattr(sys, 'orig_argv'):
+        orig_argv = [command[0], *options, *(['-m'] if is_module else []), name, *args[1:]]
+    return _Target('module' if is_module else 'script', name, args[1:], options, orig_argv)
 
 
 def _find_script(name):
     """Return the path of a script: a file or folder, or this environment's console script of that name."""
     if os.path.exists(name):
         return name
-    if not os.path.dirname(name):
-        from sysconfig import get_path
+    from sysconfig import get_path
 
-        folders = os.path.dirname(sys.executable), get_path('scripts')
-        for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
-            if os.path.isfile(path) and os.access(path, os.R_OK):
-                with open(path, 'rb') as file:
-                    head = file.readline(256)
-                shells = b'python', b'pypy', b'/bin/sh'
-                if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
-                    return path
+    folders = [] if os.path.dirname(name) else [os.path.dirname(sys.executable), get_path('scripts')]
+    for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            with open(path, 'rb') as file:
+                head = file.readline(256)
+            shells = b'python', b'pypy', b'/bin/sh'
+            if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
+                return path
     raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
 
 
