@@ -5354,6 +5354,7 @@ else:
             super().__init__()
             self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
+            self._edge = None  # an epoll that watches stdin, see `listen`
             self._modes = None
             self._is_blocking = True
 
@@ -5394,7 +5395,7 @@ else:
 
         def restore(self, is_abandoned=False):
             """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
-            self.close()
+            self._restore_modes()
             try:
                 if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
                     os.write(1, self._PLAIN_SCREEN)
@@ -5402,6 +5403,10 @@ else:
                 pass  # it is no terminal, or gone
 
         def close(self):
+            self._restore_modes()
+            _close(self._edge)
+
+        def _restore_modes(self):
             """Undo what a worker did to modes and foreground, unless the user's shell has taken over meanwhile."""
             if not self._modes and not self.is_ours():
                 return
@@ -5438,12 +5443,22 @@ else:
             """Begin to wait for ENTER; return whether anybody can press it now."""
             self._on_enter = on_enter
             self.listening = self._is_tty
+            if self.listening and self._edge is None and hasattr(select, 'epoll'):
+                # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
+                with select.epoll() as epoll:
+                    epoll.register(0, select.EPOLLIN | select.EPOLLET)
+                    self._edge = _register_fd(os.dup(epoll.fileno()))
             return self.is_ours()
 
         def wait_fd(self):
-            return 0 if self.is_ours() else None  # SIGCONT of an `fg` makes the loop ask again
+            return self._edge or (0 if self.is_ours() else None)
 
         def step(self):
+            if self._edge:
+                with select.epoll.fromfd(os.dup(self._edge)) as epoll:
+                    epoll.poll(0)
+            if not self.is_ours():
+                return  # it was typed for another program
             try:
                 typed = os.read(0, 1024)
             except OSError:

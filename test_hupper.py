@@ -7955,6 +7955,18 @@ class JobControl(TerminalCase):
         shell.type('kill %1; wait %1; echo status $?\n')
         shell.wait_for('status 143')
 
+    def test_crash_then_foreground(self):
+        """A monitor that is fetched to the foreground has somebody to press ENTER."""
+        self.write_app('sys.exit(7)')
+        shell, monitor = self.shell(' &')
+        shell.wait_for('Waiting for a file')
+        shell.type('fg\n')
+        shell.wait_for(re.compile(r'fg\r\n'))
+        wait_until(lambda: os.tcgetpgrp(shell.master) == os.getpgid(monitor))
+        shell.type('\n')
+        shell.wait_start(2)
+        shell.type('\3')
+
     def test_foreground_then_raw_mode(self):
         """What the modes were before, the monitor could not note in the background."""
         wait = 'import time, tty\nwhile os.tcgetpgrp(0) != os.getpgrp(): time.sleep(0.01)\n'
