@@ -21,7 +21,7 @@ that the worker has imported, or has asked for::
 
     user's shell -- monitor process ---------------+            worker process
                       command line, start_reloader | fork or    handshake -> proxy
-                      Reloader: one loop over      | spawn      import observer
+                      _Supervisor: one loop over   | spawn      import observer
                         signals, channel, watches, +----------> the app
                         timers                     |
                       file monitor: inotify,       |
@@ -29,9 +29,32 @@ that the worker has imported, or has asked for::
                       standby: the next worker,    |
                       booted and waiting           |
 
-The sections of this file, from what is called to what it calls: prelude, public API, monitor process, worker start,
-worker process, preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command
-line.
+The life of one reload, in ten steps:
+
+ 1. A file monitor learns of the save: `InotifyFileMonitor.step` reads an event, or `PollingFileMonitor.step` looks at
+    the file. `check` drops a file that has not changed, `_changed` one that is ignored.
+ 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether it has to wait because each start
+    has led to such a change; if not, `_Schedule.due` says how long to wait for more.
+ 3. `_Supervisor._on_due` makes the decision. `_must_reload` looks again whether the files are complete and parse, and
+    reports the change.
+ 4. `_Supervisor._end_worker` sends the worker the polite stop. Meanwhile `_Launcher.renew_standby` looks whether the
+    standby is still what a new start would be.
+ 5. The worker's end wakes the loop: `_Supervisor._on_exit`. `_OrphanTerminator.poll` ends the processes it has left.
+ 6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` writes one message to the standby: that is the new worker.
+ 7. There `_WorkerMain.get_ready` had prepared all that it could, and was waiting for that message. `_on_start` sets
+    the folder and the paths.
+ 8. `run_app` runs the app. Python has called it as sys.excepthook, so that nothing else of ours is on the stack.
+ 9. `_Observer` reports each source with the signature that it had before it was read. `_Channel.step` hands that to
+    `FileMonitorProxy.watch_source`, which compares: a save in between is a change.
+10. When no more imports come, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker, by a fork
+    of the monitor (`_fork`) or a new interpreter (`_spawn`; it runs `_BOOT`). `get_ready` is what that does.
+
+A file monitor from elsewhere defines `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
+defines the list at the head of the platform section.
+
+The sections, from what is called to what it calls: prelude, public API, monitor process,
+worker start, worker process, preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x,
+command line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
@@ -43,7 +66,7 @@ from __future__ import annotations
 
 import sys
 
-_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # Python's own imports; none where a program may add to them
+_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # what Python imports at its start; empty in a program
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
 _PRE_STDLIB_PATHS: list[str] = []  # what else stood before Python's own library, such as PYTHONPATH
@@ -54,14 +77,17 @@ def _demote_project_paths():
     global _REMOVED_PATH0
     if not _SAFE_PATH:
         _REMOVED_PATH0 = sys.path.pop(0)
-    at = next((at for at, path in enumerate(sys.path) if path.endswith(_LIBRARY)), 0)
+    at = next((at for at, path in enumerate(sys.path) if path.endswith(_STDLIB_ENDINGS)), 0)
     _PRE_STDLIB_PATHS.extend(sys.path[:at])
     sys.path[:] = sys.path[at:] + _PRE_STDLIB_PATHS  # a library there, such as watchdog, is still found
 
 
 import os  # already loaded by Python, so no project file can shadow it
 
-_LIBRARY = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)  # how the first path to it ends
+_STDLIB_ENDINGS = (
+    os.path.dirname(os.__file__),
+    'python{}{}.zip'.format(*sys.version_info),
+)  # how the first path to it ends
 _main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
 _main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
 _IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
@@ -369,7 +395,7 @@ class _Supervisor:
         self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
         self._launcher.sockets_fd = self._kept_sockets.worker_fd if config.keep_sockets else None
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
-        self._launcher.is_watched, self._launcher.set_handlers = self.monitor.is_watched, self._set_handlers
+        self._launcher.watched_paths, self._launcher.set_handlers = self.monitor.watched_paths, self._set_handlers
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -505,7 +531,7 @@ class _Supervisor:
         self._boot_check_at = None
         if self.state != self.RUNNING:
             return
-        if self._worker.channel.wait_until() is not None:  # messages still come
+        if self._worker.channel.is_busy():
             self._boot_check_at = now + 0.5
             return
         self._loop_guard.note_boot(now)
@@ -529,8 +555,11 @@ class _Supervisor:
         if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
             self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
 
-    def _stop(self, after, signum):
-        """End the worker; politely, with `signum`, if it has been given time for that. `after`: RESTART or QUIT."""
+    def _end_worker(self, after, signum):
+        """End the worker; politely, with `signum`, if it gets time for that. If none runs, go on at once.
+
+        `after`: RESTART or QUIT.
+        """
         was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
@@ -654,11 +683,11 @@ class _Supervisor:
         """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
         is_third = self._ctrl_c.press(time.monotonic())
         if self.state != self.RUNNING or not self._worker.has_begun():
-            self._stop(self.QUIT, signal.SIGINT)
+            self._end_worker(self.QUIT, signal.SIGINT)
         elif not self._terminal.interrupts(self._worker):
             self._worker.send_signal(signal.SIGINT)
         if is_third and self._worker:
-            self._stop(self.QUIT, None)
+            self._end_worker(self.QUIT, None)
             self._worker.kill()
 
     def _on_sigint(self):
@@ -672,7 +701,7 @@ class _Supervisor:
         if self._is_stop_requested and self._worker:
             self._worker.kill()
         self._is_stop_requested = True
-        self._stop(self.QUIT, signum)
+        self._end_worker(self.QUIT, signum)
 
     def _on_sigquit(self):
         """Quit only if SIGQUIT ends the worker, which may handle it."""
@@ -689,7 +718,7 @@ class _Supervisor:
             self._request_reload('Received SIGHUP')
 
     def _on_sigcont(self):
-        """We may be in the foreground now: `wait` asks for that anyway."""
+        """We may be in the foreground now. The signal wakes the loop, which looks whether that is so by itself."""
 
     _SIGNAL_HANDLERS = {
         'SIGCHLD': _on_sigchld,
@@ -725,7 +754,7 @@ class _Supervisor:
             'app-start': self._on_app_start,
             'no-target': self._on_no_target,
             'reload': lambda: self._request_reload('Reload requested by the worker'),
-            'stop': lambda: self._stop(self.QUIT, self._config.stop_signal),
+            'stop': lambda: self._end_worker(self.QUIT, self._config.stop_signal),
         }
 
     def _on_import(self, path, signature):
@@ -741,7 +770,7 @@ class _Supervisor:
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
         if has_discarded_sigint and (self._ctrl_c.is_pressed or 'CTRL-C' in self._waiter.read_signals()):
-            self._stop(self.QUIT, signal.SIGINT)  # it came after the start
+            self._end_worker(self.QUIT, signal.SIGINT)  # it came after the start
 
     def _on_no_target(self, message):
         self._worker.missing_target = message
@@ -794,7 +823,7 @@ class _Supervisor:
             self._preload.retry_all()
         self._preload.note_changes(self._pending)
         self._schedule.cancel()
-        self._stop(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
+        self._end_worker(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
     def _must_reload(self):
         """Whether the pending changes still call for a reload now; report them if so."""
@@ -996,7 +1025,8 @@ class FileMonitorProxy:
                 self.file_changed(path)
         while self._reported:  # other threads may add to it meanwhile
             path = self._reported.pop(0)
-            changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
+            if path in found or not self._is_ignored(path):
+                changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
@@ -1085,8 +1115,9 @@ class FileMonitorProxy:
             return self.sources_of_worker.get(path, False)
         return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
 
-    def is_watched(self, path):
-        return path in self._requested_in or path in getattr(self.monitor, 'files', ())
+    def watched_paths(self):
+        """Return the paths of all files that are watched, as os.path.normcase() spells them."""
+        return {os.path.normcase(path) for path in (*self._requested_in, *getattr(self.monitor, 'files', ()))}
 
     def watch_missing(self, path, has_parent):
         """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
@@ -1120,7 +1151,7 @@ class FileMonitorProxy:
         return self.monitor.is_undone(path)
 
     def recheck(self, paths):
-        """Whether one of these changes again just now, as polling finds out only by looking."""
+        """Look at those of these paths that are polled; return whether one has changed again, and note that."""
         return any([self.monitor.recheck(path) for path in paths])
 
 
@@ -1276,7 +1307,7 @@ class _LaunchSpec:
         'reload_interval',
         'signal_mask',
         'ignored_signals',
-        'environment_changed',  # since the monitor began
+        'installation_changed',  # since the monitor began
         'made_ns',  # when the worker was made, as file times are kept
         'records_imports',  # with --preload
         'preload',  # see _Preload.plan
@@ -1313,7 +1344,7 @@ class _Launcher:
         self.standby = None
         self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
-        self.is_watched = None  # function: whether a path is watched
+        self.watched_paths = None  # function: see FileMonitorProxy
         self.set_handlers = None  # function: sets those of a channel
         self._target = config.target
         self._reload_interval = config.reload_interval
@@ -1323,7 +1354,7 @@ class _Launcher:
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
         self.startup_files = _startup_files()  # and those that a worker reports: a spawned one may have others
-        self._environment = {}  # signatures of the installation that this interpreter began in
+        self._own_installation = {}  # signatures of the installation that this interpreter began in
         self._standby_made_for = None  # (signatures of its installation, whether a fork is clean)
         self._expected_sources = ()
 
@@ -1346,9 +1377,9 @@ class _Launcher:
 
     def make_standby(self, may_preload=True):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
-        if self.standby or _is_traced():
+        if self.standby or _prints_startup_trace():
             return
-        plan = self._preload.plan(self.is_watched) if may_preload else _NO_PLAN
+        plan = self._preload.plan(self.watched_paths) if may_preload else _NO_PLAN
         try:
             self.standby = self._make(plan)
         except OSError as error:
@@ -1397,24 +1428,24 @@ class _Launcher:
 
     def _paths_in_front(self):
         """Return what stands in front of Python's own library in the worker's sys.path."""
-        at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_LIBRARY)), 0)
+        at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_STDLIB_ENDINGS)), 0)
         return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
         """Return what a worker made now depends on: the installation, and why it can't be a fork."""
-        environment = _environment(self.startup_files)
-        self._environment = self._environment or environment
-        return environment, self._fork_obstacle(environment)
+        installation = _installation(self.startup_files)
+        self._own_installation = self._own_installation or installation
+        return installation, self._fork_obstacle(installation)
 
-    def _fork_obstacle(self, environment):
+    def _fork_obstacle(self, installation):
         """Return why the worker can't be a fork of this process; None if it can."""
         if not self.may_fork:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _fork_obstacle():
             return obstacle
-        if _is_traced():
+        if _prints_startup_trace():
             return 'the interpreter is traced from its start'
-        if environment != self._environment:
+        if installation != self._own_installation:
             return 'what is installed has changed'
         if shadowed := _shadowed(self._make_spec(), sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
@@ -1441,8 +1472,8 @@ class _Launcher:
         spec = self._make_spec()
         spec.preload = plan
         spec.expected_sources = sorted(self._expected_sources)
-        self._standby_made_for = environment, obstacle = self._circumstances()
-        spec.environment_changed = environment != self._environment
+        self._standby_made_for = installation, obstacle = self._circumstances()
+        spec.installation_changed = installation != self._own_installation
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
         (channel, write), (read, control) = _pipe(), _pipe()
@@ -1487,6 +1518,8 @@ class _Launcher:
         options = self._target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
+            if getattr(_imp, 'check_hash_based_pycs', 'default') != 'default':
+                options += ['--check-hash-based-pycs', _imp.check_hash_based_pycs]
         _set_inheritable(channel_fd, True)
         _set_inheritable(control_fd, True)
         if self.sockets_fd is not None:
@@ -1514,11 +1547,12 @@ sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 """
 
 
-def _is_traced():
+def _prints_startup_trace():
+    """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
     return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
 
-def _environment(startup_files):
+def _installation(startup_files):
     """Return signatures of what an interpreter reads at its start: what is installed, .pth files, pyvenv.cfg."""
     paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *startup_files]
     for folder in _site_folders():
@@ -1825,7 +1859,7 @@ class _WorkerMain:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
     def end(self, error):
-        """End the process. After KeyboardInterrupt return: Python then ends it by SIGINT, see below."""
+        """End the process. After KeyboardInterrupt return: Python then ends it by SIGINT."""
         if type(error) is not KeyboardInterrupt:
             sys.exit(1 if error else 0)
         if sys.implementation.name != 'cpython':
@@ -1900,7 +1934,8 @@ def _main_path(name):
 def _set_paths(spec):
     """Set sys.path and sys.argv as plain Python has them."""
     if spec.kind == 'call':
-        new = [path for path in sys.path if path not in spec.sys_path] if spec.environment_changed else []
+        new = sys.path if spec.installation_changed else []
+        new = [path for path in new if path not in spec.sys_path and not path.endswith(_STDLIB_ENDINGS)]
         sys.path[:] = spec.sys_path + new
         sys.argv[:] = spec.argv
     else:
@@ -2281,16 +2316,18 @@ def _is_installed(path):
     folder = path.rpartition(os.sep)[0]  # quicker than os.path.dirname
     installed = _installed_folders.get(folder)
     if installed is None:
-        if not _library:
+        if not _installed_roots:
             folders = [os.path.dirname(os.__file__), *_site_folders()]
             folders += [os.path.join(sys.base_prefix, name) for name in ('lib_pypy', 'DLLs')]  # PyPy, Windows
-            _library.extend(_real_path(each) + os.sep for each in folders)
-        installed = (_real_path(folder or os.sep) + os.sep).startswith(tuple(_library))
+            _installed_roots.extend(_real_path(each) + os.sep for each in folders)
+        installed = (_real_path(folder or os.sep) + os.sep).startswith(tuple(_installed_roots))
         _installed_folders[folder] = installed
-    return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_library)))
+    return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_installed_roots)))
 
 
-_library: list[str] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
+_installed_roots: list[
+    str
+] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
 _installed_folders: dict[str, bool] = {}
 
 
@@ -2411,7 +2448,7 @@ class _Preload:
     def _commit(self):
         self._list, self._plain_because = self._recorded, None
 
-    def plan(self, is_watched):
+    def plan(self, watched_paths):
         """Return what a standby made now is to import, the packages that it must not, and sys.argv[0].
 
         The first is a list of (name, path, what the app had changed in os.environ, whether it has not stayed).
@@ -2423,8 +2460,11 @@ class _Preload:
             self._logger.debug(f'Nothing is preloaded: {patcher} patches or measures other modules.')
             return _NO_PLAN
         refused = {*self._excepted, *self._left_out}
+        watched = watched_paths()
         for name, (path, *_) in self._list.items():
-            if is_watched(path) or (name == self._main and not os.path.basename(path).startswith('__init__.')):
+            if os.path.normcase(path) in watched or (
+                name == self._main and not os.path.basename(path).startswith('__init__.')
+            ):
                 refused.add(name)
         modules = [(name, *rest) for name, rest in self._list.items() if not _is_within(name, refused)]
         return (modules, sorted(refused), self._argv0) if modules else _NO_PLAN
@@ -2820,7 +2860,7 @@ class _Preloader:
         self._modules = modules  # see _Preload.plan
         self._paths = {name: path for name, path, *_ in modules}
         self._must_stay = {name for name, *_, is_gone in modules if not is_gone}
-        self._begun = set()  # names of those modules
+        self._begun = set()  # names of modules that are there in the end, unless they fail
         self._refused = refused  # packages
         self._argv0 = argv0
         self._original_environ = {}  # name -> (value before we have set it, ours)
@@ -2881,6 +2921,7 @@ class _Preloader:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
                 self._begun.update({name} & self._must_stay)
                 if name not in self._paths and not _is_of_python(spec.origin):
+                    self._begun.add(name)  # the running worker may still import it, with success
                     self._has_unlisted = True
                     self._handshake.send('preload-unlisted', name, spec.origin)
         return None
@@ -3083,6 +3124,10 @@ class _Channel:
 
     def wait_until(self):
         return self._paused_until
+
+    def is_busy(self):
+        """Whether messages still come."""
+        return self._paused_until is not None
 
     def step(self):
         self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
@@ -3577,7 +3622,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._job = None  # a generator: the look at what is polled, or other work that is done in slices
         self._changes = []
         self._glances = {}  # polled file -> what _glances() said of it
-        self._seen_at = 0  # during a look: when the one before it began
+        self._seen_at = 0  # during a look: when the look before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
         self._thread = None
@@ -4614,8 +4659,8 @@ class SilentLogger(DefaultLogger):
 
 # ------------------------------------------------------------------------------------------------------------ platform
 #
-# All that differs between systems; nothing else asks for sys.platform. You may skip the two halves, for Windows and for
-# POSIX, if you know what both define. On Windows, fd means a handle.
+# All that differs between systems; the rest only asks for _LINUX now and then. You may skip the two halves, for
+# Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
 #   _STOP_SIGNALS                  names of the signals that may stop a worker
@@ -4623,6 +4668,7 @@ class SilentLogger(DefaultLogger):
 #   _set_inheritable(fd, bool)     let a new interpreter have it
 #   _read(fd)                      wait for data and return it; b'' once all writers are gone
 #   _read_now(fd)                  the same, but raise BlockingIOError where _read would wait
+#   _has_input(fd)                 whether _read would return at once
 #   _write(fd, data)               return how many bytes the pipe has taken
 #   _close(fd)                     close an end of a pipe
 #   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
@@ -4639,7 +4685,12 @@ class SilentLogger(DefaultLogger):
 #   _set_parent_death_signal(pid)  end this process when the monitor ends, even by SIGKILL
 #   _discard_pending_signals()     discard what came before the start; return whether SIGINT was among it
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
-#   Classes: _Waiter, _Terminal, _Worker, and _ChildReaper and _OrphanTerminator, which end what workers leave behind
+#   Classes, with what they define beside their base class, if they have one:
+#   _Waiter                        _wait, read_signals, wake, close
+#   _Terminal                      interrupts, is_gone, save, restore, listen, wait_fd or wait_until, step, close
+#   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
+#   _ChildReaper                   reap, close: collects processes that workers have left behind
+#   _OrphanTerminator              poll, names, used_force, kill_at: ends them
 #
 # POSIX alone has what forks and inotify need: _register_fd, _close_monitor_fds, `reset` and `with` of _Waiter.
 
@@ -4873,19 +4924,22 @@ if sys.platform == 'win32':
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """One call for each folder is cheaper than one for each file, but it sees no inodes."""
+        """One call for each folder is cheaper than one for each file. It sees no inodes, but what takes the name of
+        another file changes the folder's own time.
+        """
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
         for folder, absent in folders.items():
             try:
+                changed = os.stat(folder).st_mtime_ns
                 with os.scandir(folder) as entries:
                     entries = list(entries)
                 for entry in entries:
                     path = absent.pop(os.path.normcase(entry.path), None)
                     if path:
                         stat = _stat(path) if entry.is_symlink() else entry.stat()
-                        yield path, stat and (stat.st_mtime_ns, stat.st_size)
+                        yield path, stat and (stat.st_mtime_ns, stat.st_size, changed)
             except OSError:
                 pass  # it has gone, or is going
             yield from dict.fromkeys(absent.values(), 0).items()
@@ -5127,10 +5181,9 @@ else:
     def _register_fd(fd):
         """Register a descriptor as ours and return it; it moves above stdin, stdout and stderr if these are closed."""
         if fd <= 2:
-            import fcntl
-
-            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
+            higher = _register_fd(os.dup(fd))
+            os.close(fd)
+            return higher
         _monitor_fds.add(fd)
         return fd
 
