@@ -318,12 +318,7 @@ class Reloader:
     ):
         self.reload_interval = _seconds('reload_interval', reload_interval)
         self.stop_signal = signal.SIGTERM if stop_signal is None else _stop_signal('stop_signal', stop_signal)
-        if shutdown_interval is None or self.stop_signal == _SIGKILL:
-            self.shutdown_interval = self.exit_interval = None  # no polite stop
-        elif shutdown_interval is _DEFAULT:
-            self.shutdown_interval, self.exit_interval = self.reload_interval, 8
-        else:
-            self.shutdown_interval = self.exit_interval = _seconds('shutdown_interval', shutdown_interval)
+        self._set_shutdown_intervals(shutdown_interval)
         if isinstance(monitor_factory, str):
             monitor_factory = _monitor_factory(monitor_factory, logger)
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
@@ -334,16 +329,23 @@ class Reloader:
             raise TypeError(f'preload_except takes several packages, not {preload_except!r}: put it in a list')
         self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
-        self.exit_on_crash = exit_on_crash
-        self.may_fork = may_fork
+        self.exit_on_crash, self.may_fork = exit_on_crash, may_fork
         self.keep_sockets = _keeps_sockets(keep_sockets, logger)
         self.monitor = None  # the FileMonitorProxy, while running
-        if isinstance(worker_path, _Target):
-            self.target = worker_path
-        elif worker_path is None:
+        self.target = worker_path
+        if worker_path is None:
             self.target = _Target.this_program()
-        else:
+        elif not isinstance(worker_path, _Target):
             self.target = _Target.call(worker_path, worker_args, worker_kwargs)
+
+    def _set_shutdown_intervals(self, seconds):
+        """Set what a worker gets for its polite stop at a reload, and when all is to end; None: there is none."""
+        if seconds is None or self.stop_signal == _SIGKILL:
+            self.shutdown_interval = self.exit_interval = None
+        elif seconds is _DEFAULT:
+            self.shutdown_interval, self.exit_interval = self.reload_interval, 8
+        else:
+            self.shutdown_interval = self.exit_interval = _seconds('shutdown_interval', seconds)
 
     def run(self) -> NoReturn:
         """Run the monitor until it is told to stop; leave by `sys.exit` with the worker's status."""
