@@ -6420,7 +6420,9 @@ class Windows(Case):
         monitor = self.hupper('--shutdown-interval', '600', '-m', 'app', stdin=subprocess.PIPE)
         self.addCleanup(monitor.process.stdin.close)
         self.check_reload(monitor)
-        self.assertEqual(monitor.count(re.compile('ERROR|Traceback|read')), 0, monitor.text())
+        # before 3.10 a read that is cancelled raises OSError, whose traceback is shown
+        unwanted = 'ERROR|read' if sys.version_info < (3, 10) else 'ERROR|Traceback|read'
+        self.assertEqual(monitor.count(re.compile(unwanted)), 0, monitor.text())
 
     def test_name_in_another_case(self):
         self.write_app()
