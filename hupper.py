@@ -1598,7 +1598,8 @@ def _names_in(path):
 
             entries = getattr(zipimport, '_read_directory', lambda path: ())(path)  # remembers nothing
         else:
-            entries = os.listdir(path or os.curdir)
+            found = [(os.path.basename(entry), is_folder) for entry, is_folder in _entries(path or os.curdir)]
+            entries = [name for name, is_folder in found if is_folder or '.' in name]  # bin/flask is no module
     except (OSError, ImportError):
         return set()
     return {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}

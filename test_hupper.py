@@ -9250,6 +9250,15 @@ class Preload(EnvironmentCase):
         os.environ['ITS_OWN'] = 'set'
     """
 
+    def test_script_beside_the_script(self):
+        """A console script has the name of its package, and stands in front of the library; it is no module."""
+        self.install('lib.py', '')
+        self.write('lib', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', standby=False)
+        monitor.stop()
+
     def test_what_a_package_sees(self):
         """The same as in a plain run; and so does the app after it."""
         self.install('lib.py', self.SEEN)
