@@ -52,9 +52,8 @@ The life of one reload, in ten steps:
 A file monitor from elsewhere defines `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
 defines the list at the head of the platform section.
 
-The sections, from what is called to what it calls: prelude, public API, monitor process,
-worker start, worker process, preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x,
-command line.
+The sections, from what is called to what it calls: prelude, public API, monitor process, worker start, worker process,
+preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
@@ -84,10 +83,8 @@ def _demote_project_paths():
 
 import os  # already loaded by Python, so no project file can shadow it
 
-_STDLIB_ENDINGS = (
-    os.path.dirname(os.__file__),
-    'python{}{}.zip'.format(*sys.version_info),
-)  # how the first path to it ends
+# How the first path to Python's own library ends.
+_STDLIB_ENDINGS = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)
 _main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
 _main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
 _IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
