@@ -7955,7 +7955,8 @@ class FullScreen(TerminalCase):
     def test_in_tmux(self):
         """What a real terminal makes of it."""
         tmux = [shutil.which('tmux'), '-L', 'hupper', '-f', os.devnull]
-        env = {'TMUX': None, 'TMUX_TMPDIR': self.project.tmp, 'TERM': 'screen'}
+        # With SHELL, as tmux runs a command in the user's login shell, which a system account doesn't have.
+        env = {'TMUX': None, 'TMUX_TMPDIR': self.project.tmp, 'TERM': 'screen', 'SHELL': '/bin/sh'}
 
         def start(*command, env=env, **options):
             result = self.project.run(*tmux, 'new-session', '-d', '-x120', '-y24', shlex.join(command), env=env)
