@@ -794,6 +794,8 @@ class _Supervisor:
         path = change.path
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
         self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule))
+        if self._schedule.due() > now:
+            self._launcher.preload()
 
     def _hold(self, path, now, seconds):
         if path not in self._held:
@@ -1374,11 +1376,21 @@ class _Launcher:
                 failure = error
         raise failure
 
-    def make_standby(self, may_preload=True):
+    def make_standby(self):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
+        if not self.preload():
+            self._make_standby(_NO_PLAN)
+
+    def preload(self):
+        """Make a standby that preloads, if there is none yet; return whether there is one now."""
+        plan = self._preload.plan(self.watched_paths) if not self.standby else _NO_PLAN
+        if plan is not _NO_PLAN:
+            self._make_standby(plan)
+        return self.standby is not None
+
+    def _make_standby(self, plan):
         if self.standby or _prints_startup_trace():
             return
-        plan = self._preload.plan(self.watched_paths) if may_preload else _NO_PLAN
         try:
             self.standby = self._make(plan)
         except OSError as error:
@@ -1394,7 +1406,7 @@ class _Launcher:
         if self._preload.is_used_by(self.standby):
             self.standby.channel.drain()
             self._drop_preloaded(self._preload.obstacle())
-        self.make_standby(may_preload=False)
+        self._make_standby(_NO_PLAN)
 
     def _drop_preloaded(self, why):
         if why:

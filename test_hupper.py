@@ -9417,6 +9417,21 @@ if not hasattr(sys, 'ready'):
         self.save(monitor, 3, 'preloadedTrue', body, standby=False)
         monitor.stop()
 
+    def test_saved_again_at_once(self):
+        """A change that waits for more of its kind gives time to preload, though the worker has not booted."""
+        self.install('lib.py', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', standby=False)
+        for value in range(3, 30):
+            self.write_app(value)
+            monitor.wait_for(f'app {value} ')
+            if f'app {value} preloaded' in monitor.text():
+                break
+        else:
+            self.fail(monitor.text())
+        monitor.stop()
+
     @only_full
     def test_failure_after_the_start(self):
         """A standby that was started while an import was under way, which then fails: another one takes over."""
