@@ -388,7 +388,7 @@ class _Supervisor:
         self._schedule = _Schedule(config.reload_interval)
         self._loop_guard = _LoopGuard(config.reload_interval)
         self._waiter = _Waiter()
-        self._terminal = _Terminal()
+        self._terminal = _Terminal(self._on_enter)
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
         self._launcher = _Launcher(config, self._waiter, self._preload)
         self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
@@ -521,7 +521,7 @@ class _Supervisor:
     def _on_failed_start(self, error):
         self.state = self.IDLE
         self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
-        self._terminal.listen(self._on_enter)
+        self._terminal.listen()
         if error.filename and self.monitor.monitor:
             self.monitor.add_path(error.filename)
 
@@ -663,7 +663,7 @@ class _Supervisor:
         elif self._after_exit == self.RESTART:
             self._start()
         else:
-            if self._terminal.listen(self._on_enter):
+            if self._terminal.listen():
                 self._logger.info('Press ENTER or change a file to reload.')
             else:
                 self._logger.info('Waiting for a file to change before reload.')
@@ -1636,15 +1636,22 @@ class _ControlPipe:
     def receive(self):
         """Wait for a message and return it; end the process if the monitor needs it no more."""
         while len(self._data) < (end := 8 + int.from_bytes(self._data[:8], 'little')):
-            chunk = _read(self.fd)
-            if not chunk:
-                os._exit(0)
-            self._data += chunk
+            self._read()
         message, self._data = self._data[8:end], self._data[end:]
         return message
 
     def has_message(self):
-        return bool(self._data) or _has_input(self.fd)
+        try:
+            self._read(wait=False)
+        except BlockingIOError:
+            pass
+        return bool(self._data)
+
+    def _read(self, wait=True):
+        chunk = _read(self.fd, wait)
+        if not chunk:
+            os._exit(0)
+        self._data += chunk
 
 
 class _WorkerMain:
@@ -3158,7 +3165,7 @@ class _Channel:
         chunks = []
         try:
             while self._fd is not None:
-                chunks.append(_read_now(self._fd))
+                chunks.append(_read(self._fd, wait=False))
                 if not chunks[-1]:
                     self.close()  # the worker has closed it; a signal will report its end
         except BlockingIOError:
@@ -4666,9 +4673,7 @@ class SilentLogger(DefaultLogger):
 #   _STOP_SIGNALS                  names of the signals that may stop a worker
 #   _pipe()                        return both ends of a new pipe: not inherited, above 2
 #   _set_inheritable(fd, bool)     let a new interpreter have it
-#   _read(fd)                      wait for data and return it; b'' once all writers are gone
-#   _read_now(fd)                  the same, but raise BlockingIOError where _read would wait
-#   _has_input(fd)                 whether _read would return at once
+#   _read(fd, wait=True)           return data, b'' once all writers are gone; without wait, BlockingIOError if none
 #   _write(fd, data)               return how many bytes the pipe has taken
 #   _close(fd)                     close an end of a pipe
 #   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
@@ -4715,19 +4720,6 @@ class _WaiterBase:
         ready = self._wait(fds, int(min(milliseconds, 1e9)))  # no system takes more than a C int
         now = time.monotonic()
         return [p for p in pollables if p.wait_fd() in ready or (p.wait_until() is not None and now >= p.wait_until())]
-
-
-class _TerminalBase(_Pollable):
-    """A terminal: kept as it was, and read for ENTER while no worker runs."""
-
-    def __init__(self):
-        self.listening = False
-        self._on_enter = None
-
-    @staticmethod
-    def has_colors():
-        """Whether a terminal on stderr shows them."""
-        return True
 
 
 class _WorkerBase:
@@ -4859,10 +4851,10 @@ if sys.platform == 'win32':
             _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
         return _reads[handle]
 
-    def _read(handle, milliseconds=_winapi.INFINITE):
+    def _read(handle, wait=True):
         try:
             reading = _reading(handle)
-            if _winapi.WaitForSingleObject(reading.event, milliseconds) == _winapi.WAIT_TIMEOUT:
+            if _winapi.WaitForSingleObject(reading.event, _winapi.INFINITE if wait else 0) == _winapi.WAIT_TIMEOUT:
                 raise BlockingIOError
             reading.GetOverlappedResult(True)
             data = reading.getbuffer()
@@ -4870,16 +4862,6 @@ if sys.platform == 'win32':
             data = b''
         _reads.pop(handle, None)
         return data
-
-    def _read_now(handle):
-        return _read(handle, 0)
-
-    def _has_input(handle):
-        """Whether something has come, or all writers are gone."""
-        try:
-            return _winapi.WaitForSingleObject(_reading(handle).event, 0) != _winapi.WAIT_TIMEOUT
-        except BrokenPipeError:
-            return True
 
     def _write(handle, data):
         return _winapi.WriteFile(handle, data)[0]
@@ -5046,14 +5028,15 @@ if sys.platform == 'win32':
             return None
         return mode.value
 
-    class _Terminal(_TerminalBase):
+    class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
         """
 
-        def __init__(self):
-            super().__init__()
+        def __init__(self, on_enter):
+            self.listening = False
+            self._on_enter = on_enter
             self._modes = {}  # standard stream -> the mode of its console
             self._look_at = 0
 
@@ -5078,8 +5061,7 @@ if sys.platform == 'win32':
             """Windows 10 and newer understand escape sequences where they are told to."""
             return bool((_console_mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
-        def listen(self, on_enter):
-            self._on_enter = on_enter
+        def listen(self):
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
             return self.listening
 
@@ -5201,17 +5183,9 @@ else:
     def _pipe():
         return tuple(map(_register_fd, os.pipe()))
 
-    def _read(fd):
+    def _read(fd, wait=True):
+        os.set_blocking(fd, wait)
         return os.read(fd, 1 << 16)
-
-    def _read_now(fd):
-        os.set_blocking(fd, False)
-        return os.read(fd, 1 << 16)
-
-    def _has_input(fd):
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
 
     @_hide_from_tracebacks
     def _has_reader(fd):
@@ -5395,7 +5369,7 @@ else:
         except OSError:
             return None
 
-    class _Terminal(_TerminalBase):
+    class _Terminal(_Pollable):
         """The terminal on stdin, if there is one."""
 
         # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
@@ -5403,8 +5377,9 @@ else:
         _OFF = 1047, 1, 9, 1000, 1002, 1003, 1005, 1006, 1015, 1016, 1004, 2048, 2004
         _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
-        def __init__(self):
-            super().__init__()
+        def __init__(self, on_enter):
+            self.listening = False
+            self._on_enter = on_enter
             self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
             self._edge = None  # an epoll that watches stdin, see `listen`
@@ -5422,6 +5397,10 @@ else:
                     os.close(fd)
             except OSError:
                 return None
+
+        @staticmethod
+        def has_colors():
+            return True
 
         def is_gone(self):
             """Whether the window was closed, or the connection dropped."""
@@ -5492,9 +5471,8 @@ else:
             modes[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
             return modes
 
-        def listen(self, on_enter):
+        def listen(self):
             """Begin to wait for ENTER; return whether anybody can press it now."""
-            self._on_enter = on_enter
             self.listening = self._is_tty
             if self.listening and self._edge is None and hasattr(select, 'epoll'):
                 # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
