@@ -337,7 +337,7 @@ class Reloader:
 
     def _set_shutdown_intervals(self, seconds):
         """Set what a worker gets for its polite stop at a reload, and when all is to end; None: there is none."""
-        if seconds is None or self.stop_signal == _SIGKILL:
+        if seconds is None or self.stop_signal == _STOP_SIGNALS['KILL']:
             self.shutdown_interval = self.exit_interval = None
         elif seconds is _DEFAULT:
             self.shutdown_interval, self.exit_interval = self.reload_interval, 8
@@ -1177,8 +1177,7 @@ def _has_bytecode(path):
 
 def _stop_signal(name, value):
     """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
-    for each in _STOP_SIGNALS:
-        number = int(getattr(signal, 'SIG' + each, _SIGKILL))
+    for each, number in _STOP_SIGNALS.items():
         if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
@@ -1498,8 +1497,7 @@ class _Launcher:
             pid = os.fork()
             if pid == 0:
                 _set_parent_death_signal(spec.monitor_pid)
-                self._waiter.reset()
-                _close_monitor_fds(keep=(channel_fd, control_fd))
+                self._waiter.reset(keep=(channel_fd, control_fd))
         if pid == 0:
             _WorkerMain(spec, channel_fd, _ControlPipe(control_fd)).take_over()
         return pid
@@ -4670,7 +4668,7 @@ class SilentLogger(DefaultLogger):
 # Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
-#   _STOP_SIGNALS                  names of the signals that may stop a worker
+#   _STOP_SIGNALS                  signals that may stop a worker: name -> number
 #   _pipe()                        return both ends of a new pipe: not inherited, above 2
 #   _set_inheritable(fd, bool)     let a new interpreter have it
 #   _read(fd, wait=True)           return data, b'' once all writers are gone; without wait, BlockingIOError if none
@@ -4697,10 +4695,9 @@ class SilentLogger(DefaultLogger):
 #   _ChildReaper                   reap, close: collects processes that workers have left behind
 #   _OrphanTerminator              poll, names, used_force, kill_at: ends them
 #
-# POSIX alone has what forks and inotify need: _register_fd, _close_monitor_fds, `reset` and `with` of _Waiter.
+# POSIX alone has what forks and inotify need: _register_fd, `reset` and `with` of _Waiter.
 
 _LINUX = sys.platform.startswith('linux')
-_SIGKILL = getattr(signal, 'SIGKILL', 9)
 
 
 class _WaiterBase:
@@ -4818,7 +4815,7 @@ if sys.platform == 'win32':
     from ctypes import byref, sizeof, wintypes
 
     _INTERRUPTED = 0xC000013A - 2**32  # STATUS_CONTROL_C_EXIT
-    _STOP_SIGNALS = ('KILL',)
+    _STOP_SIGNALS = {'KILL': 9}  # which Windows has not; see _Worker.kill
     _set_inheritable = os.set_handle_inheritable
     _from_here = os.path.abspath
     _dll = ctypes.WinDLL('kernel32', use_last_error=True)
@@ -5019,15 +5016,6 @@ if sys.platform == 'win32':
         def close(self, leaving):
             _kernel32('SetConsoleCtrlHandler', self._handler, False)
 
-    def _console_mode(stream):
-        """Return the mode of the console behind a standard stream, None if it is no console."""
-        mode = wintypes.DWORD()
-        try:
-            _kernel32('GetConsoleMode', _winapi.GetStdHandle(stream), byref(mode))
-        except OSError:
-            return None
-        return mode.value
-
     class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one.
 
@@ -5040,11 +5028,17 @@ if sys.platform == 'win32':
             self._modes = {}  # standard stream -> the mode of its console
             self._look_at = 0
 
+        @staticmethod
+        def _mode(stream):
+            """Return the mode of the console behind a standard stream, None if it is no console."""
+            mode = wintypes.DWORD()
+            return mode.value if _dll.GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode)) else None
+
         def interrupts(self, worker):
             return True  # to all processes of a console
 
         def save(self):
-            modes = {each: _console_mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
+            modes = {each: self._mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
             self._modes = {stream: mode for stream, mode in modes.items() if mode is not None}
 
         def restore(self, is_abandoned=False):
@@ -5056,10 +5050,10 @@ if sys.platform == 'win32':
 
         close = restore
 
-        @staticmethod
-        def has_colors():
+        @classmethod
+        def has_colors(cls):
             """Windows 10 and newer understand escape sequences where they are told to."""
-            return bool((_console_mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            return bool((cls._mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self):
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
@@ -5131,13 +5125,13 @@ if sys.platform == 'win32':
         def close(self):
             pass
 
-    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
-        _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
-
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
 
         used_force = False  # there is no other way
+
+        class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
+            _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
@@ -5150,13 +5144,15 @@ if sys.platform == 'win32':
             return not self._pids()
 
         def _pids(self):
-            found = _JobPids()
+            found = self._JobPids()
             _kernel32('QueryInformationJobObject', self._job, 3, byref(found), sizeof(found), None)  # 3: this list
             return found.pids[: found.listed]
 
 else:
     _INTERRUPTED = 130
-    _STOP_SIGNALS = ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+    _STOP_SIGNALS = {
+        name: int(getattr(signal, 'SIG' + name)) for name in ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+    }
     _write, _set_inheritable = os.write, os.set_inheritable
     _monitor_fds: set[int] = set()  # what a forked worker closes
 
@@ -5173,12 +5169,6 @@ else:
         if fd in _monitor_fds:
             _monitor_fds.discard(fd)
             os.close(fd)
-
-    def _close_monitor_fds(keep):
-        """In a forked worker: close what is the monitor's business. From now on `_close` does nothing."""
-        for fd in _monitor_fds.difference(keep):
-            os.close(fd)
-        _monitor_fds.clear()
 
     def _pipe():
         return tuple(map(_register_fd, os.pipe()))
@@ -5218,8 +5208,6 @@ else:
 
         return ctypes.CDLL(None, use_errno=True)
 
-    _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
-
     def _prctl(option, value):
         if _LINUX:
             from ctypes import c_ulong
@@ -5244,14 +5232,10 @@ else:
 
     def _is_descendant_of(handshake):
         """Whether its monitor is among our ancestors."""
-        parents = {process.pid: process.parent for process in _processes()}
-        at = os.getpid()
-        while at in parents and at != handshake.monitor:
-            at = parents.pop(at)  # somewhere there may be a circle
-        return at == handshake.monitor
+        return handshake.monitor in _ancestors(os.getpid(), {each.pid: each.parent for each in _processes()})
 
     def _set_parent_death_signal(monitor):
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != monitor:
             os._exit(1)  # it went before this was set
 
@@ -5265,26 +5249,17 @@ else:
     def _hand_over(spec, control_fd):
         if _LINUX:
             os.close(control_fd)
-        else:  # the monitor holds the other end open
-            _thread.start_new_thread(_die_at_end_of, (control_fd,))
+        else:
+
+            def die_with_monitor():
+                while _read(control_fd):  # the monitor holds the other end open
+                    pass
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            _thread.start_new_thread(die_with_monitor, ())
         for signum in spec.ignored_signals:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
-
-    def _die_at_end_of(fd):
-        while _read(fd):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def _sigint_fd():
-        """Block SIGINT and return a descriptor to read it from, with its sender."""
-        from ctypes import c_ulong
-
-        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd < 0:
-            return None  # as in some sandboxes
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        return _register_fd(fd)
 
     class _Waiter(_WaiterBase):
         def __init__(self):
@@ -5302,7 +5277,18 @@ else:
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
-            self._interrupts = _sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
+            self._interrupts = self._sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
+
+        @staticmethod
+        def _sigint_fd():
+            """Block SIGINT and return a descriptor to read it from, with its sender."""
+            from ctypes import c_ulong
+
+            fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+            if fd < 0:
+                return None  # as in some sandboxes
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            return _register_fd(fd)
 
         def _note(self, name):
             """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
@@ -5344,8 +5330,11 @@ else:
         def __exit__(self, *_):
             signal.pthread_sigmask(signal.SIG_SETMASK, self._saved_mask)
 
-        def reset(self):
-            """In a forked worker: be as if we had never been; signals stay blocked until the app begins."""
+        def reset(self, keep):
+            """In a forked worker: close our descriptors but these; signals are as before, but blocked for now."""
+            for fd in _monitor_fds.difference(keep):
+                os.close(fd)
+            _monitor_fds.clear()  # so that `_close` does nothing
             signal.set_wakeup_fd(-1)
             self.arrived.clear()
             for signum, former in self._saved_handlers.items():
@@ -5557,11 +5546,7 @@ else:
             """Kill its descendants: it was never the app."""
             parents = {process.pid: process.parent for process in _processes()}
             for pid in parents:
-                ancestors, at = set(), pid
-                while at in parents and at not in ancestors:  # the table may have a circle
-                    ancestors.add(at)
-                    at = parents[at]
-                if pid != self.pid and self.pid in ancestors:
+                if self.pid in _ancestors(pid, parents):
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except OSError:
@@ -5595,14 +5580,13 @@ else:
                 found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
         return found
 
-    def _children():
-        """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-        if not _LINUX:
-            return []
-        if not os.path.exists('/proc/thread-self/children'):
-            return [process for process in _processes() if process.parent == os.getpid()]
-        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
-        return _processes(os.fsdecode(pids).split())
+    def _ancestors(pid, parents):
+        """Return the pids above a process; `parents` maps pids to those of their parents, maybe in a circle."""
+        found = []
+        while pid in parents and parents[pid] not in found:
+            pid = parents[pid]
+            found.append(pid)
+        return found
 
     class _ChildReaper:
         """The children of this process: what its program had before, and what its workers leave behind.
@@ -5612,12 +5596,22 @@ else:
         """
 
         def __init__(self):
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            self._own = {process.pid for process in _children()}
+            _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+            self._own = {process.pid for process in self._children()}
+
+        @staticmethod
+        def _children():
+            """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+            if not _LINUX:
+                return []
+            if not os.path.exists('/proc/thread-self/children'):
+                return [process for process in _processes() if process.parent == os.getpid()]
+            pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
+            return _processes(os.fsdecode(pids).split())
 
         def reap(self, known):
             """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in _children() if process.pid not in self._own | known]
+            adopted = [process for process in self._children() if process.pid not in self._own | known]
             for process in adopted:
                 try:
                     if process.state == 'Z':
@@ -5627,7 +5621,7 @@ else:
             return [process for process in adopted if process.state != 'Z']
 
         def close(self):
-            _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+            _prctl(36, 0)
 
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker: politely, then by force.
