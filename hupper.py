@@ -5680,7 +5680,10 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
     try:
-        reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
+        options, rest = _parse_options(sys.argv[1:] if args is None else list(args))
+        logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
+        factory = options.pop('monitor_factory', None)
+        reloader = Reloader(_target_for(rest), factory, logger, may_fork=_IS_COMMAND, **options)
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
@@ -5708,21 +5711,13 @@ def _second_reloader(target):
         return 'add --noreload'
 
 
-def _reloader_for(args):
-    """Return the reloader that the command line asks for; raise ValueError."""
-    options = {}
-    if args and args[0].startswith('-') and not args[0].startswith('-m'):
-        options, args = _parse_options(args)
-    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
-        if name in options:
-            options[name] = check('--' + name.replace('_', '-'), options[name])
-    logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
-    factory = options.pop('monitor_factory', None)
-    return Reloader(_target_for(args), factory, logger, may_fork=_IS_COMMAND, **options)
-
-
 def _parse_options(args):
-    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it."""
+    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it.
+
+    Raise ValueError.
+    """
+    if not args or not args[0].startswith('-') or args[0].startswith('-m'):
+        return {}, args
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -5752,13 +5747,15 @@ def _parse_options(args):
     add('--preload-except', action='append', metavar='PACKAGE', help='not this one; repeatable')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)
-    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
-    with_value += ('preload-except',)
+    with_value = 'w watch x ignore reload-interval shutdown-interval monitor stop-signal preload-except'.split()
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
-    rest = args[at:]
-    return vars(parser.parse_args(args[:at])), rest[1:] if rest[:1] == ['--'] else rest
+    options = vars(parser.parse_args(args[:at]))
+    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
+        if name in options:
+            options[name] = check('--' + name.replace('_', '-'), options[name])
+    return options, args[at + 1 :] if args[at : at + 1] == ['--'] else args[at:]
 
 
 def _target_for(args):
