@@ -4692,8 +4692,7 @@ class SilentLogger(DefaultLogger):
 #   _Waiter                        _wait, read_signals, wake, close
 #   _Terminal                      interrupts, is_gone, save, restore, listen, wait_fd or wait_until, step, close
 #   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
-#   _ChildReaper                   reap, close: collects processes that workers have left behind
-#   _OrphanTerminator              poll, names, used_force, kill_at: ends them
+#   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
 #
 # POSIX alone has what forks and inotify need: _register_fd, `reset` and `with` of _Waiter.
 
@@ -4774,6 +4773,42 @@ class _WorkerBase:
         _close(self._control)
 
 
+class _ChildReaper:
+    """The children of this process: what its program had before, and what its workers leave behind.
+
+    On Linux it adopts their orphans, so that all of a worker's descendants are found, and waited for by their pids.
+    Elsewhere it knows none: see _OrphanTerminator.
+    """
+
+    def __init__(self):
+        _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+        self._own = {process.pid for process in self._children()}
+
+    @staticmethod
+    def _children():
+        """Return our children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+        if not _LINUX:
+            return []
+        if not os.path.exists('/proc/thread-self/children'):
+            return [process for process in _processes() if process.parent == os.getpid()]
+        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
+        return _processes(os.fsdecode(pids).split())
+
+    def reap(self, known):
+        """Wait for those adopted that have ended; return the others."""
+        adopted = [process for process in self._children() if process.pid not in self._own | known]
+        for process in adopted:
+            try:
+                if process.state == 'Z':
+                    os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError:
+                pass  # it was a child of the monitor's own program, which was quicker
+        return [process for process in adopted if process.state != 'Z']
+
+    def close(self):
+        _prctl(36, 0)
+
+
 def _file_clock():
     """Return the time in ns as the system writes it to files: by the tick, on Linux."""
     return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
@@ -4788,6 +4823,13 @@ def _fork_obstacle():
     if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
         return 'a fork of Python 3.8 that checks its memory crashes at its end'
     return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
+
+
+def _prctl(option, value):
+    if _LINUX:
+        from ctypes import c_ulong
+
+        _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
 
 def _read_proc(*names):
@@ -4830,10 +4872,7 @@ if sys.platform == 'win32':
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
 
     def _pipe():
-        """It has a name, as reads from no other kind can be waited for with the rest.
-
-        One read returns what one write wrote: the request to stop may follow the start before that is read.
-        """
+        """It has a name, as no other kind can be waited for. One read returns one write: start and stop stay apart."""
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
         mode = _winapi.PIPE_TYPE_MESSAGE | _winapi.PIPE_READMODE_MESSAGE | 8  # PIPE_REJECT_REMOTE_CLIENTS
@@ -4903,9 +4942,7 @@ if sys.platform == 'win32':
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """One call for each folder is cheaper than one for each file. It sees no inodes, but what takes the name of
-        another file changes the folder's own time.
-        """
+        """One call a folder is cheaper. It shows no inodes, but a new file of that name changes the folder's time."""
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
@@ -5071,10 +5108,7 @@ if sys.platform == 'win32':
                 self._on_enter()
 
     class _Worker(_WorkerBase):
-        """A process that runs the app, in a job with all that it starts: they end when the job's handle is closed.
-
-        A child that must survive passes CREATE_BREAKAWAY_FROM_JOB.
-        """
+        """It is in a job, which ends with its handle. A child that must survive passes CREATE_BREAKAWAY_FROM_JOB."""
 
         running: set[_Worker] = set()
 
@@ -5115,15 +5149,6 @@ if sys.platform == 'win32':
 
         def kill_children(self):
             """Nothing: they are in its job, which ends with it."""
-
-    class _ChildReaper:
-        """Nothing here: a worker's job knows its descendants."""
-
-        def reap(self, known):
-            pass
-
-        def close(self):
-            pass
 
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
@@ -5208,12 +5233,6 @@ else:
 
         return ctypes.CDLL(None, use_errno=True)
 
-    def _prctl(option, value):
-        if _LINUX:
-            from ctypes import c_ulong
-
-            _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
-
     def _start_interpreter(options, code, waiter):
         import subprocess
 
@@ -5295,13 +5314,10 @@ else:
             self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
 
         def read_signals(self):
-            """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
-
-            A Ctrl-C that came before the worker's end must be known by then.
-            """
+            """Return what has come; SIGINT first, as it must be known before the worker's end is."""
             while self._interrupts is not None:
                 try:
-                    code = os.read(self._interrupts, 128)[8:12]
+                    code = os.read(self._interrupts, 128)[8:12]  # signalfd_siginfo.ssi_code
                 except BlockingIOError:
                     break
                 is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
@@ -5588,46 +5604,8 @@ else:
             found.append(pid)
         return found
 
-    class _ChildReaper:
-        """The children of this process: what its program had before, and what its workers leave behind.
-
-        On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants
-        are found, and waited for by their pids. Elsewhere only those are known that a worker has when it is to stop.
-        """
-
-        def __init__(self):
-            _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-            self._own = {process.pid for process in self._children()}
-
-        @staticmethod
-        def _children():
-            """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-            if not _LINUX:
-                return []
-            if not os.path.exists('/proc/thread-self/children'):
-                return [process for process in _processes() if process.parent == os.getpid()]
-            pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
-            return _processes(os.fsdecode(pids).split())
-
-        def reap(self, known):
-            """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in self._children() if process.pid not in self._own | known]
-            for process in adopted:
-                try:
-                    if process.state == 'Z':
-                        os.waitpid(process.pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass  # it was a child of the monitor's own program, which was quicker
-            return [process for process in adopted if process.state != 'Z']
-
-        def close(self):
-            _prctl(36, 0)
-
     class _OrphanTerminator:
-        """Ends descendants that have outlived their worker: politely, then by force.
-
-        Those that began a session or process group of their own are left alone.
-        """
+        """Ends descendants that have outlived their worker, unless in a group of their own: politely, then by force."""
 
         def __init__(self, worker, reaper, known, interval):
             self.names = []  # of what it has asked to end
