@@ -4690,7 +4690,8 @@ class SilentLogger(DefaultLogger):
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
 #   _Waiter                        _wait, read_signals, wake, close
-#   _Terminal                      interrupts, is_gone, save, restore, listen, wait_fd or wait_until, step, close
+#   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
+#                                  wait_fd or wait_until; where there is SIGHUP, is_gone
 #   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
 #   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
 #
@@ -5659,6 +5660,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
     try:
         options, rest = _parse_options(sys.argv[1:] if args is None else list(args))
+        checks = {'reload_interval': _seconds, 'shutdown_interval': _seconds, 'stop_signal': _stop_signal}
+        for name, check in checks.items():
+            if name in options:
+                options[name] = check('--' + name.replace('_', '-'), options[name])
         logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
         factory = options.pop('monitor_factory', None)
         reloader = Reloader(_target_for(rest), factory, logger, may_fork=_IS_COMMAND, **options)
@@ -5690,10 +5695,7 @@ def _second_reloader(target):
 
 
 def _parse_options(args):
-    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it.
-
-    Raise ValueError.
-    """
+    """Return the options, as arguments of Reloader, and the target with all that follows it; raise ValueError."""
     if not args or not args[0].startswith('-') or args[0].startswith('-m'):
         return {}, args
     import argparse
@@ -5729,11 +5731,7 @@ def _parse_options(args):
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
-    options = vars(parser.parse_args(args[:at]))
-    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
-        if name in options:
-            options[name] = check('--' + name.replace('_', '-'), options[name])
-    return options, args[at + 1 :] if args[at : at + 1] == ['--'] else args[at:]
+    return vars(parser.parse_args(args[:at])), args[at + 1 :] if args[at : at + 1] == ['--'] else args[at:]
 
 
 def _target_for(args):
