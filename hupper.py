@@ -337,7 +337,7 @@ class Reloader:
 
     def _set_shutdown_intervals(self, seconds):
         """Set what a worker gets for its polite stop at a reload, and when all is to end; None: there is none."""
-        if seconds is None or self.stop_signal == _SIGKILL:
+        if seconds is None or self.stop_signal == _STOP_SIGNALS['KILL']:
             self.shutdown_interval = self.exit_interval = None
         elif seconds is _DEFAULT:
             self.shutdown_interval, self.exit_interval = self.reload_interval, 8
@@ -388,7 +388,7 @@ class _Supervisor:
         self._schedule = _Schedule(config.reload_interval)
         self._loop_guard = _LoopGuard(config.reload_interval)
         self._waiter = _Waiter()
-        self._terminal = _Terminal()
+        self._terminal = _Terminal(self._on_enter)
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
         self._launcher = _Launcher(config, self._waiter, self._preload)
         self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
@@ -521,7 +521,7 @@ class _Supervisor:
     def _on_failed_start(self, error):
         self.state = self.IDLE
         self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
-        self._terminal.listen(self._on_enter)
+        self._terminal.listen()
         if error.filename and self.monitor.monitor:
             self.monitor.add_path(error.filename)
 
@@ -663,7 +663,7 @@ class _Supervisor:
         elif self._after_exit == self.RESTART:
             self._start()
         else:
-            if self._terminal.listen(self._on_enter):
+            if self._terminal.listen():
                 self._logger.info('Press ENTER or change a file to reload.')
             else:
                 self._logger.info('Waiting for a file to change before reload.')
@@ -1179,8 +1179,7 @@ def _has_bytecode(path):
 
 def _stop_signal(name, value):
     """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
-    for each in _STOP_SIGNALS:
-        number = int(getattr(signal, 'SIG' + each, _SIGKILL))
+    for each, number in _STOP_SIGNALS.items():
         if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
@@ -1510,8 +1509,7 @@ class _Launcher:
             pid = os.fork()
             if pid == 0:
                 _set_parent_death_signal(spec.monitor_pid)
-                self._waiter.reset()
-                _close_monitor_fds(keep=(channel_fd, control_fd))
+                self._waiter.reset(keep=(channel_fd, control_fd))
         if pid == 0:
             _WorkerMain(spec, channel_fd, _ControlPipe(control_fd)).take_over()
         return pid
@@ -1648,15 +1646,22 @@ class _ControlPipe:
     def receive(self):
         """Wait for a message and return it; end the process if the monitor needs it no more."""
         while len(self._data) < (end := 8 + int.from_bytes(self._data[:8], 'little')):
-            chunk = _read(self.fd)
-            if not chunk:
-                os._exit(0)
-            self._data += chunk
+            self._read()
         message, self._data = self._data[8:end], self._data[end:]
         return message
 
     def has_message(self):
-        return bool(self._data) or _has_input(self.fd)
+        try:
+            self._read(wait=False)
+        except BlockingIOError:
+            pass
+        return bool(self._data)
+
+    def _read(self, wait=True):
+        chunk = _read(self.fd, wait)
+        if not chunk:
+            os._exit(0)
+        self._data += chunk
 
 
 class _WorkerMain:
@@ -3170,7 +3175,7 @@ class _Channel:
         chunks = []
         try:
             while self._fd is not None:
-                chunks.append(_read_now(self._fd))
+                chunks.append(_read(self._fd, wait=False))
                 if not chunks[-1]:
                     self.close()  # the worker has closed it; a signal will report its end
         except BlockingIOError:
@@ -4675,12 +4680,10 @@ class SilentLogger(DefaultLogger):
 # Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
-#   _STOP_SIGNALS                  names of the signals that may stop a worker
+#   _STOP_SIGNALS                  signals that may stop a worker: name -> number
 #   _pipe()                        return both ends of a new pipe: not inherited, above 2
 #   _set_inheritable(fd, bool)     let a new interpreter have it
-#   _read(fd)                      wait for data and return it; b'' once all writers are gone
-#   _read_now(fd)                  the same, but raise BlockingIOError where _read would wait
-#   _has_input(fd)                 whether _read would return at once
+#   _read(fd, wait=True)           return data, b'' once all writers are gone; without wait, BlockingIOError if none
 #   _write(fd, data)               return how many bytes the pipe has taken
 #   _close(fd)                     close an end of a pipe
 #   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
@@ -4699,15 +4702,14 @@ class SilentLogger(DefaultLogger):
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
 #   _Waiter                        _wait, read_signals, wake, close
-#   _Terminal                      interrupts, is_gone, save, restore, listen, wait_fd or wait_until, step, close
+#   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
+#                                  wait_fd or wait_until; where there is SIGHUP, is_gone
 #   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
-#   _ChildReaper                   reap, close: collects processes that workers have left behind
-#   _OrphanTerminator              poll, names, used_force, kill_at: ends them
+#   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
 #
-# POSIX alone has what forks and inotify need: _register_fd, _close_monitor_fds, `reset` and `with` of _Waiter.
+# POSIX alone has what forks and inotify need: _register_fd, `reset` and `with` of _Waiter.
 
 _LINUX = sys.platform.startswith('linux')
-_SIGKILL = getattr(signal, 'SIGKILL', 9)
 
 
 class _WaiterBase:
@@ -4727,19 +4729,6 @@ class _WaiterBase:
         ready = self._wait(fds, int(min(milliseconds, 1e9)))  # no system takes more than a C int
         now = time.monotonic()
         return [p for p in pollables if p.wait_fd() in ready or (p.wait_until() is not None and now >= p.wait_until())]
-
-
-class _TerminalBase(_Pollable):
-    """A terminal: kept as it was, and read for ENTER while no worker runs."""
-
-    def __init__(self):
-        self.listening = False
-        self._on_enter = None
-
-    @staticmethod
-    def has_colors():
-        """Whether a terminal on stderr shows them."""
-        return True
 
 
 class _WorkerBase:
@@ -4797,6 +4786,42 @@ class _WorkerBase:
         _close(self._control)
 
 
+class _ChildReaper:
+    """The children of this process: what its program had before, and what its workers leave behind.
+
+    On Linux it adopts their orphans, so that all of a worker's descendants are found, and waited for by their pids.
+    Elsewhere it knows none: see _OrphanTerminator.
+    """
+
+    def __init__(self):
+        _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+        self._own = {process.pid for process in self._children()}
+
+    @staticmethod
+    def _children():
+        """Return our children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+        if not _LINUX:
+            return []
+        if not os.path.exists('/proc/thread-self/children'):
+            return [process for process in _processes() if process.parent == os.getpid()]
+        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
+        return _processes(os.fsdecode(pids).split())
+
+    def reap(self, known):
+        """Wait for those adopted that have ended; return the others."""
+        adopted = [process for process in self._children() if process.pid not in self._own | known]
+        for process in adopted:
+            try:
+                if process.state == 'Z':
+                    os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError:
+                pass  # it was a child of the monitor's own program, which was quicker
+        return [process for process in adopted if process.state != 'Z']
+
+    def close(self):
+        _prctl(36, 0)
+
+
 def _file_clock():
     """Return the time in ns as the system writes it to files: by the tick, on Linux."""
     return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
@@ -4811,6 +4836,13 @@ def _fork_obstacle():
     if sys.version_info < (3, 9) and (sys.flags.dev_mode or os.environ.get('PYTHONMALLOC', '').endswith('debug')):
         return 'a fork of Python 3.8 that checks its memory crashes at its end'
     return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
+
+
+def _prctl(option, value):
+    if _LINUX:
+        from ctypes import c_ulong
+
+        _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
 
 def _read_proc(*names):
@@ -4838,7 +4870,7 @@ if sys.platform == 'win32':
     from ctypes import byref, sizeof, wintypes
 
     _INTERRUPTED = 0xC000013A - 2**32  # STATUS_CONTROL_C_EXIT
-    _STOP_SIGNALS = ('KILL',)
+    _STOP_SIGNALS = {'KILL': 9}  # which Windows has not; see _Worker.kill
     _set_inheritable = os.set_handle_inheritable
     _from_here = os.path.abspath
     _dll = ctypes.WinDLL('kernel32', use_last_error=True)
@@ -4853,10 +4885,7 @@ if sys.platform == 'win32':
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
 
     def _pipe():
-        """It has a name, as reads from no other kind can be waited for with the rest.
-
-        One read returns what one write wrote: the request to stop may follow the start before that is read.
-        """
+        """It has a name, as no other kind can be waited for. One read returns one write: start and stop stay apart."""
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
         mode = _winapi.PIPE_TYPE_MESSAGE | _winapi.PIPE_READMODE_MESSAGE | 8  # PIPE_REJECT_REMOTE_CLIENTS
@@ -4871,10 +4900,10 @@ if sys.platform == 'win32':
             _reads[handle] = _winapi.ReadFile(handle, 1 << 16, overlapped=True)[0]
         return _reads[handle]
 
-    def _read(handle, milliseconds=_winapi.INFINITE):
+    def _read(handle, wait=True):
         try:
             reading = _reading(handle)
-            if _winapi.WaitForSingleObject(reading.event, milliseconds) == _winapi.WAIT_TIMEOUT:
+            if _winapi.WaitForSingleObject(reading.event, _winapi.INFINITE if wait else 0) == _winapi.WAIT_TIMEOUT:
                 raise BlockingIOError
             reading.GetOverlappedResult(True)
             data = reading.getbuffer()
@@ -4882,16 +4911,6 @@ if sys.platform == 'win32':
             data = b''
         _reads.pop(handle, None)
         return data
-
-    def _read_now(handle):
-        return _read(handle, 0)
-
-    def _has_input(handle):
-        """Whether something has come, or all writers are gone."""
-        try:
-            return _winapi.WaitForSingleObject(_reading(handle).event, 0) != _winapi.WAIT_TIMEOUT
-        except BrokenPipeError:
-            return True
 
     def _write(handle, data):
         return _winapi.WriteFile(handle, data)[0]
@@ -4936,9 +4955,7 @@ if sys.platform == 'win32':
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """One call for each folder is cheaper than one for each file. It sees no inodes, but what takes the name of
-        another file changes the folder's own time.
-        """
+        """One call a folder is cheaper. It shows no inodes, but a new file of that name changes the folder's time."""
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
@@ -5049,31 +5066,29 @@ if sys.platform == 'win32':
         def close(self, leaving):
             _kernel32('SetConsoleCtrlHandler', self._handler, False)
 
-    def _console_mode(stream):
-        """Return the mode of the console behind a standard stream, None if it is no console."""
-        mode = wintypes.DWORD()
-        try:
-            _kernel32('GetConsoleMode', _winapi.GetStdHandle(stream), byref(mode))
-        except OSError:
-            return None
-        return mode.value
-
-    class _Terminal(_TerminalBase):
+    class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one.
 
         It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
         """
 
-        def __init__(self):
-            super().__init__()
+        def __init__(self, on_enter):
+            self.listening = False
+            self._on_enter = on_enter
             self._modes = {}  # standard stream -> the mode of its console
             self._look_at = 0
+
+        @staticmethod
+        def _mode(stream):
+            """Return the mode of the console behind a standard stream, None if it is no console."""
+            mode = wintypes.DWORD()
+            return mode.value if _dll.GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode)) else None
 
         def interrupts(self, worker):
             return True  # to all processes of a console
 
         def save(self):
-            modes = {each: _console_mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
+            modes = {each: self._mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
             self._modes = {stream: mode for stream, mode in modes.items() if mode is not None}
 
         def restore(self, is_abandoned=False):
@@ -5085,13 +5100,12 @@ if sys.platform == 'win32':
 
         close = restore
 
-        @staticmethod
-        def has_colors():
+        @classmethod
+        def has_colors(cls):
             """Windows 10 and newer understand escape sequences where they are told to."""
-            return bool((_console_mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
+            return bool((cls._mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
-        def listen(self, on_enter):
-            self._on_enter = on_enter
+        def listen(self):
             self.listening = _winapi.STD_INPUT_HANDLE in self._modes
             return self.listening
 
@@ -5107,10 +5121,7 @@ if sys.platform == 'win32':
                 self._on_enter()
 
     class _Worker(_WorkerBase):
-        """A process that runs the app, in a job with all that it starts: they end when the job's handle is closed.
-
-        A child that must survive passes CREATE_BREAKAWAY_FROM_JOB.
-        """
+        """It is in a job, which ends with its handle. A child that must survive passes CREATE_BREAKAWAY_FROM_JOB."""
 
         running: set[_Worker] = set()
 
@@ -5152,22 +5163,13 @@ if sys.platform == 'win32':
         def kill_children(self):
             """Nothing: they are in its job, which ends with it."""
 
-    class _ChildReaper:
-        """Nothing here: a worker's job knows its descendants."""
-
-        def reap(self, known):
-            pass
-
-        def close(self):
-            pass
-
-    class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
-        _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
-
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
 
         used_force = False  # there is no other way
+
+        class _JobPids(ctypes.Structure):  # JOBOBJECT_BASIC_PROCESS_ID_LIST
+            _fields_ = [('assigned', wintypes.DWORD), ('listed', wintypes.DWORD), ('pids', ctypes.c_size_t * 4096)]
 
         def __init__(self, worker, reaper, known, interval):
             self._job = worker.job
@@ -5180,13 +5182,15 @@ if sys.platform == 'win32':
             return not self._pids()
 
         def _pids(self):
-            found = _JobPids()
+            found = self._JobPids()
             _kernel32('QueryInformationJobObject', self._job, 3, byref(found), sizeof(found), None)  # 3: this list
             return found.pids[: found.listed]
 
 else:
     _INTERRUPTED = 130
-    _STOP_SIGNALS = ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+    _STOP_SIGNALS = {
+        name: int(getattr(signal, 'SIG' + name)) for name in ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
+    }
     _write, _set_inheritable = os.write, os.set_inheritable
     _monitor_fds: set[int] = set()  # what a forked worker closes
 
@@ -5204,26 +5208,12 @@ else:
             _monitor_fds.discard(fd)
             os.close(fd)
 
-    def _close_monitor_fds(keep):
-        """In a forked worker: close what is the monitor's business. From now on `_close` does nothing."""
-        for fd in _monitor_fds.difference(keep):
-            os.close(fd)
-        _monitor_fds.clear()
-
     def _pipe():
         return tuple(map(_register_fd, os.pipe()))
 
-    def _read(fd):
+    def _read(fd, wait=True):
+        os.set_blocking(fd, wait)
         return os.read(fd, 1 << 16)
-
-    def _read_now(fd):
-        os.set_blocking(fd, False)
-        return os.read(fd, 1 << 16)
-
-    def _has_input(fd):
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(0))
 
     @_hide_from_tracebacks
     def _has_reader(fd):
@@ -5256,14 +5246,6 @@ else:
 
         return ctypes.CDLL(None, use_errno=True)
 
-    _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # man 2 prctl
-
-    def _prctl(option, value):
-        if _LINUX:
-            from ctypes import c_ulong
-
-            _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
-
     def _start_interpreter(options, code, waiter):
         import subprocess
 
@@ -5282,14 +5264,10 @@ else:
 
     def _is_descendant_of(handshake):
         """Whether its monitor is among our ancestors."""
-        parents = {process.pid: process.parent for process in _processes()}
-        at = os.getpid()
-        while at in parents and at != handshake.monitor:
-            at = parents.pop(at)  # somewhere there may be a circle
-        return at == handshake.monitor
+        return handshake.monitor in _ancestors(os.getpid(), {each.pid: each.parent for each in _processes()})
 
     def _set_parent_death_signal(monitor):
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != monitor:
             os._exit(1)  # it went before this was set
 
@@ -5303,26 +5281,17 @@ else:
     def _hand_over(spec, control_fd):
         if _LINUX:
             os.close(control_fd)
-        else:  # the monitor holds the other end open
-            _thread.start_new_thread(_die_at_end_of, (control_fd,))
+        else:
+
+            def die_with_monitor():
+                while _read(control_fd):  # the monitor holds the other end open
+                    pass
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            _thread.start_new_thread(die_with_monitor, ())
         for signum in spec.ignored_signals:
             signal.signal(signum, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
-
-    def _die_at_end_of(fd):
-        while _read(fd):
-            pass
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def _sigint_fd():
-        """Block SIGINT and return a descriptor to read it from, with its sender."""
-        from ctypes import c_ulong
-
-        fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
-        if fd < 0:
-            return None  # as in some sandboxes
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        return _register_fd(fd)
 
     class _Waiter(_WaiterBase):
         def __init__(self):
@@ -5340,20 +5309,28 @@ else:
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
-            self._interrupts = _sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
+            self._interrupts = self._sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
+
+        @staticmethod
+        def _sigint_fd():
+            """Block SIGINT and return a descriptor to read it from, with its sender."""
+            from ctypes import c_ulong
+
+            fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+            if fd < 0:
+                return None  # as in some sandboxes
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            return _register_fd(fd)
 
         def _note(self, name):
             """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
             self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
 
         def read_signals(self):
-            """Return what has come, SIGINT first: signalfd_siginfo.ssi_code says whether a terminal has sent it.
-
-            A Ctrl-C that came before the worker's end must be known by then.
-            """
+            """Return what has come; SIGINT first, as it must be known before the worker's end is."""
             while self._interrupts is not None:
                 try:
-                    code = os.read(self._interrupts, 128)[8:12]
+                    code = os.read(self._interrupts, 128)[8:12]  # signalfd_siginfo.ssi_code
                 except BlockingIOError:
                     break
                 is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
@@ -5382,8 +5359,11 @@ else:
         def __exit__(self, *_):
             signal.pthread_sigmask(signal.SIG_SETMASK, self._saved_mask)
 
-        def reset(self):
-            """In a forked worker: be as if we had never been; signals stay blocked until the app begins."""
+        def reset(self, keep):
+            """In a forked worker: close our descriptors but these; signals are as before, but blocked for now."""
+            for fd in _monitor_fds.difference(keep):
+                os.close(fd)
+            _monitor_fds.clear()  # so that `_close` does nothing
             signal.set_wakeup_fd(-1)
             self.arrived.clear()
             for signum, former in self._saved_handlers.items():
@@ -5407,7 +5387,7 @@ else:
         except OSError:
             return None
 
-    class _Terminal(_TerminalBase):
+    class _Terminal(_Pollable):
         """The terminal on stdin, if there is one."""
 
         # What a full-screen program undoes at its end (man console_codes, xterm's ctlseqs): the alternate screen, but
@@ -5415,8 +5395,9 @@ else:
         _OFF = 1047, 1, 9, 1000, 1002, 1003, 1005, 1006, 1015, 1016, 1004, 2048, 2004
         _PLAIN_SCREEN = b''.join(b'\x1b[?%dl' % mode for mode in _OFF) + b'\x1b[?25h\x1b[m'  # the cursor; no attributes
 
-        def __init__(self):
-            super().__init__()
+        def __init__(self, on_enter):
+            self.listening = False
+            self._on_enter = on_enter
             self._had_one = self._foreground() is not None
             self._is_tty = os.isatty(0)
             self._edge = None  # an epoll that watches stdin, see `listen`
@@ -5434,6 +5415,10 @@ else:
                     os.close(fd)
             except OSError:
                 return None
+
+        @staticmethod
+        def has_colors():
+            return True
 
         def is_gone(self):
             """Whether the window was closed, or the connection dropped."""
@@ -5504,9 +5489,8 @@ else:
             modes[3] |= termios.ISIG | termios.ICANON | termios.ECHO | termios.IEXTEN
             return modes
 
-        def listen(self, on_enter):
+        def listen(self):
             """Begin to wait for ENTER; return whether anybody can press it now."""
-            self._on_enter = on_enter
             self.listening = self._is_tty
             if self.listening and self._edge is None and hasattr(select, 'epoll'):
                 # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
@@ -5591,11 +5575,7 @@ else:
             """Kill its descendants: it was never the app."""
             parents = {process.pid: process.parent for process in _processes()}
             for pid in parents:
-                ancestors, at = set(), pid
-                while at in parents and at not in ancestors:  # the table may have a circle
-                    ancestors.add(at)
-                    at = parents[at]
-                if pid != self.pid and self.pid in ancestors:
+                if self.pid in _ancestors(pid, parents):
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except OSError:
@@ -5629,45 +5609,16 @@ else:
                 found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
         return found
 
-    def _children():
-        """Return our children on Linux, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-        if not _LINUX:
-            return []
-        if not os.path.exists('/proc/thread-self/children'):
-            return [process for process in _processes() if process.parent == os.getpid()]
-        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
-        return _processes(os.fsdecode(pids).split())
-
-    class _ChildReaper:
-        """The children of this process: what its program had before, and what its workers leave behind.
-
-        On Linux it adopts their orphans (PR_SET_CHILD_SUBREAPER, `man 2 prctl`), so that all of a worker's descendants
-        are found, and waited for by their pids. Elsewhere only those are known that a worker has when it is to stop.
-        """
-
-        def __init__(self):
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            self._own = {process.pid for process in _children()}
-
-        def reap(self, known):
-            """Wait for those adopted that have ended; return the others."""
-            adopted = [process for process in _children() if process.pid not in self._own | known]
-            for process in adopted:
-                try:
-                    if process.state == 'Z':
-                        os.waitpid(process.pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass  # it was a child of the monitor's own program, which was quicker
-            return [process for process in adopted if process.state != 'Z']
-
-        def close(self):
-            _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    def _ancestors(pid, parents):
+        """Return the pids above a process; `parents` maps pids to those of their parents, maybe in a circle."""
+        found = []
+        while pid in parents and parents[pid] not in found:
+            pid = parents[pid]
+            found.append(pid)
+        return found
 
     class _OrphanTerminator:
-        """Ends descendants that have outlived their worker: politely, then by force.
-
-        Those that began a session or process group of their own are left alone.
-        """
+        """Ends descendants that have outlived their worker, unless in a group of their own: politely, then by force."""
 
         def __init__(self, worker, reaper, known, interval):
             self.names = []  # of what it has asked to end
@@ -5720,7 +5671,14 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
     try:
-        reloader = _reloader_for(sys.argv[1:] if args is None else list(args))
+        options, rest = _parse_options(sys.argv[1:] if args is None else list(args))
+        checks = {'reload_interval': _seconds, 'shutdown_interval': _seconds, 'stop_signal': _stop_signal}
+        for name, check in checks.items():
+            if name in options:
+                options[name] = check('--' + name.replace('_', '-'), options[name])
+        logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
+        factory = options.pop('monitor_factory', None)
+        reloader = Reloader(_target_for(rest), factory, logger, may_fork=_IS_COMMAND, **options)
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
@@ -5748,21 +5706,10 @@ def _second_reloader(target):
         return 'add --noreload'
 
 
-def _reloader_for(args):
-    """Return the reloader that the command line asks for; raise ValueError."""
-    options = {}
-    if args and args[0].startswith('-') and not args[0].startswith('-m'):
-        options, args = _parse_options(args)
-    for name, check in ('reload_interval', _seconds), ('shutdown_interval', _seconds), ('stop_signal', _stop_signal):
-        if name in options:
-            options[name] = check('--' + name.replace('_', '-'), options[name])
-    logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
-    factory = options.pop('monitor_factory', None)
-    return Reloader(_target_for(args), factory, logger, may_fork=_IS_COMMAND, **options)
-
-
 def _parse_options(args):
-    """Return what stands before the target, as arguments of Reloader, and the target with all that follows it."""
+    """Return the options, as arguments of Reloader, and the target with all that follows it; raise ValueError."""
+    if not args or not args[0].startswith('-') or args[0].startswith('-m'):
+        return {}, args
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -5792,13 +5739,11 @@ def _parse_options(args):
     add('--preload-except', action='append', metavar='PACKAGE', help='not this one; repeatable')
     add('--exit-on-crash', action='store_true', help='leave when the program ends, rather than wait for a change')
     add('-V', '--version', action='version', version='hupper ' + __version__)
-    with_value = ('w', 'watch', 'x', 'ignore', 'reload-interval', 'shutdown-interval', 'monitor', 'stop-signal')
-    with_value += ('preload-except',)
+    with_value = 'w watch x ignore reload-interval shutdown-interval monitor stop-signal preload-except'.split()
     at = 0
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
-    rest = args[at:]
-    return vars(parser.parse_args(args[:at])), rest[1:] if rest[:1] == ['--'] else rest
+    return vars(parser.parse_args(args[:at])), args[at + 1 :] if args[at : at + 1] == ['--'] else args[at:]
 
 
 def _target_for(args):
