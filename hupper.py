@@ -1421,8 +1421,14 @@ class _Launcher:
         return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
-        """Return what a worker made now depends on: the installation, and why it can't be a fork."""
-        installation = _installation(self.startup_files)
+        """Return what a worker made now depends on: the installation, and why it can't be a fork.
+
+        The installation: signatures of what an interpreter reads at its start.
+        """
+        paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *self.startup_files]
+        for folder in _site_folders():
+            paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
+        installation = {path: _signature(path) for path in paths}
         self._own_installation = self._own_installation or installation
         return installation, self._fork_obstacle(installation)
 
@@ -1539,14 +1545,6 @@ sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 def _prints_startup_trace():
     """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
     return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
-
-
-def _installation(startup_files):
-    """Return signatures of what an interpreter reads at its start: what is installed, .pth files, pyvenv.cfg."""
-    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *startup_files]
-    for folder in _site_folders():
-        paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
-    return {path: _signature(path) for path in paths}
 
 
 def _startup_files():
