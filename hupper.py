@@ -490,7 +490,9 @@ class _Supervisor:
         changed_at = min(self._pending.values(), default=None)
         self._loop_guard.note_start(now, self._pending, self._reload_requested)
         self._schedule.note_start(now)
-        self._forget_changes()
+        self._pending.clear()
+        self._held.clear()
+        self._broken = {}
         self._after_exit, self._reload_requested, self._ctrl_c = None, False, _CtrlC()
         self._terminal.listening = False
         self._terminal.save()
@@ -502,11 +504,6 @@ class _Supervisor:
             self._on_started(now, changed_at)
         if self.monitor.monitor is None:
             self._open_monitor()
-
-    def _forget_changes(self):
-        self._pending.clear()
-        self._held.clear()
-        self._broken = {}
 
     def _on_started(self, now, changed_at):
         self.state = self.RUNNING
@@ -689,10 +686,6 @@ class _Supervisor:
             self._end_worker(self.QUIT, None)
             self._worker.kill()
 
-    def _on_sigint(self):
-        """A process has sent it."""
-        self._on_stop_signal(signal.SIGINT)
-
     def _on_sigterm(self):
         self._on_stop_signal(self._config.stop_signal)
 
@@ -712,21 +705,18 @@ class _Supervisor:
 
     def _on_sighup(self):
         if self._terminal.is_gone():
-            self._on_stop_signal(self._config.stop_signal)
+            self._on_sigterm()
         else:
             self._request_reload('Received SIGHUP')
-
-    def _on_sigcont(self):
-        """We may be in the foreground now. The signal wakes the loop, which looks whether that is so by itself."""
 
     _SIGNAL_HANDLERS = {
         'SIGCHLD': _on_sigchld,
         'CTRL-C': _on_ctrl_c,
-        'SIGINT': _on_sigint,
+        'SIGINT': lambda self: self._on_stop_signal(signal.SIGINT),  # a process has sent it
         'SIGTERM': _on_sigterm,
         'SIGQUIT': _on_sigquit,
         'SIGHUP': _on_sighup,
-        'SIGCONT': _on_sigcont,
+        'SIGCONT': lambda self: None,  # it wakes the loop, which looks whether we are in the foreground
     }
 
     # Requests of the user and of the worker.
@@ -1442,8 +1432,14 @@ class _Launcher:
         return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
 
     def _circumstances(self):
-        """Return what a worker made now depends on: the installation, and why it can't be a fork."""
-        installation = _installation(self.startup_files)
+        """Return what a worker made now depends on: the installation, and why it can't be a fork.
+
+        The installation: signatures of what an interpreter reads at its start.
+        """
+        paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *self.startup_files]
+        for folder in _site_folders():
+            paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
+        installation = {path: _signature(path) for path in paths}
         self._own_installation = self._own_installation or installation
         return installation, self._fork_obstacle(installation)
 
@@ -1559,14 +1555,6 @@ sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 def _prints_startup_trace():
     """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
     return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
-
-
-def _installation(startup_files):
-    """Return signatures of what an interpreter reads at its start: what is installed, .pth files, pyvenv.cfg."""
-    paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *startup_files]
-    for folder in _site_folders():
-        paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
-    return {path: _signature(path) for path in paths}
 
 
 def _startup_files():
