@@ -103,7 +103,17 @@ import select
 import time
 from abc import ABC, abstractmethod
 
+
+def _private_copy(module):
+    """Return a copy of a module: what a test of the app patches in the module does not reach our import hooks."""
+    copy = type(module)(module.__name__)
+    vars(copy).update(vars(module))
+    return copy
+
+
 TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    os, time, os.path = _private_copy(os), _private_copy(time), _private_copy(os.path)
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
 
@@ -2009,6 +2019,7 @@ class _Observer:
 
     def _hook_source_loader(self, owner):
         read, stats = owner.get_data, owner.path_stats
+        sources = {}  # id of a loader -> the source whose bytecode it asks for next
 
         def path_stats(loader, path):
             if type(loader) is owner and loader.name == '<py_compile>':
@@ -2020,15 +2031,16 @@ class _Observer:
             if not (is_file and stat.st_size):
                 stat = self.stat_when_saved(path) or os.stat(path)
             self.report(path, 'import' if is_plain else 'import-transformed', stat)
-            source = attributes[_Source.KEY] = _Source(path, stat, may_be_link=not is_file)
+            source = _Source(path, stat, may_be_link=not is_file)
             if source.is_young and not (is_plain and _CHECKS_HASHES):
                 raise OSError(f'{path} has just changed: no bytecode for now')
             if type(loader).get_data is not get_data or 'get_data' in attributes:
                 raise OSError(f'{path}: no bytecode for a loader that reads it past us')
+            sources[id(loader)] = source
             return {'mtime': stat.st_mtime, 'size': stat.st_size}
 
         def get_data(loader, path):
-            source = type(path) is str and path.endswith('.pyc') and _attributes(loader).get(_Source.KEY)
+            source = sources.pop(id(loader), None) if type(path) is str and path.endswith('.pyc') else None
             return source.read_bytecode(path) if source else read(loader, path)
 
         def methods():
@@ -2154,7 +2166,6 @@ class _Source:
 
     __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
 
-    KEY = '_hupper_source'  # the loader's attribute for it
     _MARGIN = 2_000_000_000  # ns, of the clock of the files
     _TICK = 100_000_000  # of that clock, at the most
 
@@ -2912,11 +2923,9 @@ class _Preloader:
             self._handshake.send('preload-failed', name, self._failure[:500].replace('\0', ''))
 
     def find_spec(self, name, path=None, target=None):
-        """Let an import go on as it would; or refuse it, so that the one that has led to it fails."""
-        from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
-
-        spec = BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
-        spec = None if spec else PathFinder.find_spec(name, path, target)
+        """Find what an import would find, or refuse it, so that the one that has led to it fails."""
+        finders = [finder.find_spec for finder in sys.meta_path if finder is not self and hasattr(finder, 'find_spec')]
+        spec = next(filter(None, (find(name, path, target) for find in finders)), None)
         if spec:
             why = self._obstacle(name, spec)
             if why:
@@ -2929,10 +2938,12 @@ class _Preloader:
                     self._begun.add(name)  # the running worker may still import it, with success
                     self._has_unlisted = True
                     self._handshake.send('preload-unlisted', name, spec.origin)
-        return None
+        return spec
 
     def _obstacle(self, name, spec):
-        places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+        places = list(spec.submodule_search_locations or ())
+        if spec.has_location or os.path.isabs(spec.origin or ''):
+            places.append(spec.origin)
         if _is_within(name, self._refused):
             return f'{name} is left out'
         if not all(_is_installed(place) for place in places):

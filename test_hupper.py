@@ -8440,6 +8440,40 @@ class WorksInside(ModeCase):
             """
         self.check(text)
 
+    def test_imports_while_functions_are_patched(self):
+        """As tests do. Importlib itself calls none of these."""
+        names = 'lstat stat open fstat getpid getcwd fsencode fsdecode path.join path.abspath path.exists path.isdir'
+        names = [f'os.{name}' for name in names.split()] + 'time.time_ns time.monotonic builtins.open'.split()
+        for number in range(len(names)):
+            self.write(f'sub{number}.py', '')
+        text = f"""
+            import importlib
+            from unittest import mock
+            from mod import VALUE
+            for number, name in enumerate({names}):
+                with mock.patch(name, side_effect=RuntimeError(name)):
+                    importlib.import_module(f'sub{{number}}')
+            print('fine', VALUE, flush=True)
+            """
+        self.check(text)
+
+    def test_loaders_are_as_ever(self):
+        self.write('pack/__init__.py', '')
+        text = """
+            import pickle, pkgutil
+            from importlib.machinery import SourceFileLoader
+            from importlib.util import spec_from_file_location
+            from mod import VALUE
+            import pack
+            assert pickle.loads(pickle.dumps(pack.__spec__)) == pack.__spec__
+            assert pack.__loader__ == SourceFileLoader('pack', pack.__file__)
+            try:
+                pkgutil.get_data('pack', 'none.pyc')
+            except FileNotFoundError:
+                print('fine', VALUE, flush=True)
+            """
+        self.check(text)
+
     def test_process_pool(self):
         text = """
             from concurrent.futures import ProcessPoolExecutor
@@ -8877,7 +8911,7 @@ class PreloadParts(unittest.TestCase):
         self.assertEqual(self.planned(preload), ['c', 'd'])
         preload.note_standby(object())
         preload.handlers()['preload']('c')
-        with mock.patch('time.monotonic', return_value=preload.deadline + 1):
+        with mock.patch.object(hupper.time, 'monotonic', return_value=preload.deadline + 1):
             preload.reject()  # it hangs
         self.assertEqual(self.planned(preload), ['d'])
         preload.note_standby(object())
@@ -9150,6 +9184,36 @@ class Preload(EnvironmentCase):
         self.write('src/editable.py', 'x = 1')
         monitor.wait_for('app 2 preloaded', count=2)
         monitor.stop()
+
+    def test_found_by_a_finder_of_an_editable_project(self):
+        """As setuptools installs one: an installed package that imports it must see what is on disk."""
+        self.write('src/editable.py', 'VALUE = 1')
+        self.install('finder.pth', 'import finder')
+        self.install(
+            'finder.py',
+            f"""
+            import sys
+            from importlib.util import spec_from_file_location
+
+            class Finder:
+                @staticmethod
+                def find_spec(name, path=None, target=None):
+                    if name == 'editable':
+                        return spec_from_file_location(name, {self.path('src/editable.py')!r})
+
+            sys.meta_path.append(Finder)
+            """,
+        )
+        self.install('lib.py', 'import editable\ndef value(): return editable.VALUE')
+        self.install('other.py', '')
+        body = 'import other, lib\nassert lib.value() == {}'
+        self.write_app(1, body.format(1))
+        monitor = self.start_preloaded()
+        for value in 2, 3:
+            self.write('src/editable.py', f'VALUE = {value}')
+            self.save(monitor, value, 'plain', body.format(value))
+        monitor.stop()
+        self.assertNotIn('AssertionError', monitor.text())
 
     def test_project_gets_a_module_of_that_name(self):
         self.install('lib.py', 'WHOSE = "installed"')
