@@ -1676,6 +1676,7 @@ class _WorkerMain:
         self._control = control
         self._is_spawned = is_spawned
         self._preloader = None
+        self._has_moved = False  # a preloaded package has changed the folder
         self._front_paths = None  # of sys.path, if that is set already
         self._excepthook = sys.excepthook
 
@@ -1757,7 +1758,9 @@ class _WorkerMain:
     def _preload(self, handshake):
         self._set_surroundings()
         self._preloader = _Preloader(handshake, *self._spec.preload)
-        self._preloader.run(self._control.has_message)
+        folder = _current_folder()
+        _call_unblocked(self._spec, lambda: self._preloader.run(self._control.has_message))
+        self._has_moved = _current_folder() != folder
         if self._preloader.has_failed:
             self._control.receive()
             os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
@@ -1799,7 +1802,7 @@ class _WorkerMain:
     def _set_surroundings(self):
         """Set the folder and the paths; again, after preloading, if the folders are others by now."""
         try:
-            os.chdir(self._spec.folder or os.curdir)
+            os.chdir(self._spec.folder if self._spec.folder and not self._has_moved else os.curdir)
         except OSError:
             _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
         before, self._front_paths = self._front_paths, _front_paths(self._spec)
@@ -4698,6 +4701,7 @@ class SilentLogger(DefaultLogger):
 #   In a worker:
 #   _set_parent_death_signal(pid)  end this process when the monitor ends, even by SIGKILL
 #   _discard_pending_signals()     discard what came before the start; return whether SIGINT was among it
+#   _call_unblocked(spec, func)    call a function that may start processes, which inherit what signals are blocked
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
 #   _Waiter                        _wait, read_signals, wake, close
@@ -5011,6 +5015,9 @@ if sys.platform == 'win32':
     def _discard_pending_signals():
         return False
 
+    def _call_unblocked(spec, function):
+        function()
+
     def _hand_over(spec, control):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         main_thread = _kernel32('OpenThread', 1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
@@ -5276,6 +5283,12 @@ else:
             handler = signal.signal(signum, signal.SIG_IGN)
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         return signal.SIGINT in pending
+
+    def _call_unblocked(spec, function):
+        stop = {signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT}  # but not what a terminal sends to all
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, stop.difference(spec.signal_mask))
+        function()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _hand_over(spec, control_fd):
         if _LINUX:

@@ -9185,6 +9185,29 @@ class Preload(EnvironmentCase):
         monitor.wait_for('app 2 preloaded', count=2)
         monitor.stop()
 
+    def test_what_a_package_starts_and_changes(self):
+        """A process can be ended by SIGTERM; the current folder stays where the package went."""
+        self.install(
+            'lib.py',
+            """
+            import os, subprocess, sys
+            process = subprocess.Popen([sys.executable, '-c', 'import time; print("started", flush=True); time.sleep(60)'],
+                                       stdout=subprocess.PIPE)
+            process.stdout.readline()
+            os.chdir(os.path.dirname(__file__))
+            """,
+        )
+        body = """
+            import lib, os
+            lib.process.terminate()
+            lib.process.wait(20)
+            assert os.path.samefile(os.curdir, os.path.dirname(lib.__file__))
+            """
+        self.write_app(1, textwrap.dedent(body))
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', textwrap.dedent(body), standby=False)
+        monitor.stop()
+
     def test_found_by_a_finder_of_an_editable_project(self):
         """As setuptools installs one: an installed package that imports it must see what is on disk."""
         self.write('src/editable.py', 'VALUE = 1')
