@@ -2612,11 +2612,11 @@ class _InstalledFiles:
         self._inotify = None
         try:
             self._inotify = _Inotify()
-            mounts = _mounts()
+            mounts = _Mounts()
             for folder in {os.path.dirname(path) for path in signatures}:
-                if _mount_of(folder, mounts)[1] not in _LOCAL_FILESYSTEMS:
+                if mounts.remote(folder):
                     raise OSError(f'{folder} may not tell of changes')
-                self._folders[self._inotify.add(folder, _WATCH_MASK)] = folder
+                self._folders[self._inotify.add(folder, _IN.CHANGES)] = folder
         except OSError:
             self.close()
         self._changed = _first_changed(signatures)
@@ -4020,11 +4020,10 @@ class InotifyFileMonitor(PollingFileMonitor):
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
-        self._mounts = _mounts()
+        self._mounts = _Mounts()
         self._warned = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
         self._masks = {}  # such a path -> (watch descriptor, mask)
-        self._old_watches = set()  # descriptors that may be of no use any more
         self._real = {}  # folder -> its real path, None if it does not exist
         self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
         self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's does
@@ -4047,11 +4046,11 @@ class InotifyFileMonitor(PollingFileMonitor):
     def step(self):
         masks, is_lost = {}, False
         for wd, mask, name in self._inotify.read():
-            is_lost = is_lost or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
+            is_lost = is_lost or bool(mask & (_IN.Q_OVERFLOW | _IN.UNMOUNT))
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
                 masks[path] = masks.get(path, 0) | mask
-            for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
+            for place in self._watches.pop(wd, ()) if mask & _IN.IGNORED else ():
                 self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
         for path, mask in masks.items():
             is_lost = self._on_event(path, mask) or is_lost
@@ -4062,15 +4061,15 @@ class InotifyFileMonitor(PollingFileMonitor):
     def _on_event(self, path, mask):
         """Handle all events of one path; return whether they change what other paths lead to."""
         names = self._linked.get(path, set())
-        is_lost = None in names and mask & _IN_ENTRY
-        is_lost = is_lost or (mask & _IN_SELF and path not in self.files and not self._is_inside(path))
+        is_lost = None in names and mask & _IN.ENTRY
+        is_lost = is_lost or (mask & _IN.SELF and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
-        if mask & _IN_ENTRY and path in self.folders:
+        if mask & _IN.ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now may be another one
         for name in (names | {path}) - {None}:
             is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
             self.check(name, evidence if is_same else _NOTIFIED)
-            if mask & (_IN_ENTRY | _IN_SELF) and name in self.files:
+            if mask & (_IN.ENTRY | _IN.SELF) and name in self.files:
                 self._unwatch(name)  # it is another file now
                 self._watch_file(name)
         return bool(is_lost)
@@ -4081,24 +4080,23 @@ class InotifyFileMonitor(PollingFileMonitor):
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
     def _evidence(self, path, mask):
-        written = mask & (_IN_MODIFY | _IN_CREATE) or path in self._writing
-        if mask & _IN_MOVED_TO or (mask & _IN_CLOSE_WRITE and written):
+        written = mask & (_IN.MODIFY | _IN.CREATE) or path in self._writing
+        if mask & _IN.MOVED_TO or (mask & _IN.CLOSE_WRITE and written):
             self._writing.discard(path)
             return _COMPLETE
-        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_plain_file(path)):
+        if mask & _IN.MODIFY or (mask & _IN.CREATE and _is_plain_file(path)):
             self._writing.add(path)
             return _WRITING
-        if mask & (_IN_DELETE | _IN_MOVED_FROM):
+        if mask & (_IN.DELETE | _IN.MOVED_FROM):
             self._writing.discard(path)
         return _NOTIFIED
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
         self._seen_at = 0  # it may have interrupted a look
-        self._old_watches.update(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._linked):
+        for table in (self.polled, self._masks, self._real, self._inodes, self._linked, *self._watches.values()):
             table.clear()
-        self._mounts = _mounts()
+        self._mounts = _Mounts()
         for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
             self._drop_folder(folder)
         for folder in [*self.folders, *self.missing]:
@@ -4108,9 +4106,8 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._watch_file(path)
             self.check(path)
             yield path
-        for wd in self._old_watches.difference(self._watches):
-            self._inotify.remove(wd)
-        self._old_watches.clear()
+        for wd in [wd for wd, places in self._watches.items() if not places]:
+            self._remove_watch(wd)
         for folder in [*self.folders, *self.missing]:
             self.rescan(folder)
             yield folder
@@ -4118,7 +4115,7 @@ class InotifyFileMonitor(PollingFileMonitor):
     # Watches: what is asked of the kernel, and for whom.
 
     def _watch_file(self, path):
-        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts:
+        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts.types:
             return  # the events of its folder are enough
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
@@ -4128,16 +4125,16 @@ class InotifyFileMonitor(PollingFileMonitor):
             entry = os.path.join(real, name)
             if entry != path:
                 self._linked.setdefault(entry, set()).add(path)
-            self._add_watch(real, _WATCH_MASK, path)
+            self._add_watch(real, _IN.CHANGES, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        self._add_watch(path, _WATCH_MASK, path)
+        self._add_watch(path, _IN.CHANGES, path)
 
     def _watch_folder(self, path):
         if self._resolve_and_watch(path) is not None:
-            self._add_watch(path, _WATCH_MASK, path)
+            self._add_watch(path, _IN.CHANGES, path)
 
     def _resolve_and_watch(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
@@ -4153,12 +4150,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._add_watch(entry, _IN_SELF, folder)
+                    self._add_watch(entry, _IN.SELF, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
             self._linked.setdefault(entry, set()).add(None)
-            self._add_watch(here, _WATCH_MASK, folder)
+            self._add_watch(here, _IN.CHANGES, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -4171,35 +4168,30 @@ class InotifyFileMonitor(PollingFileMonitor):
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
-        if mask != _IN_SELF and self._is_remote(path):
-            self.polled.add(name)
+        mount = self._mounts.remote(path) if mask != _IN.SELF else None
+        if mount:
+            kind = self._mounts.types[mount]
+            self._poll_instead(name, mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
             return
         try:
             wd = self._inotify.add(path, mask)
         except OSError as error:
-            if mask != _IN_SELF and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                self._warn_unwatched(path, error)
-                self.polled.add(name)
+            if mask == _IN.SELF or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return
+            reason = f'inotify cannot watch {path} ({error.strerror}): it is polled.'
+            if error.errno == errno.ENOSPC:
+                hint = 'To raise it: sysctl fs.inotify.max_user_watches=1048576'
+                path, reason = 'limit', f'The limit of inotify watches is reached; some files are polled. {hint}'
+            self._poll_instead(name, path, reason)
             return
         self._watches.setdefault(wd, set()).add(path)
         self._masks[path] = wd, old | mask
 
-    def _is_remote(self, path):
-        mount, kind = _mount_of(path, self._mounts)
-        if kind not in _LOCAL_FILESYSTEMS:
-            self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
-        return kind not in _LOCAL_FILESYSTEMS
-
-    def _warn_unwatched(self, path, error):
-        if error.errno == errno.ENOSPC:
-            hint = 'raise it: sysctl fs.inotify.max_user_watches=1048576'
-            self._warn_once('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
-        else:
-            self._warn_once(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
-
-    def _warn_once(self, key, message):
-        if key not in self._warned:
-            self._warned.add(key)
+    def _poll_instead(self, path, cause, message):
+        """Poll a path, and say so once for each cause."""
+        self.polled.add(path)
+        if cause not in self._warned:
+            self._warned.add(cause)
             self.logger.error(message)
 
     def _forget_file(self, path):
@@ -4218,52 +4210,54 @@ class InotifyFileMonitor(PollingFileMonitor):
         wd, _ = self._masks.pop(path)
         self._watches[wd].discard(path)
         if not self._watches[wd]:
-            del self._watches[wd]
-            self._inotify.remove(wd)
+            self._remove_watch(wd)
+
+    def _remove_watch(self, wd):
+        del self._watches[wd]
+        self._inotify.remove(wd)
 
 
-_IN_MODIFY = 0x2  # written or truncated
-_IN_ATTRIB = 0x4  # times, permissions, number of links
-_IN_CLOSE_WRITE = 0x8  # closed by one who could write
-_IN_MOVED_FROM = 0x40
-_IN_MOVED_TO = 0x80
-_IN_CREATE = 0x100
-_IN_DELETE = 0x200
-_IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
-_IN_UNMOUNT = 0x2000
-_IN_Q_OVERFLOW = 0x4000
-_IN_IGNORED = 0x8000  # the watch has ended
-_IN_MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
-_IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
-_WATCH_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF | _IN_ENTRY
+class _IN:
+    """Bits of the mask of inotify events (`man 7 inotify`)."""
+
+    MODIFY = 0x2  # written or truncated
+    ATTRIB = 0x4  # times, permissions, number of links
+    CLOSE_WRITE = 0x8  # closed by one who could write
+    MOVED_FROM = 0x40
+    MOVED_TO = 0x80
+    CREATE = 0x100
+    DELETE = 0x200
+    SELF = 0x400 | 0x800  # IN_DELETE_SELF and IN_MOVE_SELF
+    UNMOUNT = 0x2000
+    Q_OVERFLOW = 0x4000
+    IGNORED = 0x8000  # the watch has ended
+    MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
+    ENTRY = CREATE | DELETE | MOVED_FROM | MOVED_TO
+    CHANGES = MODIFY | ATTRIB | CLOSE_WRITE | SELF | ENTRY
 
 
 class _Inotify:
-    """The system calls of inotify, through ctypes; they raise OSError. See `man 7 inotify`."""
+    """The system calls of inotify, through ctypes; they raise OSError."""
 
     def __init__(self):
-        libc = _libc()
-        if not hasattr(libc, 'inotify_init1'):
+        self._libc = _libc()
+        if not hasattr(self._libc, 'inotify_init1'):
             raise OSError(errno.ENOSYS, 'this system has no inotify')
-        self._libc = libc
-        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0:
-            raise self._error()
-        self.fd = _register_fd(fd)
+        self.fd = _register_fd(self._call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC))
 
-    def _error(self):
+    def _call(self, name, *args):
+        result = getattr(self._libc, name)(*args)
+        if result >= 0:
+            return result
         import ctypes
 
         number = ctypes.get_errno()
         is_limit = number == errno.EMFILE
         hint = ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)' if is_limit else ''
-        return OSError(number, os.strerror(number) + hint)
+        raise OSError(number, os.strerror(number) + hint)
 
     def add(self, path, mask):
-        wd = self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
-        if wd < 0:
-            raise self._error()
-        return wd
+        return self._call('inotify_add_watch', self.fd, os.fsencode(path), mask | _IN.MASK_ADD)
 
     def remove(self, wd):
         self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
@@ -4274,59 +4268,58 @@ class _Inotify:
         try:
             while not events or len(data) > size - 512:  # there was not room for one more: see NAME_MAX
                 data = os.read(self.fd, size)
-                events += _parse_events(data)
+                events += self.parse(data)
         except BlockingIOError:
             pass
         return events
+
+    @staticmethod
+    def parse(data):
+        """Yield events from `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
+        from struct import unpack_from
+
+        at = 0
+        while at < len(data):
+            wd, mask, _, length = unpack_from('iIII', data, at)
+            at += 16 + length
+            yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
 
     def close(self):
         _close(self.fd)
 
 
-def _parse_events(data):
-    """Parse inotify events: `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
-    from struct import unpack_from
+class _Mounts:
+    """The mount points, with the types of their filesystems, from /proc/self/mountinfo (`man 5 proc`)."""
 
-    at = 0
-    while at < len(data):
-        wd, mask, _, length = unpack_from('iIII', data, at)
-        at += 16 + length
-        yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
+    # Filesystems that only this kernel writes to, so that there is an event for each change.
+    _LOCAL = frozenset(
+        'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs '
+        'ntfs3 overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
+    )
 
+    def __init__(self):
+        self.types = {os.sep: 'rootfs'}
+        try:
+            with open('/proc/self/mountinfo', 'rb') as file:
+                self.types.update(map(self.parse, file))
+        except OSError:
+            pass  # no /proc: what is not known counts as local
 
-# Filesystems that only this kernel writes to, so that there is an event for each change.
-_LOCAL_FILESYSTEMS = frozenset(
-    'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs ntfs3 '
-    'overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
-)
+    @staticmethod
+    def parse(line):
+        r"""Return mount point and type; a blank in the file is written \040."""
+        fields = line.split()
+        point = fields[4]
+        for char in (b' ', b'\t', b'\n', b'\\'):
+            point = point.replace(b'\\%03o' % ord(char), char)
+        return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
-
-def _mounts():
-    """Return the type of the filesystem at each mount point, from /proc/self/mountinfo (`man 5 proc`)."""
-    mounts = {os.sep: 'rootfs'}
-    try:
-        with open('/proc/self/mountinfo', 'rb') as file:
-            mounts.update(map(_parse_mount, file))
-    except OSError:
-        pass  # no /proc: what is not known counts as local
-    return mounts
-
-
-def _parse_mount(line):
-    r"""Return mount point and type; a blank in the file is written \040."""
-    fields = line.split()
-    point = fields[4]
-    for char in (b' ', b'\t', b'\n', b'\\'):
-        point = point.replace(b'\\%03o' % ord(char), char)
-    return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
-
-
-def _mount_of(path, mounts):
-    """Return mount point and type of the filesystem of a path that exists."""
-    path = os.path.realpath(path)
-    while path not in mounts:
-        path = os.path.dirname(path)
-    return path, mounts[path]
+    def remote(self, path):
+        """Return the mount point of a path that exists if events may not come there, else None."""
+        point = os.path.realpath(path)
+        while point not in self.types:
+            point = os.path.dirname(point)
+        return None if self.types[point] in self._LOCAL else point
 
 
 class _ForeignMonitor(PollingFileMonitor):

@@ -1124,11 +1124,11 @@ class Parts(unittest.TestCase):
         data = head.pack(1, 2, 0, 0) + head.pack(3, 0x80, 9, 16) + b'caf\xc3\xa9'.ljust(16, b'\0')
         data += head.pack(-1, 0x4000, 0, 0)
         expected = [(1, 2, ''), (3, 0x80, os.fsdecode(b'caf\xc3\xa9')), (-1, 0x4000, '')]
-        self.assertEqual(list(hupper._parse_events(data)), expected)
+        self.assertEqual(list(hupper._Inotify.parse(data)), expected)
 
     def test_mount_table(self):
         line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
-        self.assertEqual(hupper._parse_mount(line), ('/mnt a\\b', 'fuse.sshfs'))
+        self.assertEqual(hupper._Mounts.parse(line), ('/mnt a\\b', 'fuse.sshfs'))
 
     def test_command_line_of_python(self):
         for text, expected in {
