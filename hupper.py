@@ -3630,10 +3630,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def add_path(self, path, since=None):
         """Watch a file, a folder with all below it, or a glob; what is younger than `since` (ns) has changed."""
+        root, pattern = _split_glob(path)
         if os.path.isdir(path):
             self._add_rule((path, None), since)
-        elif _is_glob(path):
-            root, pattern = _split_glob(path)
+        elif pattern:
             self._add_rule((root, pattern), since)
             if not _has_magic(pattern[-1]):  # a folder may have that name
                 self._add_rule((root, (*pattern, '**', '*')), since)
@@ -3734,7 +3734,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         others = [name for name in names if name != folder and name in self.folders]
         if not others or folder in self.explicit or os.path.realpath(folder) == folder:
             return False
-        return self._wanted_below(folder) in map(self._wanted_below, others)
+        return self._rests(folder) in map(self._rests, others)
 
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
@@ -3815,22 +3815,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _is_watched_entry(self, path):
         if self.ignored(path) or _is_temporary(os.path.basename(path)):
             return False
-        return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
-
-    def _rules_of(self, path):
-        """Yield the pattern of each rule for this folder or one above it, with the names that lead from there to it."""
-        for root, pattern in self.rules:
-            if path == root:
-                yield pattern, []
-            elif path.startswith(os.path.join(root, '')):
-                yield pattern, path[len(root) :].strip(os.sep).split(os.sep)
-
-    def _wanted_below(self, folder):
-        """What the rules ask for below a folder: what is left of each glob; None: everything."""
-        rules = list(self._rules_of(folder))
-        if any(pattern is None for pattern, _ in rules):
-            return (None,)
-        return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
+        return any(rest is None or set(rest) <= {'**'} for rest in self._rests(path))
 
     def _should_descend(self, path):
         """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
@@ -3839,7 +3824,17 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             return False
         if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or _leads_above(path):
             return False
-        return bool(self._wanted_below(path))
+        return not self._rests(path) <= {()}
+
+    def _rests(self, path):
+        """What is left, at this path, of the globs that lead to it; None: everything below it is watched."""
+        rests = set()
+        for root, pattern in self.rules:
+            if path == root or path.startswith(os.path.join(root, '')):
+                if pattern is None:
+                    return {None}
+                rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
+        return rests
 
     # What a backend overrides; it leaves to these what it can't watch.
 
@@ -4447,11 +4442,6 @@ def _split_glob(path):
 
 def _is_glob(path):
     return bool(_split_glob(path)[1])
-
-
-def _glob_match(pattern, names):
-    """Whether the components of a path match those of a glob."""
-    return any(set(rest) <= {'**'} for rest in _glob_rests(pattern, names))
 
 
 def _glob_rests(pattern, names):

@@ -875,6 +875,7 @@ class Parts(unittest.TestCase):
     """Functions without surroundings."""
 
     def test_glob(self):
+        monitor = hupper.PollingFileMonitor(print)
         for glob, path, fits in [
             ('*.ini', 'a.ini', True),
             ('*.ini', 'b/a.ini', False),
@@ -890,7 +891,8 @@ class Parts(unittest.TestCase):
             ('[x].ini', '[x].ini', True),
         ]:
             with self.subTest(glob=glob, path=path):
-                self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/'))), fits)
+                monitor.rules = [('root', tuple(glob.split('/')))]
+                self.assertIs(monitor._is_watched_entry(os.path.join('root', *path.split('/'))), fits)
         for glob, path, leads in [
             ('b/*/d', 'b', True),
             ('b/*/d', 'b/c', True),
