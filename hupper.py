@@ -327,7 +327,7 @@ class Reloader:
         self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash, self.may_fork = exit_on_crash, may_fork
-        self.keep_sockets = _keeps_sockets(keep_sockets, logger)
+        self.keep_sockets = _KeptSockets.are_wanted(keep_sockets, logger)
         self.monitor = None  # the FileMonitorProxy, while running
         self.target = worker_path
         if worker_path is None:
@@ -1725,7 +1725,7 @@ class _WorkerMain:
         os.environ[_Handshake.NAME] = str(handshake)
         _pass_on_activation(self._spec.monitor_pid)
         if self._spec.sockets_fd is not None:
-            _KeptSockets.hook_worker(self._spec.sockets_fd)
+            _SocketHooks(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
         import marshal
         import runpy  # noqa: F401
@@ -3173,27 +3173,13 @@ class _Channel:
 
 # -------------------------------------------------------------------------------------------------------- kept sockets
 #
-# You may skip this section: only --keep-sockets uses it. `_KeptSockets` is its door, in the monitor and in the worker.
-#
-# The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send a message:
-# fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
+# You may skip this section: only --keep-sockets uses it. Its doors are `_KeptSockets` in the monitor and `_SocketHooks`
+# in the worker. The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send
+# a message: fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
 #
 #     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
 #                          if there is one. NAME is the rest of the address; empty: not to be kept
 #     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
-
-
-def _keeps_sockets(argument, logger):
-    """Whether to keep sockets, by an argument or the environment. Exits with status 2 where that is not possible."""
-    try:
-        wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
-    except ValueError as error:
-        logger.error(str(error))
-        sys.exit(2)
-    if wanted and not hasattr(os, 'fork'):
-        logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
-        sys.exit(2)
-    return wanted
 
 
 class _KeptSockets:
@@ -3208,6 +3194,7 @@ class _KeptSockets:
         import _socket
 
         monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        monitor_end.setblocking(False)
         self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
         _monitor_fds.discard(self.worker_fd)  # forked workers keep it
         self._logger = logger
@@ -3218,9 +3205,17 @@ class _KeptSockets:
         self._has_warned = False
 
     @staticmethod
-    def hook_worker(fd):
-        """In a worker that has imported nothing of the app: replace methods of the sockets that it will make."""
-        _SocketHooks(fd)
+    def are_wanted(argument, logger):
+        """Whether an argument or the environment asks for this. Exits with status 2 where it is not possible."""
+        try:
+            wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
+        except ValueError as error:
+            logger.error(str(error))
+            sys.exit(2)
+        if wanted and not hasattr(os, 'fork'):
+            logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
+            sys.exit(2)
+        return wanted
 
     def close(self):
         self.release()
@@ -3247,7 +3242,7 @@ class _KeptSockets:
         self._worker_pid = self._claim_until = None
         listening = self._enlarge_backlogs()
         for kept in list(self._sockets):
-            kept.is_claimed, kept.check_at = False, None
+            kept.pid = kept.check_at = None
             if kept not in listening:
                 self._drop(kept)
 
@@ -3282,7 +3277,7 @@ class _KeptSockets:
                 self._check(kept, now)
 
     def _check_time(self, kept):
-        if not kept.is_claimed:
+        if kept.pid is None:
             return self._claim_until
         return None if self._is_stopping else kept.check_at
 
@@ -3296,23 +3291,34 @@ class _KeptSockets:
 
     def _holder(self, kept):
         """Return the pid of a process of the app that has the socket open; None if there is none."""
-        if not kept.is_claimed:
+        if kept.pid is None:
             return None
         if not _LINUX:
             is_open = not kept.is_closed and any(process.pid == kept.pid for process in _processes())
             return kept.pid if is_open else None
         pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
         worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
-        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in _open_files(pid)), None)
+        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in self._open_files(pid)), None)
+
+    @staticmethod
+    def _open_files(pid):
+        """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
+        try:
+            paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
+        except OSError:
+            return
+        for path in paths:
+            try:
+                yield os.readlink(path)
+            except OSError:
+                pass  # it has just been closed
 
     # Messages.
 
     def _read_messages(self):
-        import _socket
-
         for _ in range(100):  # a flood must not stop the loop
             try:
-                data, fds = _receive_fds(self._fd, 1024, 2, _socket.MSG_DONTWAIT)
+                data, fds = _receive_fds(self._fd, 1024, 2)
             except BlockingIOError:
                 return
             fds = [_register_fd(fd) for fd in fds]
@@ -3331,14 +3337,13 @@ class _KeptSockets:
         new = _KeptSocket(fd, int(pid), port, name)
         found = self._find(new)
         if found:
-            self._claim(found, new.pid)
-            _send_fds(reply_fd, b'\1', found.fd)
-            return
-        if name and len(self._sockets) < self._LIMIT:
-            self._claim(new, new.pid)
+            found.pid, found.is_closed = new.pid, False
+        elif name and len(self._sockets) < self._LIMIT:
             self._sockets.append(new)
             fds.remove(fd)  # it stays open
-        _send_fds(reply_fd, b'\1')
+        kept = found or new
+        kept.check_at = None if kept.pid == self._worker_pid else time.monotonic() + self.CLOSED
+        _send_fds(reply_fd, b'\1', *([found.fd] if found else []))
 
     def _find(self, new):
         """Return the kept socket for an address; drop what might keep the system from binding the new one."""
@@ -3351,10 +3356,6 @@ class _KeptSockets:
             else:
                 self._drop(kept)
         return found
-
-    def _claim(self, kept, pid):
-        kept.pid, kept.is_claimed, kept.is_closed = pid, True, False
-        kept.check_at = None if pid == self._worker_pid else time.monotonic() + self.CLOSED
 
     def _on_closed(self, fds, *address):
         for kept in self._sockets if self._worker_pid and not self._is_stopping else ():
@@ -3371,10 +3372,9 @@ class _KeptSocket:
     def __init__(self, fd, pid, port, name):
         self.fd = fd
         self.inode = os.fstat(fd).st_ino
-        self.pid = pid  # of the process that has bound it
+        self.pid = pid  # of the running worker's process that has bound it; None: none has yet
         self.port = port
         self.name = name
-        self.is_claimed = False  # the running worker has bound it
         self.is_closed = False  # which that process has reported
         self.check_at = None  # when to see whether it is still open
         self.is_listening()  # raises OSError if it is no socket
@@ -3442,7 +3442,7 @@ class _SocketHooks:
 
     def _take_over(self, sock, address):
         """Put the kept socket for an address in place of the app's own; return whether there is one."""
-        port, name = _tcp_address(sock, address)
+        port, name = self._tcp_address(sock, address)
         if not port:
             return False
         fd = sock.fileno()
@@ -3453,6 +3453,20 @@ class _SocketHooks:
             os.close(new)
         self._bound[os.fstat(fd).st_ino or fd] = port, name
         return bool(found)
+
+    @staticmethod
+    def _tcp_address(sock, address):
+        """Return the port to which a TCP socket is to be bound, as text, and the rest of the address."""
+        import _socket as s
+
+        is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
+        host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
+        if not isinstance(port, int) or not port or '\0' in str(host):
+            return '', ''
+        if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
+            return str(port), ''
+        is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
+        return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
 
     def _request(self, *fields, fds=()):
         """Return the reply to a message, and the descriptors that came with it."""
@@ -3479,20 +3493,6 @@ class _SocketHooks:
                 pass  # the monitor has gone
 
 
-def _tcp_address(sock, address):
-    """Return the port to which a TCP socket is to be bound, as text, and the rest of the address: see `bind` above."""
-    import _socket as s
-
-    is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
-    host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
-    if not isinstance(port, int) or not port or '\0' in str(host):
-        return '', ''
-    if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
-        return str(port), ''
-    is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
-    return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
-
-
 def _call_socket(fd, method, *args):
     """Call a method of the socket behind a descriptor, which stays open."""
     import _socket
@@ -3500,7 +3500,7 @@ def _call_socket(fd, method, *args):
     is_blocking = os.get_blocking(fd)
     sock = _socket.socket(fileno=fd)
     try:
-        os.set_blocking(fd, is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
+        sock.setblocking(is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
         return getattr(sock, method)(*args)
     finally:
         sock.detach()
@@ -3514,28 +3514,15 @@ def _send_fds(socket_fd, data, *fds):
     _call_socket(socket_fd, 'sendmsg', [data], ancillary)
 
 
-def _receive_fds(socket_fd, size, count, flags=0):
+def _receive_fds(socket_fd, size, count):
     import _socket
 
-    flags |= getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
+    flags = getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
     message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
     fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
     for fd in fds:
         _set_inheritable(fd, False)
     return message, fds
-
-
-def _open_files(pid):
-    """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
-    try:
-        paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
-    except OSError:
-        return
-    for path in paths:
-        try:
-            yield os.readlink(path)
-        except OSError:
-            pass  # it has just been closed
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors

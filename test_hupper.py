@@ -6495,7 +6495,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.kept = hupper._KeptSockets(logger)
         self.addCleanup(self.kept.close)
         self.holder = None  # who has the app's sockets open, as far as the monitor can see
-        self.kept._holder = lambda kept: self.holder if kept.is_claimed else None
+        self.kept._holder = lambda kept: self.holder if kept.pid else None
         self.kept.worker_started(1)
 
     def bind(self, pid=1, name='localhost', listen=True):
@@ -7183,8 +7183,8 @@ class KeptSocketsOption(Case):
 
     def test_argument_wins(self):
         with mock.patch.dict(os.environ, HUPPER_KEEP_SOCKETS='1'):
-            self.assertTrue(hupper._keeps_sockets(None, None))
-            self.assertFalse(hupper._keeps_sockets(False, None))
+            self.assertTrue(hupper._KeptSockets.are_wanted(None, None))
+            self.assertFalse(hupper._KeptSockets.are_wanted(False, None))
 
     def test_bad_value(self):
         self.write('start.py', TWO_LINES)
@@ -7203,16 +7203,16 @@ class KeptSocketsElsewhere(unittest.TestCase):
         with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
             self.addCleanup(process.kill)
             name = f'socket:[{int(process.stdout.readline())}]'
-            missed = sum(name not in hupper._open_files(process.pid) for _ in range(300))
+            missed = sum(name not in hupper._KeptSockets._open_files(process.pid) for _ in range(300))
             process.kill()
         self.assertEqual(missed, 0)
 
     def test_no_posix(self):
         logger = mock.Mock()
         with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
-            self.assertFalse(hupper._keeps_sockets(None, logger))
+            self.assertFalse(hupper._KeptSockets.are_wanted(None, logger))
             with self.assertRaises(SystemExit) as caught:
-                hupper._keeps_sockets(True, logger)
+                hupper._KeptSockets.are_wanted(True, logger)
         self.assertEqual(caught.exception.code, 2)
         self.assertIn('POSIX', logger.error.call_args[0][0])
 
