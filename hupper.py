@@ -3705,7 +3705,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_folder(folder)
         if not os.path.isdir(folder):
             self._drop_folder(folder)
-        if _is_moved_here(folder, since):
+        if self._is_moved_here(folder, since):
             since = 0
         for entry, is_folder in _entries(folder):
             if is_folder:
@@ -3713,6 +3713,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                     self._add_folder(entry, since)
             elif entry not in self.files and self._is_watched_entry(entry):
                 self._add_file(entry, since)
+
+    @staticmethod
+    def _is_moved_here(folder, since):
+        """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
+        if since and _linked_ns(folder) >= since:
+            return True
+        stat = since and _stat(folder)
+        return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
 
     def _is_read_elsewhere(self, folder, inode):
         """Whether a link leads to a folder that is read under another name, with the same rules below it."""
@@ -3764,7 +3772,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Check an entry of a watched folder that is not a known file."""
         folder, name = os.path.split(path)
         stem = name.partition('.')[0]
-        if stem in self.missing.get(folder, ()) and _is_module(path):
+        if stem in self.missing.get(folder, ()) and self._is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
             self._changed(path, _UNSETTLED)
         if folder not in self.folders:
@@ -3779,6 +3787,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self.created.add(path)
             # Even a complete one may be somebody's temporary file.
             self._changed(path, _UNSETTLED if evidence is _COMPLETE else evidence)
+
+    @staticmethod
+    def _is_module(path):
+        """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
+        from importlib.machinery import all_suffixes
+
+        stem, dot, suffix = os.path.basename(path).partition('.')
+        return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
@@ -3800,16 +3816,28 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     # Which entries of a watched folder count.
 
     def _is_watched_entry(self, path):
-        if self.ignored(path) or _is_temporary(os.path.basename(path)):
+        if self.ignored(path) or self._is_temporary(os.path.basename(path)):
             return False
         return any(rest is None or set(rest) <= {'**'} for rest in self._rests(path))
+
+    @staticmethod
+    def _is_temporary(name):
+        """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
+        endings = '.pyc .pyo ~ .swp .swo .swx .swpx .kate-swp .tmp ___jb_tmp___ ___jb_old___'
+        if name.startswith(('.#', '.~', '.goutputstream-', '.nfs')) or name.endswith(tuple(endings.split())):
+            return True
+        return name == '4913' or (name.startswith('#') and name.endswith('#'))
 
     def _should_descend(self, path):
         """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
-        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or _leads_above(path):
+        if os.path.islink(path):
+            folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
+            if folder.startswith(os.path.join(os.path.realpath(path), '')):
+                return False  # a link to the folder that it is in, or to one above that
+        if os.path.exists(os.path.join(path, 'pyvenv.cfg')):
             return False
         return not self._rests(path) <= {()}
 
@@ -4066,12 +4094,21 @@ class InotifyFileMonitor(PollingFileMonitor):
         if mask & _IN.MOVED_TO or (mask & _IN.CLOSE_WRITE and written):
             self._writing.discard(path)
             return _COMPLETE
-        if mask & _IN.MODIFY or (mask & _IN.CREATE and _is_plain_file(path)):
+        if mask & _IN.MODIFY or (mask & _IN.CREATE and self._is_plain_file(path)):
             self._writing.add(path)
             return _WRITING
         if mask & (_IN.DELETE | _IN.MOVED_FROM):
             self._writing.discard(path)
         return _NOTIFIED
+
+    @staticmethod
+    def _is_plain_file(path):
+        """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
+        try:
+            stat = os.lstat(path)
+        except OSError:
+            return False
+        return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
@@ -4097,7 +4134,7 @@ class InotifyFileMonitor(PollingFileMonitor):
     # Watches: what is asked of the kernel, and for whom.
 
     def _watch_file(self, path):
-        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts.types:
+        if path not in self.explicit and self._is_plain_file(path) and path not in self._mounts.types:
             return  # the events of its folder are enough
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
@@ -4358,57 +4395,12 @@ def _inode(path, stat=None):
     return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None
 
 
-def _is_moved_here(folder, since):
-    """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
-    if since and _linked_ns(folder) >= since:
-        return True
-    stat = since and _stat(folder)
-    return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
-
-
 @_hide_from_tracebacks
 def _is_younger(path, stat, since):
     """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come says nothing."""
     if not stat or not since:
         return bool(stat)
     return any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
-
-
-def _is_plain_file(path):
-    """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
-    try:
-        stat = os.lstat(path)
-    except OSError:
-        return False
-    return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
-
-
-def _leads_above(path):
-    """Whether a link leads to the folder that it is in, or to one above that."""
-    if not os.path.islink(path):
-        return False
-    folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
-    return folder.startswith(os.path.join(os.path.realpath(path), ''))
-
-
-def _is_module(path):
-    """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
-    from importlib.machinery import all_suffixes
-
-    stem, dot, suffix = os.path.basename(path).partition('.')
-    return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
-
-
-def _is_temporary(name):
-    """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
-    return (
-        name.endswith(
-            ('.pyc', '.pyo', '~', '.swp', '.swo', '.swx', '.swpx', '.kate-swp', '.tmp', '___jb_tmp___', '___jb_old___')
-        )
-        or name.startswith(('.#', '.~', '.goutputstream-', '.nfs'))
-        or name == '4913'
-        or (name.startswith('#') and name.endswith('#'))
-    )
 
 
 def _has_magic(name):
@@ -4433,23 +4425,21 @@ def _is_glob(path):
 
 def _glob_rests(pattern, names):
     """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
-    rests = {pattern}
-    for name in names:
-        rests = {rest for each in rests for rest in _glob_step(each, name)}
-    return rests
-
-
-def _glob_step(pattern, name):
     from fnmatch import fnmatch
 
-    if not pattern or (name.startswith('.') and not pattern[0].startswith(('.', '**'))):
-        return  # as in a shell, `*` matches no hidden name
-    if pattern[0] == '**':
-        if not name.startswith('.'):
-            yield pattern
-        yield from _glob_step(pattern[1:], name)
-    elif fnmatch(name, pattern[0]) or name == pattern[0]:  # a name may have brackets
-        yield pattern[1:]
+    rests = {pattern}
+    for name in names:
+        is_hidden = name.startswith('.')  # as in a shell, `*` matches no hidden name
+        before, rests = rests, set()
+        for rest in before:
+            while rest[:1] == ('**',):
+                if not is_hidden:
+                    rests.add(rest)
+                rest = rest[1:]
+            if rest and (not is_hidden or rest[0].startswith('.')):
+                if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
+                    rests.add(rest[1:])
+    return rests
 
 
 def _path_matcher(patterns):

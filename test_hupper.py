@@ -1001,9 +1001,9 @@ class Parts(unittest.TestCase):
         for (
             name
         ) in 'x.pyc x.py~ .x.py.swp 4913 #x.py# .#x.py x.py___jb_tmp___ x.py___jb_old___ .goutputstream-X1'.split():
-            self.assertTrue(hupper._is_temporary(name), name)
+            self.assertTrue(hupper.PollingFileMonitor._is_temporary(name), name)
         for name in 'x.py x.ini .env 49130 x#y notes x.pyx'.split():
-            self.assertFalse(hupper._is_temporary(name), name)
+            self.assertFalse(hupper.PollingFileMonitor._is_temporary(name), name)
 
     def test_ignored_paths(self):
         project = Project()
