@@ -814,7 +814,7 @@ class _Supervisor:
     def _on_due(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
-            self._add_pending(_Change(path, _NOTIFIED, now), now)
+            self._add_pending(_Change(path, _Change.NOTIFIED, now), now)
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
@@ -1025,7 +1025,7 @@ class FileMonitorProxy:
         while self._reported:  # other threads may add to it meanwhile
             path = self._reported.pop(0)
             if path in found or not self._is_ignored(path):
-                changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
+                changes.append(found.get(path) or _Change(path, _Change.UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
@@ -1142,7 +1142,11 @@ class FileMonitorProxy:
         """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
         if not os.path.lexists(change.path):
             return schedule.interval if change.path in self.expected_sources else schedule.quiet
-        times = {_UNSETTLED: schedule.quiet, _POLLED: schedule.CONFIRM_AFTER, _WRITING: schedule.interval}
+        times = {
+            _Change.UNSETTLED: schedule.quiet,
+            _Change.POLLED: schedule.CONFIRM_AFTER,
+            _Change.WRITING: schedule.interval,
+        }
         return times.get(change.evidence, 0)
 
     def is_undone(self, path):
@@ -3533,17 +3537,19 @@ def _receive_fds(socket_fd, size, count):
 # can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
 # wake the loop: by `wait_fd`, or by `wake()`.
 
-# Evidence of a change, which says how long to wait for more of it (see `settle_time`): unsettled (a new file, which may
-# be somebody's temporary one); polled; notified; being written; complete (closed or renamed). The last two count even
-# if the signature is the same.
-_UNSETTLED, _POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'unsettled', 'polled', 'notified', 'writing', 'complete'
-
 
 class _Change:
     """A path that has changed, the evidence of it, and when that was, by time.monotonic().
 
-    For a polled change that is the time of the last look that did not show it.
+    The evidence says how long to wait for more of it (see `settle_time`). If a file is being written or complete, that
+    counts even if its signature is the same. A polled change has the time of the last look that did not show it.
     """
+
+    UNSETTLED = 'unsettled'  # a new file, which may be somebody's temporary one
+    POLLED = 'polled'
+    NOTIFIED = 'notified'
+    WRITING = 'writing'  # it is being written
+    COMPLETE = 'complete'  # it was closed or renamed
 
     __slots__ = 'path', 'evidence', 'at'
 
@@ -3638,7 +3644,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_file(path)
         self._set_signature(path, signature)
         if signature != _signature(path):
-            self.check(path, _COMPLETE)
+            self.check(path, _Change.COMPLETE)
 
     def add_missing(self, path, has_parent=True):
         """Watch for a module that was not found at `path`, without its suffix; `has_parent`: the folder was there."""
@@ -3650,7 +3656,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._check_entry(path + suffix, _UNSETTLED)  # it may have come meanwhile
+            self._check_entry(path + suffix, _Change.UNSETTLED)  # it may have come meanwhile
         if not has_parent:
             self.rescan(folder)
 
@@ -3683,7 +3689,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_file(path)
         self._set_signature(path, _signature(path))
         if since is not None and _is_younger(path, _stat(path), since):
-            self._changed(path, _UNSETTLED)
+            self._changed(path, _Change.UNSETTLED)
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
@@ -3745,7 +3751,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
 
-    def check(self, path, evidence=_UNSETTLED):
+    def check(self, path, evidence=_Change.UNSETTLED):
         """Note a change of `path` if its signature, or the evidence, says that there is one."""
         if path not in self.files:
             return self._check_entry(path, evidence)
@@ -3756,7 +3762,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._forget_file(path)
         if os.path.isdir(path):
             self._check_folder(path)
-        elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
+        elif new != old or (new and evidence in (_Change.WRITING, _Change.COMPLETE)):
             self._changed(path, evidence)
         else:
             self.logger.debug(f'{path} has not changed.')
@@ -3774,7 +3780,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         stem = name.partition('.')[0]
         if stem in self.missing.get(folder, ()) and self._is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
-            self._changed(path, _UNSETTLED)
+            self._changed(path, _Change.UNSETTLED)
         if folder not in self.folders:
             return
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
@@ -3786,7 +3792,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
             # Even a complete one may be somebody's temporary file.
-            self._changed(path, _UNSETTLED if evidence is _COMPLETE else evidence)
+            self._changed(path, _Change.UNSETTLED if evidence is _Change.COMPLETE else evidence)
 
     @staticmethod
     def _is_module(path):
@@ -3800,10 +3806,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Compare the entries of a folder with what is known of them."""
         if folder in self.missing and os.path.isfile(folder):  # a zip file
             del self.missing[folder]
-            self._changed(folder, _UNSETTLED)
+            self._changed(folder, _Change.UNSETTLED)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
-                self._check_entry(entry, _UNSETTLED)
+                self._check_entry(entry, _Change.UNSETTLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
@@ -3917,7 +3923,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Return whether a file has changed, if only a look can find out; note the change."""
         is_changed = self._is_polled(path) and self.files.get(path) not in (None, _signature(path))
         if is_changed:
-            self.check(path, _POLLED)
+            self.check(path, _Change.POLLED)
         return is_changed
 
     def _poll_folder(self, folder):
@@ -3991,7 +3997,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
                 self._writing.add(path)
             else:
                 self._writing.discard(path)
-            self.check(path, _COMPLETE if is_complete else _UNSETTLED)
+            self.check(path, _Change.COMPLETE if is_complete else _Change.UNSETTLED)
         super().step()
 
     def _watch_file(self, path):
@@ -4078,7 +4084,7 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._drop_folder(path)  # whatever is there now may be another one
         for name in (names | {path}) - {None}:
             is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
-            self.check(name, evidence if is_same else _NOTIFIED)
+            self.check(name, evidence if is_same else _Change.NOTIFIED)
             if mask & (_IN.ENTRY | _IN.SELF) and name in self.files:
                 self._unwatch(name)  # it is another file now
                 self._watch_file(name)
@@ -4093,13 +4099,13 @@ class InotifyFileMonitor(PollingFileMonitor):
         written = mask & (_IN.MODIFY | _IN.CREATE) or path in self._writing
         if mask & _IN.MOVED_TO or (mask & _IN.CLOSE_WRITE and written):
             self._writing.discard(path)
-            return _COMPLETE
+            return _Change.COMPLETE
         if mask & _IN.MODIFY or (mask & _IN.CREATE and self._is_plain_file(path)):
             self._writing.add(path)
-            return _WRITING
+            return _Change.WRITING
         if mask & (_IN.DELETE | _IN.MOVED_FROM):
             self._writing.discard(path)
-        return _NOTIFIED
+        return _Change.NOTIFIED
 
     @staticmethod
     def _is_plain_file(path):
@@ -4552,23 +4558,23 @@ class LogLevel:
     DEBUG = 2
 
 
-def _printable(text):
-    """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
-    return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 class DefaultLogger(ILogger):
     """Writes lines to stderr, up to a level; on a terminal in color, with paths relative to the current folder."""
 
     def __init__(self, level):
         self.level = level
         here = _current_folder()
-        self._prefix = _printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
+        self._prefix = self._printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
+
+    @staticmethod
+    def _printable(text):
+        """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
+        return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     def _write(self, level, *lines):
         if level > self.level or sys.stderr is None:
             return
-        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(_printable, lines))
+        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(self._printable, lines))
         try:
             if getattr(sys.stderr, 'isatty', bool)():
                 text = self._for_terminal(text, 31 if level == LogLevel.ERROR else 36)  # red, cyan
@@ -4607,7 +4613,7 @@ class _ForeignLogger(DefaultLogger):
 
     def _write(self, level, *lines):
         log = (self._logger.error, self._logger.info, self._logger.debug)[level]
-        log('\n'.join(map(_printable, lines)))
+        log('\n'.join(map(self._printable, lines)))
 
 
 class SilentLogger(DefaultLogger):

@@ -981,7 +981,7 @@ class Parts(unittest.TestCase):
                             proxy.watch_file(path, 1)
                     changes = proxy.take_changes()
                     self.assertEqual({change.path for change in changes}, set(paths[is_replaced:]))
-                    evidence = hupper._UNSETTLED if factory is Foreign else hupper._COMPLETE
+                    evidence = hupper._Change.UNSETTLED if factory is Foreign else hupper._Change.COMPLETE
                     self.assertEqual({change.evidence for change in changes}, {evidence})
                     self.assertEqual(proxy.take_changes(), [])
                     self.assertEqual(set(seen), set(paths) if is_replaced else set())
@@ -1057,7 +1057,7 @@ class Parts(unittest.TestCase):
             ('a\n[ERROR] b\r\t\x7f\x9b', r'a\n[ERROR] b\r\t\x7f\x9b'),
             ('\u202egpj.py\u2028\udcff', r'\u202egpj.py\u2028\udcff'),
         ]:
-            self.assertEqual(hupper._printable(text), shown)
+            self.assertEqual(hupper.DefaultLogger._printable(text), shown)
 
     def test_stop_signal(self):
         for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT)):
@@ -1214,8 +1214,8 @@ class Polling(unittest.TestCase):
         self.step()
         begun = self.now
         put(self.path, 'new text')
-        self.assertEqual(self.step(), [(hupper._POLLED, round(begun, 3))])
-        self.assertEqual(self.settle_time(hupper._POLLED), 0.02)
+        self.assertEqual(self.step(), [(hupper._Change.POLLED, round(begun, 3))])
+        self.assertEqual(self.settle_time(hupper._Change.POLLED), 0.02)
         self.assertFalse(self.monitor.recheck(self.path))
         for _ in range(5):
             self.assertEqual(self.step(), [])
@@ -1230,7 +1230,7 @@ class Polling(unittest.TestCase):
             self.now += 0.02
             self.assertTrue(self.monitor.recheck(self.path))
             changes = [(change.evidence, change.at) for change in self.monitor.take_changes()]
-            self.assertEqual(changes, [(hupper._POLLED, self.now)])
+            self.assertEqual(changes, [(hupper._Change.POLLED, self.now)])
         self.assertFalse(self.monitor.recheck(self.path))
         self.assertEqual(self.step(), [])
 
@@ -1243,7 +1243,7 @@ class Polling(unittest.TestCase):
         self.monitor.watch_file(self.path, hupper._signature(self.path))
         self.assertEqual(self.monitor.take_changes(), [])
         replace(kept, self.path)
-        self.assertEqual([kind for kind, _ in self.step()], [hupper._POLLED])
+        self.assertEqual([kind for kind, _ in self.step()], [hupper._Change.POLLED])
 
     def test_replaced_folder(self):
         self.monitor.add_path(self.project.path('tree'))
