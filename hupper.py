@@ -3138,7 +3138,7 @@ class _Channel:
 
     def drain(self):
         """Hand on all messages that are there; return whether there were any."""
-        data = self._read()
+        data = b''.join(iter(self._read, b''))
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _PIPE_BUF:
             messages.append(self._rest)
@@ -3159,15 +3159,14 @@ class _Channel:
             self.handlers[kind.decode()](*values)
 
     def _read(self):
-        chunks = []
+        """Return the next data; b'' if there is none now, or none will come."""
         try:
-            while self._fd is not None:
-                chunks.append(_read_now(self._fd))
-                if not chunks[-1]:
-                    self.close()  # the worker has closed it; a signal will report its end
+            data = b'' if self._fd is None else _read_now(self._fd)
         except BlockingIOError:
-            pass
-        return b''.join(chunks)
+            return b''
+        if not data:
+            self.close()  # the worker has closed it; a signal will report its end
+        return data
 
     def close(self):
         if self._fd is not None:
@@ -3276,22 +3275,17 @@ class _KeptSockets:
     def step(self):
         self._read_messages()
         now = time.monotonic()
-        for kept in list(self._sockets):
-            if now >= (self._check_time(kept) or _FOREVER):
-                self._check(kept, now)
+        for kept in [kept for kept in self._sockets if now >= (self._check_time(kept) or _FOREVER)]:
+            holder = self._holder(kept)
+            kept.check_at = None if holder == self._worker_pid else now + self.CLOSED  # a child's end is not reported
+            if holder is None:
+                self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
+                self._drop(kept)
 
     def _check_time(self, kept):
         if kept.pid is None:
             return self._claim_until
         return None if self._is_stopping else kept.check_at
-
-    def _check(self, kept, now):
-        """Give up a socket that the app does not have open. The end of a child is not reported: look again."""
-        holder = self._holder(kept)
-        kept.check_at = None if holder == self._worker_pid else now + self.CLOSED
-        if holder is None:
-            self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
-            self._drop(kept)
 
     def _holder(self, kept):
         """Return the pid of a process of the app that has the socket open; None if there is none."""
@@ -4110,11 +4104,8 @@ class InotifyFileMonitor(PollingFileMonitor):
     @staticmethod
     def _is_plain_file(path):
         """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
-        try:
-            stat = os.lstat(path)
-        except OSError:
-            return False
-        return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
+        stat = _stat(path, os.lstat)
+        return bool(stat) and stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
@@ -4536,16 +4527,16 @@ def _monitor_factory(name, logger):
             sys.path.remove(here)
 
 
-def _best_monitor(callback, **kw):
+def _best_monitor(callback, *, logger, **kw):
     """Make the first file monitor that works: inotify, watchdog if it is installed, polling."""
     for name, factory in _MONITORS.items():
         try:
-            monitor = factory(callback, **kw)
+            monitor = factory(callback, logger=logger, **kw)
         except (ImportError, OSError) as error:
-            log = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
+            log = logger.error if getattr(error, 'errno', None) == errno.EMFILE else logger.debug
             log(f'File monitor {name} does not work: {error}')
         else:
-            kw['logger'].debug(f'File monitor: {name}')
+            logger.debug(f'File monitor: {name}')
             return monitor
 
 
