@@ -7207,6 +7207,15 @@ class KeptSocketsElsewhere(unittest.TestCase):
             process.kill()
         self.assertEqual(missed, 0)
 
+    @unittest.skipIf(WINDOWS, 'POSIX only')
+    def test_default_timeout(self):
+        """One that the program has set is not meant for our own sockets: a slow monitor is waited for."""
+        code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
+        code += 'socket.setdefaulttimeout(0.05)\nthreading.Timer(0.5, theirs.send, [b"x"]).start()\n'
+        code += 'print(hupper._receive_fds(ours.fileno(), 1, 1))\n'
+        result = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE, timeout=LIMIT)
+        self.assertEqual(result.stdout.decode().strip(), "(b'x', [])")
+
     def test_no_posix(self):
         logger = mock.Mock()
         with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
