@@ -337,7 +337,7 @@ class Reloader:
         self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash, self.may_fork = exit_on_crash, may_fork
-        self.keep_sockets = _keeps_sockets(keep_sockets, logger)
+        self.keep_sockets = _KeptSockets.are_wanted(keep_sockets, logger)
         self.monitor = None  # the FileMonitorProxy, while running
         self.target = worker_path
         if worker_path is None:
@@ -816,7 +816,7 @@ class _Supervisor:
     def _on_due(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
-            self._add_pending(_Change(path, _NOTIFIED, now), now)
+            self._add_pending(_Change(path, _Change.NOTIFIED, now), now)
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
@@ -1027,7 +1027,7 @@ class FileMonitorProxy:
         while self._reported:  # other threads may add to it meanwhile
             path = self._reported.pop(0)
             if path in found or not self._is_ignored(path):
-                changes.append(found.get(path) or _Change(path, _UNSETTLED, time.monotonic()))
+                changes.append(found.get(path) or _Change(path, _Change.UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
@@ -1144,7 +1144,11 @@ class FileMonitorProxy:
         """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
         if not os.path.lexists(change.path):
             return schedule.interval if change.path in self.expected_sources else schedule.quiet
-        times = {_UNSETTLED: schedule.quiet, _POLLED: schedule.CONFIRM_AFTER, _WRITING: schedule.interval}
+        times = {
+            _Change.UNSETTLED: schedule.quiet,
+            _Change.POLLED: schedule.CONFIRM_AFTER,
+            _Change.WRITING: schedule.interval,
+        }
         return times.get(change.evidence, 0)
 
     def is_undone(self, path):
@@ -1741,7 +1745,7 @@ class _WorkerMain:
         os.environ[_Handshake.NAME] = str(handshake)
         _pass_on_activation(self._spec.monitor_pid)
         if self._spec.sockets_fd is not None:
-            _KeptSockets.hook_worker(self._spec.sockets_fd)
+            _SocketHooks(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
         import marshal
         import runpy  # noqa: F401
@@ -2631,11 +2635,11 @@ class _InstalledFiles:
         self._inotify = None
         try:
             self._inotify = _Inotify()
-            mounts = _mounts()
+            mounts = _Mounts()
             for folder in {os.path.dirname(path) for path in signatures}:
-                if _mount_of(folder, mounts)[1] not in _LOCAL_FILESYSTEMS:
+                if mounts.remote(folder):
                     raise OSError(f'{folder} may not tell of changes')
-                self._folders[self._inotify.add(folder, _WATCH_MASK)] = folder
+                self._folders[self._inotify.add(folder, _IN.CHANGES)] = folder
         except OSError:
             self.close()
         self._changed = _first_changed(signatures)
@@ -3153,7 +3157,7 @@ class _Channel:
 
     def drain(self):
         """Hand on all messages that are there; return whether there were any."""
-        data = self._read()
+        data = b''.join(iter(self._read, b''))
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _PIPE_BUF:
             messages.append(self._rest)
@@ -3174,15 +3178,14 @@ class _Channel:
             self.handlers[kind.decode()](*values)
 
     def _read(self):
-        chunks = []
+        """Return the next data; b'' if there is none now, or none will come."""
         try:
-            while self._fd is not None:
-                chunks.append(_read(self._fd, wait=False))
-                if not chunks[-1]:
-                    self.close()  # the worker has closed it; a signal will report its end
+            data = b'' if self._fd is None else _read(self._fd, wait=False)
         except BlockingIOError:
-            pass
-        return b''.join(chunks)
+            return b''
+        if not data:
+            self.close()  # the worker has closed it; a signal will report its end
+        return data
 
     def close(self):
         if self._fd is not None:
@@ -3192,27 +3195,13 @@ class _Channel:
 
 # -------------------------------------------------------------------------------------------------------- kept sockets
 #
-# You may skip this section: only --keep-sockets uses it. `_KeptSockets` is its door, in the monitor and in the worker.
-#
-# The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send a message:
-# fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
+# You may skip this section: only --keep-sockets uses it. Its doors are `_KeptSockets` in the monitor and `_SocketHooks`
+# in the worker. The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send
+# a message: fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
 #
 #     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
 #                          if there is one. NAME is the rest of the address; empty: not to be kept
 #     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
-
-
-def _keeps_sockets(argument, logger):
-    """Whether to keep sockets, by an argument or the environment. Exits with status 2 where that is not possible."""
-    try:
-        wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
-    except ValueError as error:
-        logger.error(str(error))
-        sys.exit(2)
-    if wanted and not hasattr(os, 'fork'):
-        logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
-        sys.exit(2)
-    return wanted
 
 
 class _KeptSockets:
@@ -3227,6 +3216,7 @@ class _KeptSockets:
         import _socket
 
         monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        monitor_end.setblocking(False)
         self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
         _monitor_fds.discard(self.worker_fd)  # forked workers keep it
         self._logger = logger
@@ -3237,9 +3227,17 @@ class _KeptSockets:
         self._has_warned = False
 
     @staticmethod
-    def hook_worker(fd):
-        """In a worker that has imported nothing of the app: replace methods of the sockets that it will make."""
-        _SocketHooks(fd)
+    def are_wanted(argument, logger):
+        """Whether an argument or the environment asks for this. Exits with status 2 where it is not possible."""
+        try:
+            wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
+        except ValueError as error:
+            logger.error(str(error))
+            sys.exit(2)
+        if wanted and not hasattr(os, 'fork'):
+            logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
+            sys.exit(2)
+        return wanted
 
     def close(self):
         self.release()
@@ -3266,7 +3264,7 @@ class _KeptSockets:
         self._worker_pid = self._claim_until = None
         listening = self._enlarge_backlogs()
         for kept in list(self._sockets):
-            kept.is_claimed, kept.check_at = False, None
+            kept.pid = kept.check_at = None
             if kept not in listening:
                 self._drop(kept)
 
@@ -3296,42 +3294,48 @@ class _KeptSockets:
     def step(self):
         self._read_messages()
         now = time.monotonic()
-        for kept in list(self._sockets):
-            if now >= (self._check_time(kept) or _FOREVER):
-                self._check(kept, now)
+        for kept in [kept for kept in self._sockets if now >= (self._check_time(kept) or _FOREVER)]:
+            holder = self._holder(kept)
+            kept.check_at = None if holder == self._worker_pid else now + self.CLOSED  # a child's end is not reported
+            if holder is None:
+                self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
+                self._drop(kept)
 
     def _check_time(self, kept):
-        if not kept.is_claimed:
+        if kept.pid is None:
             return self._claim_until
         return None if self._is_stopping else kept.check_at
 
-    def _check(self, kept, now):
-        """Give up a socket that the app does not have open. The end of a child is not reported: look again."""
-        holder = self._holder(kept)
-        kept.check_at = None if holder == self._worker_pid else now + self.CLOSED
-        if holder is None:
-            self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
-            self._drop(kept)
-
     def _holder(self, kept):
         """Return the pid of a process of the app that has the socket open; None if there is none."""
-        if not kept.is_claimed:
+        if kept.pid is None:
             return None
         if not _LINUX:
             is_open = not kept.is_closed and any(process.pid == kept.pid for process in _processes())
             return kept.pid if is_open else None
         pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
         worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
-        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in _open_files(pid)), None)
+        return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in self._open_files(pid)), None)
+
+    @staticmethod
+    def _open_files(pid):
+        """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
+        try:
+            paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
+        except OSError:
+            return
+        for path in paths:
+            try:
+                yield os.readlink(path)
+            except OSError:
+                pass  # it has just been closed
 
     # Messages.
 
     def _read_messages(self):
-        import _socket
-
         for _ in range(100):  # a flood must not stop the loop
             try:
-                data, fds = _receive_fds(self._fd, 1024, 2, _socket.MSG_DONTWAIT)
+                data, fds = _receive_fds(self._fd, 1024, 2)
             except BlockingIOError:
                 return
             fds = [_register_fd(fd) for fd in fds]
@@ -3350,14 +3354,13 @@ class _KeptSockets:
         new = _KeptSocket(fd, int(pid), port, name)
         found = self._find(new)
         if found:
-            self._claim(found, new.pid)
-            _send_fds(reply_fd, b'\1', found.fd)
-            return
-        if name and len(self._sockets) < self._LIMIT:
-            self._claim(new, new.pid)
+            found.pid, found.is_closed = new.pid, False
+        elif name and len(self._sockets) < self._LIMIT:
             self._sockets.append(new)
             fds.remove(fd)  # it stays open
-        _send_fds(reply_fd, b'\1')
+        kept = found or new
+        kept.check_at = None if kept.pid == self._worker_pid else time.monotonic() + self.CLOSED
+        _send_fds(reply_fd, b'\1', *([found.fd] if found else []))
 
     def _find(self, new):
         """Return the kept socket for an address; drop what might keep the system from binding the new one."""
@@ -3370,10 +3373,6 @@ class _KeptSockets:
             else:
                 self._drop(kept)
         return found
-
-    def _claim(self, kept, pid):
-        kept.pid, kept.is_claimed, kept.is_closed = pid, True, False
-        kept.check_at = None if pid == self._worker_pid else time.monotonic() + self.CLOSED
 
     def _on_closed(self, fds, *address):
         for kept in self._sockets if self._worker_pid and not self._is_stopping else ():
@@ -3390,10 +3389,9 @@ class _KeptSocket:
     def __init__(self, fd, pid, port, name):
         self.fd = fd
         self.inode = os.fstat(fd).st_ino
-        self.pid = pid  # of the process that has bound it
+        self.pid = pid  # of the running worker's process that has bound it; None: none has yet
         self.port = port
         self.name = name
-        self.is_claimed = False  # the running worker has bound it
         self.is_closed = False  # which that process has reported
         self.check_at = None  # when to see whether it is still open
         self.is_listening()  # raises OSError if it is no socket
@@ -3461,7 +3459,7 @@ class _SocketHooks:
 
     def _take_over(self, sock, address):
         """Put the kept socket for an address in place of the app's own; return whether there is one."""
-        port, name = _tcp_address(sock, address)
+        port, name = self._tcp_address(sock, address)
         if not port:
             return False
         fd = sock.fileno()
@@ -3472,6 +3470,20 @@ class _SocketHooks:
             os.close(new)
         self._bound[os.fstat(fd).st_ino or fd] = port, name
         return bool(found)
+
+    @staticmethod
+    def _tcp_address(sock, address):
+        """Return the port to which a TCP socket is to be bound, as text, and the rest of the address."""
+        import _socket as s
+
+        is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
+        host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
+        if not isinstance(port, int) or not port or '\0' in str(host):
+            return '', ''
+        if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
+            return str(port), ''
+        is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
+        return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
 
     def _request(self, *fields, fds=()):
         """Return the reply to a message, and the descriptors that came with it."""
@@ -3498,20 +3510,6 @@ class _SocketHooks:
                 pass  # the monitor has gone
 
 
-def _tcp_address(sock, address):
-    """Return the port to which a TCP socket is to be bound, as text, and the rest of the address: see `bind` above."""
-    import _socket as s
-
-    is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
-    host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
-    if not isinstance(port, int) or not port or '\0' in str(host):
-        return '', ''
-    if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
-        return str(port), ''
-    is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
-    return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
-
-
 def _call_socket(fd, method, *args):
     """Call a method of the socket behind a descriptor, which stays open."""
     import _socket
@@ -3519,7 +3517,7 @@ def _call_socket(fd, method, *args):
     is_blocking = os.get_blocking(fd)
     sock = _socket.socket(fileno=fd)
     try:
-        os.set_blocking(fd, is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
+        sock.setblocking(is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
         return getattr(sock, method)(*args)
     finally:
         sock.detach()
@@ -3533,28 +3531,15 @@ def _send_fds(socket_fd, data, *fds):
     _call_socket(socket_fd, 'sendmsg', [data], ancillary)
 
 
-def _receive_fds(socket_fd, size, count, flags=0):
+def _receive_fds(socket_fd, size, count):
     import _socket
 
-    flags |= getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
+    flags = getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
     message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
     fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
     for fd in fds:
         _set_inheritable(fd, False)
     return message, fds
-
-
-def _open_files(pid):
-    """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
-    try:
-        paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
-    except OSError:
-        return
-    for path in paths:
-        try:
-            yield os.readlink(path)
-        except OSError:
-            pass  # it has just been closed
 
 
 # ------------------------------------------------------------------------------------------------------- file monitors
@@ -3565,17 +3550,19 @@ def _open_files(pid):
 # can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
 # wake the loop: by `wait_fd`, or by `wake()`.
 
-# Evidence of a change, which says how long to wait for more of it (see `settle_time`): unsettled (a new file, which may
-# be somebody's temporary one); polled; notified; being written; complete (closed or renamed). The last two count even
-# if the signature is the same.
-_UNSETTLED, _POLLED, _NOTIFIED, _WRITING, _COMPLETE = 'unsettled', 'polled', 'notified', 'writing', 'complete'
-
 
 class _Change:
     """A path that has changed, the evidence of it, and when that was, by time.monotonic().
 
-    For a polled change that is the time of the last look that did not show it.
+    The evidence says how long to wait for more of it (see `settle_time`). If a file is being written or complete, that
+    counts even if its signature is the same. A polled change has the time of the last look that did not show it.
     """
+
+    UNSETTLED = 'unsettled'  # a new file, which may be somebody's temporary one
+    POLLED = 'polled'
+    NOTIFIED = 'notified'
+    WRITING = 'writing'  # it is being written
+    COMPLETE = 'complete'  # it was closed or renamed
 
     __slots__ = 'path', 'evidence', 'at'
 
@@ -3649,10 +3636,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def add_path(self, path, since=None):
         """Watch a file, a folder with all below it, or a glob; what is younger than `since` (ns) has changed."""
+        root, pattern = _split_glob(path)
         if os.path.isdir(path):
             self._add_rule((path, None), since)
-        elif _is_glob(path):
-            root, pattern = _split_glob(path)
+        elif pattern:
             self._add_rule((root, pattern), since)
             if not _has_magic(pattern[-1]):  # a folder may have that name
                 self._add_rule((root, (*pattern, '**', '*')), since)
@@ -3670,7 +3657,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_file(path)
         self._set_signature(path, signature)
         if signature != _signature(path):
-            self.check(path, _COMPLETE)
+            self.check(path, _Change.COMPLETE)
 
     def add_missing(self, path, has_parent=True):
         """Watch for a module that was not found at `path`, without its suffix; `has_parent`: the folder was there."""
@@ -3682,7 +3669,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._check_entry(path + suffix, _UNSETTLED)  # it may have come meanwhile
+            self._check_entry(path + suffix, _Change.UNSETTLED)  # it may have come meanwhile
         if not has_parent:
             self.rescan(folder)
 
@@ -3715,7 +3702,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_file(path)
         self._set_signature(path, _signature(path))
         if since is not None and _is_younger(path, _stat(path), since):
-            self._changed(path, _UNSETTLED)
+            self._changed(path, _Change.UNSETTLED)
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
@@ -3737,7 +3724,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_folder(folder)
         if not os.path.isdir(folder):
             self._drop_folder(folder)
-        if _is_moved_here(folder, since):
+        if self._is_moved_here(folder, since):
             since = 0
         for entry, is_folder in _entries(folder):
             if is_folder:
@@ -3746,6 +3733,14 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             elif entry not in self.files and self._is_watched_entry(entry):
                 self._add_file(entry, since)
 
+    @staticmethod
+    def _is_moved_here(folder, since):
+        """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
+        if since and _linked_ns(folder) >= since:
+            return True
+        stat = since and _stat(folder)
+        return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
+
     def _is_read_elsewhere(self, folder, inode):
         """Whether a link leads to a folder that is read under another name, with the same rules below it."""
         names = self._names.setdefault(inode, set())
@@ -3753,7 +3748,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         others = [name for name in names if name != folder and name in self.folders]
         if not others or folder in self.explicit or os.path.realpath(folder) == folder:
             return False
-        return self._wanted_below(folder) in map(self._wanted_below, others)
+        return self._rests(folder) in map(self._rests, others)
 
     def _drop_folder(self, path):
         """Forget a folder that has gone, and all below it; its files count as changed."""
@@ -3769,7 +3764,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
 
-    def check(self, path, evidence=_UNSETTLED):
+    def check(self, path, evidence=_Change.UNSETTLED):
         """Note a change of `path` if its signature, or the evidence, says that there is one."""
         if path not in self.files:
             return self._check_entry(path, evidence)
@@ -3780,7 +3775,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._forget_file(path)
         if os.path.isdir(path):
             self._check_folder(path)
-        elif new != old or (new and evidence in (_WRITING, _COMPLETE)):
+        elif new != old or (new and evidence in (_Change.WRITING, _Change.COMPLETE)):
             self._changed(path, evidence)
         else:
             self.logger.debug(f'{path} has not changed.')
@@ -3796,9 +3791,9 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Check an entry of a watched folder that is not a known file."""
         folder, name = os.path.split(path)
         stem = name.partition('.')[0]
-        if stem in self.missing.get(folder, ()) and _is_module(path):
+        if stem in self.missing.get(folder, ()) and self._is_module(path):
             self.missing[folder].discard(stem)  # the new worker says if it still misses it
-            self._changed(path, _UNSETTLED)
+            self._changed(path, _Change.UNSETTLED)
         if folder not in self.folders:
             return
         if path in self.folders and (os.path.islink(path) or not os.path.isdir(path)):
@@ -3810,16 +3805,24 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
             # Even a complete one may be somebody's temporary file.
-            self._changed(path, _UNSETTLED if evidence is _COMPLETE else evidence)
+            self._changed(path, _Change.UNSETTLED if evidence is _Change.COMPLETE else evidence)
+
+    @staticmethod
+    def _is_module(path):
+        """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
+        from importlib.machinery import all_suffixes
+
+        stem, dot, suffix = os.path.basename(path).partition('.')
+        return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
 
     def rescan(self, folder):
         """Compare the entries of a folder with what is known of them."""
         if folder in self.missing and os.path.isfile(folder):  # a zip file
             del self.missing[folder]
-            self._changed(folder, _UNSETTLED)
+            self._changed(folder, _Change.UNSETTLED)
         for entry, _ in _entries(folder):
             if entry not in self.files and entry not in self.folders:
-                self._check_entry(entry, _UNSETTLED)
+                self._check_entry(entry, _Change.UNSETTLED)
 
     def is_undone(self, path):
         """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
@@ -3832,33 +3835,40 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     # Which entries of a watched folder count.
 
     def _is_watched_entry(self, path):
-        if self.ignored(path) or _is_temporary(os.path.basename(path)):
+        if self.ignored(path) or self._is_temporary(os.path.basename(path)):
             return False
-        return any(pattern is None or _glob_match(pattern, names) for pattern, names in self._rules_of(path))
+        return any(rest is None or set(rest) <= {'**'} for rest in self._rests(path))
 
-    def _rules_of(self, path):
-        """Yield the pattern of each rule for this folder or one above it, with the names that lead from there to it."""
-        for root, pattern in self.rules:
-            if path == root:
-                yield pattern, []
-            elif path.startswith(os.path.join(root, '')):
-                yield pattern, path[len(root) :].strip(os.sep).split(os.sep)
-
-    def _wanted_below(self, folder):
-        """What the rules ask for below a folder: what is left of each glob; None: everything."""
-        rules = list(self._rules_of(folder))
-        if any(pattern is None for pattern, _ in rules):
-            return (None,)
-        return frozenset(rest for pattern, names in rules for rest in _glob_rests(pattern, names) if rest)
+    @staticmethod
+    def _is_temporary(name):
+        """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
+        endings = '.pyc .pyo ~ .swp .swo .swx .swpx .kate-swp .tmp ___jb_tmp___ ___jb_old___'
+        if name.startswith(('.#', '.~', '.goutputstream-', '.nfs')) or name.endswith(tuple(endings.split())):
+            return True
+        return name == '4913' or (name.startswith('#') and name.endswith('#'))
 
     def _should_descend(self, path):
         """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
-        if os.path.exists(os.path.join(path, 'pyvenv.cfg')) or _leads_above(path):
+        if os.path.islink(path):
+            folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
+            if folder.startswith(os.path.join(os.path.realpath(path), '')):
+                return False  # a link to the folder that it is in, or to one above that
+        if os.path.exists(os.path.join(path, 'pyvenv.cfg')):
             return False
-        return bool(self._wanted_below(path))
+        return not self._rests(path) <= {()}
+
+    def _rests(self, path):
+        """What is left, at this path, of the globs that lead to it; None: everything below it is watched."""
+        rests = set()
+        for root, pattern in self.rules:
+            if path == root or path.startswith(os.path.join(root, '')):
+                if pattern is None:
+                    return {None}
+                rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
+        return rests
 
     # What a backend overrides; it leaves to these what it can't watch.
 
@@ -3926,7 +3936,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Return whether a file has changed, if only a look can find out; note the change."""
         is_changed = self._is_polled(path) and self.files.get(path) not in (None, _signature(path))
         if is_changed:
-            self.check(path, _POLLED)
+            self.check(path, _Change.POLLED)
         return is_changed
 
     def _poll_folder(self, folder):
@@ -4000,7 +4010,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
                 self._writing.add(path)
             else:
                 self._writing.discard(path)
-            self.check(path, _COMPLETE if is_complete else _UNSETTLED)
+            self.check(path, _Change.COMPLETE if is_complete else _Change.UNSETTLED)
         super().step()
 
     def _watch_file(self, path):
@@ -4039,11 +4049,10 @@ class InotifyFileMonitor(PollingFileMonitor):
     def __init__(self, callback, interval=1, logger=None, **kw):
         super().__init__(callback, interval, logger, **kw)
         self._inotify = _Inotify()
-        self._mounts = _mounts()
+        self._mounts = _Mounts()
         self._warned = set()
         self._watches = {}  # watch descriptor -> the paths under which it was asked for
         self._masks = {}  # such a path -> (watch descriptor, mask)
-        self._old_watches = set()  # descriptors that may be of no use any more
         self._real = {}  # folder -> its real path, None if it does not exist
         self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
         self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's does
@@ -4066,11 +4075,11 @@ class InotifyFileMonitor(PollingFileMonitor):
     def step(self):
         masks, is_lost = {}, False
         for wd, mask, name in self._inotify.read():
-            is_lost = is_lost or bool(mask & (_IN_Q_OVERFLOW | _IN_UNMOUNT))
+            is_lost = is_lost or bool(mask & (_IN.Q_OVERFLOW | _IN.UNMOUNT))
             for place in self._watches.get(wd, ()):
                 path = os.path.join(place, name) if name else place
                 masks[path] = masks.get(path, 0) | mask
-            for place in self._watches.pop(wd, ()) if mask & _IN_IGNORED else ():
+            for place in self._watches.pop(wd, ()) if mask & _IN.IGNORED else ():
                 self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
         for path, mask in masks.items():
             is_lost = self._on_event(path, mask) or is_lost
@@ -4081,15 +4090,15 @@ class InotifyFileMonitor(PollingFileMonitor):
     def _on_event(self, path, mask):
         """Handle all events of one path; return whether they change what other paths lead to."""
         names = self._linked.get(path, set())
-        is_lost = None in names and mask & _IN_ENTRY
-        is_lost = is_lost or (mask & _IN_SELF and path not in self.files and not self._is_inside(path))
+        is_lost = None in names and mask & _IN.ENTRY
+        is_lost = is_lost or (mask & _IN.SELF and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
-        if mask & _IN_ENTRY and path in self.folders:
+        if mask & _IN.ENTRY and path in self.folders:
             self._drop_folder(path)  # whatever is there now may be another one
         for name in (names | {path}) - {None}:
             is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
-            self.check(name, evidence if is_same else _NOTIFIED)
-            if mask & (_IN_ENTRY | _IN_SELF) and name in self.files:
+            self.check(name, evidence if is_same else _Change.NOTIFIED)
+            if mask & (_IN.ENTRY | _IN.SELF) and name in self.files:
                 self._unwatch(name)  # it is another file now
                 self._watch_file(name)
         return bool(is_lost)
@@ -4100,24 +4109,29 @@ class InotifyFileMonitor(PollingFileMonitor):
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
     def _evidence(self, path, mask):
-        written = mask & (_IN_MODIFY | _IN_CREATE) or path in self._writing
-        if mask & _IN_MOVED_TO or (mask & _IN_CLOSE_WRITE and written):
+        written = mask & (_IN.MODIFY | _IN.CREATE) or path in self._writing
+        if mask & _IN.MOVED_TO or (mask & _IN.CLOSE_WRITE and written):
             self._writing.discard(path)
-            return _COMPLETE
-        if mask & _IN_MODIFY or (mask & _IN_CREATE and _is_plain_file(path)):
+            return _Change.COMPLETE
+        if mask & _IN.MODIFY or (mask & _IN.CREATE and self._is_plain_file(path)):
             self._writing.add(path)
-            return _WRITING
-        if mask & (_IN_DELETE | _IN_MOVED_FROM):
+            return _Change.WRITING
+        if mask & (_IN.DELETE | _IN.MOVED_FROM):
             self._writing.discard(path)
-        return _NOTIFIED
+        return _Change.NOTIFIED
+
+    @staticmethod
+    def _is_plain_file(path):
+        """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
+        stat = _stat(path, os.lstat)
+        return bool(stat) and stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
         self._seen_at = 0  # it may have interrupted a look
-        self._old_watches.update(self._watches)
-        for table in (self.polled, self._watches, self._masks, self._real, self._inodes, self._linked):
+        for table in (self.polled, self._masks, self._real, self._inodes, self._linked, *self._watches.values()):
             table.clear()
-        self._mounts = _mounts()
+        self._mounts = _Mounts()
         for folder in [folder for folder in self.folders if not os.path.isdir(folder)]:
             self._drop_folder(folder)
         for folder in [*self.folders, *self.missing]:
@@ -4127,9 +4141,8 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._watch_file(path)
             self.check(path)
             yield path
-        for wd in self._old_watches.difference(self._watches):
-            self._inotify.remove(wd)
-        self._old_watches.clear()
+        for wd in [wd for wd, places in self._watches.items() if not places]:
+            self._remove_watch(wd)
         for folder in [*self.folders, *self.missing]:
             self.rescan(folder)
             yield folder
@@ -4137,7 +4150,7 @@ class InotifyFileMonitor(PollingFileMonitor):
     # Watches: what is asked of the kernel, and for whom.
 
     def _watch_file(self, path):
-        if path not in self.explicit and _is_plain_file(path) and path not in self._mounts:
+        if path not in self.explicit and self._is_plain_file(path) and path not in self._mounts.types:
             return  # the events of its folder are enough
         folder, name = os.path.split(path)
         for _ in range(40):  # as many links as the kernel follows
@@ -4147,16 +4160,16 @@ class InotifyFileMonitor(PollingFileMonitor):
             entry = os.path.join(real, name)
             if entry != path:
                 self._linked.setdefault(entry, set()).add(path)
-            self._add_watch(real, _WATCH_MASK, path)
+            self._add_watch(real, _IN.CHANGES, path)
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
                 break  # it is no link
-        self._add_watch(path, _WATCH_MASK, path)
+        self._add_watch(path, _IN.CHANGES, path)
 
     def _watch_folder(self, path):
         if self._resolve_and_watch(path) is not None:
-            self._add_watch(path, _WATCH_MASK, path)
+            self._add_watch(path, _IN.CHANGES, path)
 
     def _resolve_and_watch(self, folder):
         """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
@@ -4172,12 +4185,12 @@ class InotifyFileMonitor(PollingFileMonitor):
                 todo += os.readlink(entry).split(os.sep)[::-1]
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no link, as nearly always
-                    self._add_watch(entry, _IN_SELF, folder)
+                    self._add_watch(entry, _IN.SELF, folder)
                     here = entry
                     continue
                 todo.append(name)  # it is missing; or has come just now: then look once more
             self._linked.setdefault(entry, set()).add(None)
-            self._add_watch(here, _WATCH_MASK, folder)
+            self._add_watch(here, _IN.CHANGES, folder)
             links += 1
             here = (os.sep if todo and todo[-1] == '' else here) if os.path.lexists(entry) and links <= 40 else None
         self._real[folder] = here
@@ -4190,35 +4203,30 @@ class InotifyFileMonitor(PollingFileMonitor):
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
-        if mask != _IN_SELF and self._is_remote(path):
-            self.polled.add(name)
+        mount = self._mounts.remote(path) if mask != _IN.SELF else None
+        if mount:
+            kind = self._mounts.types[mount]
+            self._poll_instead(name, mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
             return
         try:
             wd = self._inotify.add(path, mask)
         except OSError as error:
-            if mask != _IN_SELF and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                self._warn_unwatched(path, error)
-                self.polled.add(name)
+            if mask == _IN.SELF or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return
+            reason = f'inotify cannot watch {path} ({error.strerror}): it is polled.'
+            if error.errno == errno.ENOSPC:
+                hint = 'To raise it: sysctl fs.inotify.max_user_watches=1048576'
+                path, reason = 'limit', f'The limit of inotify watches is reached; some files are polled. {hint}'
+            self._poll_instead(name, path, reason)
             return
         self._watches.setdefault(wd, set()).add(path)
         self._masks[path] = wd, old | mask
 
-    def _is_remote(self, path):
-        mount, kind = _mount_of(path, self._mounts)
-        if kind not in _LOCAL_FILESYSTEMS:
-            self._warn_once(mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
-        return kind not in _LOCAL_FILESYSTEMS
-
-    def _warn_unwatched(self, path, error):
-        if error.errno == errno.ENOSPC:
-            hint = 'raise it: sysctl fs.inotify.max_user_watches=1048576'
-            self._warn_once('limit', f'The limit of inotify watches is reached; some files are polled. To {hint}')
-        else:
-            self._warn_once(path, f'inotify cannot watch {path} ({error.strerror}): it is polled.')
-
-    def _warn_once(self, key, message):
-        if key not in self._warned:
-            self._warned.add(key)
+    def _poll_instead(self, path, cause, message):
+        """Poll a path, and say so once for each cause."""
+        self.polled.add(path)
+        if cause not in self._warned:
+            self._warned.add(cause)
             self.logger.error(message)
 
     def _forget_file(self, path):
@@ -4237,52 +4245,54 @@ class InotifyFileMonitor(PollingFileMonitor):
         wd, _ = self._masks.pop(path)
         self._watches[wd].discard(path)
         if not self._watches[wd]:
-            del self._watches[wd]
-            self._inotify.remove(wd)
+            self._remove_watch(wd)
+
+    def _remove_watch(self, wd):
+        del self._watches[wd]
+        self._inotify.remove(wd)
 
 
-_IN_MODIFY = 0x2  # written or truncated
-_IN_ATTRIB = 0x4  # times, permissions, number of links
-_IN_CLOSE_WRITE = 0x8  # closed by one who could write
-_IN_MOVED_FROM = 0x40
-_IN_MOVED_TO = 0x80
-_IN_CREATE = 0x100
-_IN_DELETE = 0x200
-_IN_SELF = 0x400 | 0x800  # IN_DELETE_SELF, IN_MOVE_SELF
-_IN_UNMOUNT = 0x2000
-_IN_Q_OVERFLOW = 0x4000
-_IN_IGNORED = 0x8000  # the watch has ended
-_IN_MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
-_IN_ENTRY = _IN_CREATE | _IN_DELETE | _IN_MOVED_FROM | _IN_MOVED_TO
-_WATCH_MASK = _IN_MODIFY | _IN_ATTRIB | _IN_CLOSE_WRITE | _IN_SELF | _IN_ENTRY
+class _IN:
+    """Bits of the mask of inotify events (`man 7 inotify`)."""
+
+    MODIFY = 0x2  # written or truncated
+    ATTRIB = 0x4  # times, permissions, number of links
+    CLOSE_WRITE = 0x8  # closed by one who could write
+    MOVED_FROM = 0x40
+    MOVED_TO = 0x80
+    CREATE = 0x100
+    DELETE = 0x200
+    SELF = 0x400 | 0x800  # IN_DELETE_SELF and IN_MOVE_SELF
+    UNMOUNT = 0x2000
+    Q_OVERFLOW = 0x4000
+    IGNORED = 0x8000  # the watch has ended
+    MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
+    ENTRY = CREATE | DELETE | MOVED_FROM | MOVED_TO
+    CHANGES = MODIFY | ATTRIB | CLOSE_WRITE | SELF | ENTRY
 
 
 class _Inotify:
-    """The system calls of inotify, through ctypes; they raise OSError. See `man 7 inotify`."""
+    """The system calls of inotify, through ctypes; they raise OSError."""
 
     def __init__(self):
-        libc = _libc()
-        if not hasattr(libc, 'inotify_init1'):
+        self._libc = _libc()
+        if not hasattr(self._libc, 'inotify_init1'):
             raise OSError(errno.ENOSYS, 'this system has no inotify')
-        self._libc = libc
-        fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        if fd < 0:
-            raise self._error()
-        self.fd = _register_fd(fd)
+        self.fd = _register_fd(self._call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC))
 
-    def _error(self):
+    def _call(self, name, *args):
+        result = getattr(self._libc, name)(*args)
+        if result >= 0:
+            return result
         import ctypes
 
         number = ctypes.get_errno()
         is_limit = number == errno.EMFILE
         hint = ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)' if is_limit else ''
-        return OSError(number, os.strerror(number) + hint)
+        raise OSError(number, os.strerror(number) + hint)
 
     def add(self, path, mask):
-        wd = self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask | _IN_MASK_ADD)
-        if wd < 0:
-            raise self._error()
-        return wd
+        return self._call('inotify_add_watch', self.fd, os.fsencode(path), mask | _IN.MASK_ADD)
 
     def remove(self, wd):
         self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
@@ -4293,59 +4303,58 @@ class _Inotify:
         try:
             while not events or len(data) > size - 512:  # there was not room for one more: see NAME_MAX
                 data = os.read(self.fd, size)
-                events += _parse_events(data)
+                events += self.parse(data)
         except BlockingIOError:
             pass
         return events
+
+    @staticmethod
+    def parse(data):
+        """Yield events from `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
+        from struct import unpack_from
+
+        at = 0
+        while at < len(data):
+            wd, mask, _, length = unpack_from('iIII', data, at)
+            at += 16 + length
+            yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
 
     def close(self):
         _close(self.fd)
 
 
-def _parse_events(data):
-    """Parse inotify events: `int wd; uint32_t mask, cookie, len; char name[len]`, the name padded with NULs."""
-    from struct import unpack_from
+class _Mounts:
+    """The mount points, with the types of their filesystems, from /proc/self/mountinfo (`man 5 proc`)."""
 
-    at = 0
-    while at < len(data):
-        wd, mask, _, length = unpack_from('iIII', data, at)
-        at += 16 + length
-        yield wd, mask, os.fsdecode(data[at - length : at].rstrip(b'\0'))
+    # Filesystems that only this kernel writes to, so that there is an event for each change.
+    _LOCAL = frozenset(
+        'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs '
+        'ntfs3 overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
+    )
 
+    def __init__(self):
+        self.types = {os.sep: 'rootfs'}
+        try:
+            with open('/proc/self/mountinfo', 'rb') as file:
+                self.types.update(map(self.parse, file))
+        except OSError:
+            pass  # no /proc: what is not known counts as local
 
-# Filesystems that only this kernel writes to, so that there is an event for each change.
-_LOCAL_FILESYSTEMS = frozenset(
-    'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs ntfs3 '
-    'overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
-)
+    @staticmethod
+    def parse(line):
+        r"""Return mount point and type; a blank in the file is written \040."""
+        fields = line.split()
+        point = fields[4]
+        for char in (b' ', b'\t', b'\n', b'\\'):
+            point = point.replace(b'\\%03o' % ord(char), char)
+        return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
-
-def _mounts():
-    """Return the type of the filesystem at each mount point, from /proc/self/mountinfo (`man 5 proc`)."""
-    mounts = {os.sep: 'rootfs'}
-    try:
-        with open('/proc/self/mountinfo', 'rb') as file:
-            mounts.update(map(_parse_mount, file))
-    except OSError:
-        pass  # no /proc: what is not known counts as local
-    return mounts
-
-
-def _parse_mount(line):
-    r"""Return mount point and type; a blank in the file is written \040."""
-    fields = line.split()
-    point = fields[4]
-    for char in (b' ', b'\t', b'\n', b'\\'):
-        point = point.replace(b'\\%03o' % ord(char), char)
-    return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
-
-
-def _mount_of(path, mounts):
-    """Return mount point and type of the filesystem of a path that exists."""
-    path = os.path.realpath(path)
-    while path not in mounts:
-        path = os.path.dirname(path)
-    return path, mounts[path]
+    def remote(self, path):
+        """Return the mount point of a path that exists if events may not come there, else None."""
+        point = os.path.realpath(path)
+        while point not in self.types:
+            point = os.path.dirname(point)
+        return None if self.types[point] in self._LOCAL else point
 
 
 class _ForeignMonitor(PollingFileMonitor):
@@ -4402,57 +4411,12 @@ def _inode(path, stat=None):
     return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None
 
 
-def _is_moved_here(folder, since):
-    """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
-    if since and _linked_ns(folder) >= since:
-        return True
-    stat = since and _stat(folder)
-    return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
-
-
 @_hide_from_tracebacks
 def _is_younger(path, stat, since):
     """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come says nothing."""
     if not stat or not since:
         return bool(stat)
     return any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
-
-
-def _is_plain_file(path):
-    """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
-    try:
-        stat = os.lstat(path)
-    except OSError:
-        return False
-    return stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
-
-
-def _leads_above(path):
-    """Whether a link leads to the folder that it is in, or to one above that."""
-    if not os.path.islink(path):
-        return False
-    folder = os.path.join(os.path.realpath(os.path.dirname(path)), '')
-    return folder.startswith(os.path.join(os.path.realpath(path), ''))
-
-
-def _is_module(path):
-    """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
-    from importlib.machinery import all_suffixes
-
-    stem, dot, suffix = os.path.basename(path).partition('.')
-    return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
-
-
-def _is_temporary(name):
-    """Whether a file is bytecode, or one that an editor puts beside the file it saves."""
-    return (
-        name.endswith(
-            ('.pyc', '.pyo', '~', '.swp', '.swo', '.swx', '.swpx', '.kate-swp', '.tmp', '___jb_tmp___', '___jb_old___')
-        )
-        or name.startswith(('.#', '.~', '.goutputstream-', '.nfs'))
-        or name == '4913'
-        or (name.startswith('#') and name.endswith('#'))
-    )
 
 
 def _has_magic(name):
@@ -4475,30 +4439,23 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
-def _glob_match(pattern, names):
-    """Whether the components of a path match those of a glob."""
-    return any(set(rest) <= {'**'} for rest in _glob_rests(pattern, names))
-
-
 def _glob_rests(pattern, names):
     """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
-    rests = {pattern}
-    for name in names:
-        rests = {rest for each in rests for rest in _glob_step(each, name)}
-    return rests
-
-
-def _glob_step(pattern, name):
     from fnmatch import fnmatch
 
-    if not pattern or (name.startswith('.') and not pattern[0].startswith(('.', '**'))):
-        return  # as in a shell, `*` matches no hidden name
-    if pattern[0] == '**':
-        if not name.startswith('.'):
-            yield pattern
-        yield from _glob_step(pattern[1:], name)
-    elif fnmatch(name, pattern[0]) or name == pattern[0]:  # a name may have brackets
-        yield pattern[1:]
+    rests = {pattern}
+    for name in names:
+        is_hidden = name.startswith('.')  # as in a shell, `*` matches no hidden name
+        before, rests = rests, set()
+        for rest in before:
+            while rest[:1] == ('**',):
+                if not is_hidden:
+                    rests.add(rest)
+                rest = rest[1:]
+            if rest and (not is_hidden or rest[0].startswith('.')):
+                if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
+                    rests.add(rest[1:])
+    return rests
 
 
 def _path_matcher(patterns):
@@ -4589,16 +4546,16 @@ def _monitor_factory(name, logger):
             sys.path.remove(here)
 
 
-def _best_monitor(callback, **kw):
+def _best_monitor(callback, *, logger, **kw):
     """Make the first file monitor that works: inotify, watchdog if it is installed, polling."""
     for name, factory in _MONITORS.items():
         try:
-            monitor = factory(callback, **kw)
+            monitor = factory(callback, logger=logger, **kw)
         except (ImportError, OSError) as error:
-            log = kw['logger'].error if getattr(error, 'errno', None) == errno.EMFILE else kw['logger'].debug
+            log = logger.error if getattr(error, 'errno', None) == errno.EMFILE else logger.debug
             log(f'File monitor {name} does not work: {error}')
         else:
-            kw['logger'].debug(f'File monitor: {name}')
+            logger.debug(f'File monitor: {name}')
             return monitor
 
 
@@ -4611,23 +4568,23 @@ class LogLevel:
     DEBUG = 2
 
 
-def _printable(text):
-    """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
-    return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 class DefaultLogger(ILogger):
     """Writes lines to stderr, up to a level; on a terminal in color, with paths relative to the current folder."""
 
     def __init__(self, level):
         self.level = level
         here = _current_folder()
-        self._prefix = _printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
+        self._prefix = self._printable(os.path.join(here, '')) if here != os.path.dirname(here) else None
+
+    @staticmethod
+    def _printable(text):
+        """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
+        return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     def _write(self, level, *lines):
         if level > self.level or sys.stderr is None:
             return
-        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(_printable, lines))
+        text = ('[ERROR] ', '', '[DEBUG] ')[level] + '\n'.join(map(self._printable, lines))
         try:
             if getattr(sys.stderr, 'isatty', bool)():
                 text = self._for_terminal(text, 31 if level == LogLevel.ERROR else 36)  # red, cyan
@@ -4666,7 +4623,7 @@ class _ForeignLogger(DefaultLogger):
 
     def _write(self, level, *lines):
         log = (self._logger.error, self._logger.info, self._logger.debug)[level]
-        log('\n'.join(map(_printable, lines)))
+        log('\n'.join(map(self._printable, lines)))
 
 
 class SilentLogger(DefaultLogger):

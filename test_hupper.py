@@ -875,6 +875,7 @@ class Parts(unittest.TestCase):
     """Functions without surroundings."""
 
     def test_glob(self):
+        monitor = hupper.PollingFileMonitor(print)
         for glob, path, fits in [
             ('*.ini', 'a.ini', True),
             ('*.ini', 'b/a.ini', False),
@@ -890,7 +891,8 @@ class Parts(unittest.TestCase):
             ('[x].ini', '[x].ini', True),
         ]:
             with self.subTest(glob=glob, path=path):
-                self.assertIs(hupper._glob_match(tuple(glob.split('/')), tuple(path.split('/'))), fits)
+                monitor.rules = [('root', tuple(glob.split('/')))]
+                self.assertIs(monitor._is_watched_entry(os.path.join('root', *path.split('/'))), fits)
         for glob, path, leads in [
             ('b/*/d', 'b', True),
             ('b/*/d', 'b/c', True),
@@ -979,7 +981,7 @@ class Parts(unittest.TestCase):
                             proxy.watch_file(path, 1)
                     changes = proxy.take_changes()
                     self.assertEqual({change.path for change in changes}, set(paths[is_replaced:]))
-                    evidence = hupper._UNSETTLED if factory is Foreign else hupper._COMPLETE
+                    evidence = hupper._Change.UNSETTLED if factory is Foreign else hupper._Change.COMPLETE
                     self.assertEqual({change.evidence for change in changes}, {evidence})
                     self.assertEqual(proxy.take_changes(), [])
                     self.assertEqual(set(seen), set(paths) if is_replaced else set())
@@ -999,9 +1001,9 @@ class Parts(unittest.TestCase):
         for (
             name
         ) in 'x.pyc x.py~ .x.py.swp 4913 #x.py# .#x.py x.py___jb_tmp___ x.py___jb_old___ .goutputstream-X1'.split():
-            self.assertTrue(hupper._is_temporary(name), name)
+            self.assertTrue(hupper.PollingFileMonitor._is_temporary(name), name)
         for name in 'x.py x.ini .env 49130 x#y notes x.pyx'.split():
-            self.assertFalse(hupper._is_temporary(name), name)
+            self.assertFalse(hupper.PollingFileMonitor._is_temporary(name), name)
 
     def test_ignored_paths(self):
         project = Project()
@@ -1055,7 +1057,7 @@ class Parts(unittest.TestCase):
             ('a\n[ERROR] b\r\t\x7f\x9b', r'a\n[ERROR] b\r\t\x7f\x9b'),
             ('\u202egpj.py\u2028\udcff', r'\u202egpj.py\u2028\udcff'),
         ]:
-            self.assertEqual(hupper._printable(text), shown)
+            self.assertEqual(hupper.DefaultLogger._printable(text), shown)
 
     def test_stop_signal(self):
         for value in () if WINDOWS else ('INT', 'sigint', signal.SIGINT, int(signal.SIGINT)):
@@ -1124,11 +1126,11 @@ class Parts(unittest.TestCase):
         data = head.pack(1, 2, 0, 0) + head.pack(3, 0x80, 9, 16) + b'caf\xc3\xa9'.ljust(16, b'\0')
         data += head.pack(-1, 0x4000, 0, 0)
         expected = [(1, 2, ''), (3, 0x80, os.fsdecode(b'caf\xc3\xa9')), (-1, 0x4000, '')]
-        self.assertEqual(list(hupper._parse_events(data)), expected)
+        self.assertEqual(list(hupper._Inotify.parse(data)), expected)
 
     def test_mount_table(self):
         line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
-        self.assertEqual(hupper._parse_mount(line), ('/mnt a\\b', 'fuse.sshfs'))
+        self.assertEqual(hupper._Mounts.parse(line), ('/mnt a\\b', 'fuse.sshfs'))
 
     def test_command_line_of_python(self):
         for text, expected in {
@@ -1212,8 +1214,8 @@ class Polling(unittest.TestCase):
         self.step()
         begun = self.now
         put(self.path, 'new text')
-        self.assertEqual(self.step(), [(hupper._POLLED, round(begun, 3))])
-        self.assertEqual(self.settle_time(hupper._POLLED), 0.02)
+        self.assertEqual(self.step(), [(hupper._Change.POLLED, round(begun, 3))])
+        self.assertEqual(self.settle_time(hupper._Change.POLLED), 0.02)
         self.assertFalse(self.monitor.recheck(self.path))
         for _ in range(5):
             self.assertEqual(self.step(), [])
@@ -1228,7 +1230,7 @@ class Polling(unittest.TestCase):
             self.now += 0.02
             self.assertTrue(self.monitor.recheck(self.path))
             changes = [(change.evidence, change.at) for change in self.monitor.take_changes()]
-            self.assertEqual(changes, [(hupper._POLLED, self.now)])
+            self.assertEqual(changes, [(hupper._Change.POLLED, self.now)])
         self.assertFalse(self.monitor.recheck(self.path))
         self.assertEqual(self.step(), [])
 
@@ -1241,7 +1243,7 @@ class Polling(unittest.TestCase):
         self.monitor.watch_file(self.path, hupper._signature(self.path))
         self.assertEqual(self.monitor.take_changes(), [])
         replace(kept, self.path)
-        self.assertEqual([kind for kind, _ in self.step()], [hupper._POLLED])
+        self.assertEqual([kind for kind, _ in self.step()], [hupper._Change.POLLED])
 
     def test_replaced_folder(self):
         self.monitor.add_path(self.project.path('tree'))
@@ -6493,7 +6495,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.kept = hupper._KeptSockets(logger)
         self.addCleanup(self.kept.close)
         self.holder = None  # who has the app's sockets open, as far as the monitor can see
-        self.kept._holder = lambda kept: self.holder if kept.is_claimed else None
+        self.kept._holder = lambda kept: self.holder if kept.pid else None
         self.kept.worker_started(1)
 
     def bind(self, pid=1, name='localhost', listen=True):
@@ -7181,8 +7183,8 @@ class KeptSocketsOption(Case):
 
     def test_argument_wins(self):
         with mock.patch.dict(os.environ, HUPPER_KEEP_SOCKETS='1'):
-            self.assertTrue(hupper._keeps_sockets(None, None))
-            self.assertFalse(hupper._keeps_sockets(False, None))
+            self.assertTrue(hupper._KeptSockets.are_wanted(None, None))
+            self.assertFalse(hupper._KeptSockets.are_wanted(False, None))
 
     def test_bad_value(self):
         self.write('start.py', TWO_LINES)
@@ -7201,16 +7203,25 @@ class KeptSocketsElsewhere(unittest.TestCase):
         with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
             self.addCleanup(process.kill)
             name = f'socket:[{int(process.stdout.readline())}]'
-            missed = sum(name not in hupper._open_files(process.pid) for _ in range(300))
+            missed = sum(name not in hupper._KeptSockets._open_files(process.pid) for _ in range(300))
             process.kill()
         self.assertEqual(missed, 0)
+
+    @unittest.skipIf(WINDOWS, 'POSIX only')
+    def test_default_timeout(self):
+        """One that the program has set is not meant for our own sockets: a slow monitor is waited for."""
+        code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
+        code += 'socket.setdefaulttimeout(0.05)\nthreading.Timer(0.5, theirs.send, [b"x"]).start()\n'
+        code += 'print(hupper._receive_fds(ours.fileno(), 1, 1))\n'
+        result = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE, timeout=LIMIT)
+        self.assertEqual(result.stdout.decode().strip(), "(b'x', [])")
 
     def test_no_posix(self):
         logger = mock.Mock()
         with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
-            self.assertFalse(hupper._keeps_sockets(None, logger))
+            self.assertFalse(hupper._KeptSockets.are_wanted(None, logger))
             with self.assertRaises(SystemExit) as caught:
-                hupper._keeps_sockets(True, logger)
+                hupper._KeptSockets.are_wanted(True, logger)
         self.assertEqual(caught.exception.code, 2)
         self.assertIn('POSIX', logger.error.call_args[0][0])
 
@@ -9191,8 +9202,8 @@ class Preload(EnvironmentCase):
             'lib.py',
             """
             import os, subprocess, sys
-            process = subprocess.Popen([sys.executable, '-c', 'import time; print("started", flush=True); time.sleep(60)'],
-                                       stdout=subprocess.PIPE)
+            code = 'import time; print("started", flush=True); time.sleep(60)'
+            process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)
             process.stdout.readline()
             os.chdir(os.path.dirname(__file__))
             """,
