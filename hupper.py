@@ -3408,12 +3408,18 @@ class _SocketHooks:
     All classes of sockets, gevent's too, derive from `_socket.socket`: a class of ours takes its place.
     """
 
+    _OPTIONS = {
+        'SOL_SOCKET': 'SO_KEEPALIVE SO_LINGER SO_OOBINLINE SO_PRIORITY SO_RCVBUF SO_SNDBUF SO_REUSEADDR',
+        'IPPROTO_TCP': 'TCP_NODELAY TCP_KEEPIDLE TCP_KEEPINTVL TCP_KEEPCNT TCP_USER_TIMEOUT TCP_DEFER_ACCEPT',
+    }
+
     def __init__(self, fd):
         import _socket
 
         _set_inheritable(fd, False)
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
+        self._ends = {}  # (port, name) -> weak reference to the socket that was bound last
         base = _socket.socket
         for each in base.__subclasses__():  # what Python has imported at its start
             self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
@@ -3426,6 +3432,7 @@ class _SocketHooks:
         def bind(sock, address, /):
             if not self._take_over(sock, address):
                 original_bind(sock, address)
+            self._watch_end(sock)
 
         def shutdown(sock, how, /):
             address = self._address_of(sock)
@@ -3465,11 +3472,24 @@ class _SocketHooks:
         fd = sock.fileno()
         _, found = self._request('bind', str(os.getpid()), port, name, fds=[fd])
         for new in found:
+            self._copy_options(fd, new)
             os.set_blocking(new, os.get_blocking(fd))
             os.dup2(new, fd, os.get_inheritable(fd))
             os.close(new)
         self._bound[os.fstat(fd).st_ino or fd] = port, name
         return bool(found)
+
+    def _watch_end(self, sock):
+        """Report the end of a socket that nobody closes, as close() would."""
+        from _weakref import ref
+
+        address = self._address_of(sock)
+        if address and _LINUX:
+            try:
+                end = ref(sock, lambda _, is_over=sys.is_finalizing: is_over() or self._send('closed', *address))
+            except TypeError:
+                return  # it is of a class that allows none
+            self._ends[address] = end
 
     @staticmethod
     def _tcp_address(sock, address):
@@ -3484,6 +3504,22 @@ class _SocketHooks:
             return str(port), ''
         is_v6_only = sock.family == s.AF_INET6 and sock.getsockopt(s.IPPROTO_IPV6, s.IPV6_V6ONLY)
         return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
+
+    def _copy_options(self, source, target):
+        """Give a kept socket the options that the app has set, or no longer sets."""
+        import _socket
+
+        for level, names in self._OPTIONS.items():
+            for name in names.split():
+                option = getattr(_socket, level), getattr(_socket, name, None)
+                try:
+                    value, current = (_call_socket(fd, 'getsockopt', *option, 8) for fd in (source, target))
+                    if value != current:
+                        if _LINUX and name in ('SO_RCVBUF', 'SO_SNDBUF'):  # it reports twice what was asked for
+                            value = (int.from_bytes(value, sys.byteorder) // 2).to_bytes(4, sys.byteorder)
+                        _call_socket(target, 'setsockopt', *option, value)
+                except (OSError, TypeError):
+                    pass  # this system does not have it
 
     def _request(self, *fields, fds=()):
         """Return the reply to a message, and the descriptors that came with it."""
@@ -4489,7 +4525,8 @@ def _pattern_test(pattern, here):
     pattern = os.path.normcase(os.path.expanduser(pattern))
     name = pattern.rstrip(os.sep)
     escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in here)
-    parts = os.path.normpath(os.path.join(escaped, name)).split(os.sep)
+    anchored = os.path.normpath(os.path.join(escaped, name))
+    globs = [each.split(os.sep) for each in (anchored, _with_real_folder(anchored))] if os.sep in name else []
 
     def test(path):
         is_above = (here + os.sep).startswith(os.path.join(path, ''))  # a name of a folder we are in does not count
@@ -4497,10 +4534,29 @@ def _pattern_test(pattern, here):
             return True
         if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
             return True
-        names = path.split(os.sep)
-        return os.sep in name and len(names) == len(parts) and all(map(fnmatchcase, names, parts))
+        paths = {path, _with_real_folder(path)} if globs else ()
+        return any(_fits_glob(each.split(os.sep), glob) for each in paths for glob in globs)
 
     return test, pattern.endswith(os.sep)
+
+
+def _with_real_folder(path):
+    """Return a path, or a glob, without links in its folder."""
+    folder, name = os.path.split(path)
+    if _has_magic(folder):
+        return os.path.join(_with_real_folder(folder), name)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _fits_glob(names, glob):
+    """Whether the components of a path match those of a glob, in which ** stands for any number of them."""
+    from fnmatch import fnmatchcase
+
+    if not glob or not names:
+        return not names and set(glob) <= {'**'}
+    if glob[0] == '**':
+        return _fits_glob(names, glob[1:]) or _fits_glob(names[1:], glob)
+    return fnmatchcase(names[0], glob[0]) and _fits_glob(names[1:], glob[1:])
 
 
 def find_default_monitor_factory(logger):

@@ -1024,6 +1024,8 @@ class Parts(unittest.TestCase):
             (['other/logs/'], [], ['other/logs']),
             (['logs/*'], ['logs/a.log', 'logs/.hidden', 'logs/x/y'], ['logs', 'src/logs/deep/b.py']),
             (['src/*/deep'], ['src/logs/deep/b.py'], ['src/a/b/deep']),
+            (['src/**/b.py'], ['src/b.py', 'src/logs/deep/b.py'], ['b.py', 'src/logs/c.py']),
+            (['logs/**'], ['logs/a.log', 'logs/x/y', 'logs'], ['src/logs/deep']),
             (['../beside'], ['../beside', '../beside/x'], ['beside']),
             (['*/cache/*'], ['a/cache/x', 'cache/x', 'b/a/cache/x/y'], ['cache', 'a/caches/x']),
             (['*/b.py', '*.py*'], ['src/logs/deep/b.py', 'x.pyc'], ['b.txt']),
@@ -1040,6 +1042,12 @@ class Parts(unittest.TestCase):
                 with self.subTest(patterns=patterns, name=name):
                     path = os.path.normpath(os.path.join(project.folder, name))
                     self.assertIs(is_ignored(path), name in fits, (patterns, name))
+        if hasattr(os, 'fork'):
+            os.symlink(project.folder, project.path('link'))
+            through_link = os.path.join(project.path('link'), 'logs')
+            self.assertTrue(hupper._path_matcher([through_link])(project.path('logs/a.log')))
+            self.assertTrue(hupper._path_matcher(['./logs'])(os.path.join(through_link, 'a.log')))
+            self.assertFalse(hupper._path_matcher([through_link])(project.path('src/a.log')))
         os.chdir(os.path.dirname(project.write('[x]/logs', '')))
         self.assertTrue(hupper._path_matcher(['./logs'])(project.path('[x]/logs')))
 
@@ -6907,6 +6915,8 @@ class KeptSockets(ModeCase):
             'copy = sock.dup(); sock.close(); copy.close()',
             'os.close(sock.fileno()); sock.detach()',
         ]
+        if sys.platform == 'linux':
+            ways.append('del sock')
         for way in ways:
             app = f'from net import *\nsock = listen()\n{way}\nprint("app", flush=True)\nwhile True: time.sleep(0.1)\n'
             self.write('app.py', app)
@@ -6915,6 +6925,27 @@ class KeptSockets(ModeCase):
                 monitor.wait_for('app')
                 wait_until(self.is_refused)
                 monitor.stop()
+
+    def test_options_are_those_of_the_new_code(self):
+        app = """
+            from net import *
+            sock = socket.socket()
+            options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_NODELAY)]
+            for option in options:
+                sock.setsockopt(*option, VALUE % 2)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(('127.0.0.1', PORT))
+            sock.listen()
+            are_set = [bool(sock.getsockopt(*option)) for option in options]
+            print('app', VALUE, are_set, flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in 1, 2, 3:
+            if value > 1:
+                self.write_value(value)
+            monitor.wait_for(f'app {value} {[value % 2 == 1] * 2}')
+        monitor.stop()
 
     def test_closed_in_its_end(self):
         app = """
