@@ -4855,7 +4855,7 @@ def _fork_obstacle():
 
 
 def _prctl(option, value):
-    if _LINUX:
+    if _LINUX and _libc():
         from ctypes import c_ulong
 
         _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
@@ -5261,8 +5261,10 @@ else:
             yield path, _signature(path)
 
     def _libc():
-        import ctypes
-
+        try:
+            import ctypes
+        except ImportError:
+            return None  # Python was built without libffi: then there is no inotify, and no signalfd
         return ctypes.CDLL(None, use_errno=True)
 
     def _start_interpreter(options, code, waiter):
@@ -5339,6 +5341,8 @@ else:
         @staticmethod
         def _sigint_fd():
             """Block SIGINT and return a descriptor to read it from, with its sender."""
+            if not _libc():
+                return None
             from ctypes import c_ulong
 
             fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)

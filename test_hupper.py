@@ -2599,6 +2599,17 @@ class Environment(EnvironmentCase):
         monitor.wait_for('app 1')
         return monitor
 
+    @needs_posix
+    def test_python_without_ctypes(self):
+        """As one that was built without libffi: it polls."""
+        self.install('none.pth', 'import sys; sys.modules["_ctypes"] = None\n')
+        self.write_app()
+        monitor = self.run_app()
+        self.write_value(22)
+        monitor.wait_for('app 22')
+        monitor.stop()
+        self.assertNotIn('Traceback', monitor.text())
+
     def test_installed_code_is_not_watched(self):
         self.install('installed.py', 'pass')
         self.write_app()
