@@ -1762,9 +1762,9 @@ class _WorkerMain:
     def _preload(self, handshake):
         self._set_surroundings()
         self._preloader = _Preloader(handshake, *self._spec.preload)
-        folder = _current_folder()
+        folder = _inode(os.curdir)
         _call_unblocked(self._spec, lambda: self._preloader.run(self._control.has_message))
-        self._has_moved = _current_folder() != folder
+        self._has_moved = _inode(os.curdir) != folder
         if self._preloader.has_failed:
             self._control.receive()
             os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
@@ -4505,7 +4505,8 @@ def _path_matcher(patterns):
     from functools import lru_cache
 
     here = os.path.normcase(_current_folder() or os.sep)
-    tests = [_pattern_test(pattern, here) for pattern in patterns]
+    real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)
+    tests = [_pattern_test(pattern, here, real_folder) for pattern in patterns]
     has_folder_tests = any(only_folders for _, only_folders in tests)
 
     @lru_cache(maxsize=1 << 14)
@@ -4518,7 +4519,7 @@ def _path_matcher(patterns):
     return lambda path: fits(os.path.normcase(path), has_folder_tests and os.path.isdir(path))
 
 
-def _pattern_test(pattern, here):
+def _pattern_test(pattern, here, real_folder):
     """Return a function that says whether a pattern fits a path itself, and whether it means folders only."""
     from fnmatch import fnmatchcase
 
@@ -4534,15 +4535,16 @@ def _pattern_test(pattern, here):
             return True
         if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
             return True
-        paths = {path, _with_real_folder(path)} if globs else ()
+        folder, last = os.path.split(path)
+        paths = (path, os.path.join(real_folder(folder), last)) if globs else ()
         return any(_fits_glob(each.split(os.sep), glob) for each in paths for glob in globs)
 
     return test, pattern.endswith(os.sep)
 
 
-def _with_real_folder(path):
-    """Return a path, or a glob, without links in its folder."""
-    folder, name = os.path.split(path)
+def _with_real_folder(glob):
+    """Return a glob without links in that part of its folder which has no wildcard."""
+    folder, name = os.path.split(glob)
     if _has_magic(folder):
         return os.path.join(_with_real_folder(folder), name)
     return os.path.join(os.path.realpath(folder), name)
@@ -4855,10 +4857,11 @@ def _fork_obstacle():
 
 
 def _prctl(option, value):
-    if _LINUX and _libc():
+    libc = _libc() if _LINUX else None
+    if libc:
         from ctypes import c_ulong
 
-        _libc().prctl(option, *map(c_ulong, (value, 0, 0, 0)))
+        libc.prctl(option, *map(c_ulong, (value, 0, 0, 0)))
 
 
 def _read_proc(*names):
@@ -5341,11 +5344,12 @@ else:
         @staticmethod
         def _sigint_fd():
             """Block SIGINT and return a descriptor to read it from, with its sender."""
-            if not _libc():
+            libc = _libc()
+            if not libc:
                 return None
             from ctypes import c_ulong
 
-            fd = _libc().signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = libc.signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
             if fd < 0:
                 return None  # as in some sandboxes
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

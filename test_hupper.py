@@ -1042,7 +1042,7 @@ class Parts(unittest.TestCase):
                 with self.subTest(patterns=patterns, name=name):
                     path = os.path.normpath(os.path.join(project.folder, name))
                     self.assertIs(is_ignored(path), name in fits, (patterns, name))
-        if hasattr(os, 'fork'):
+        if not WINDOWS:
             os.symlink(project.folder, project.path('link'))
             through_link = os.path.join(project.path('link'), 'logs')
             self.assertTrue(hupper._path_matcher([through_link])(project.path('logs/a.log')))
@@ -6926,7 +6926,7 @@ class KeptSockets(ModeCase):
             'copy = sock.dup(); sock.close(); copy.close()',
             'os.close(sock.fileno()); sock.detach()',
         ]
-        if sys.platform == 'linux':
+        if LINUX:
             ways.append('del sock')
         for way in ways:
             app = f'from net import *\nsock = listen()\n{way}\nprint("app", flush=True)\nwhile True: time.sleep(0.1)\n'
@@ -7249,7 +7249,7 @@ class KeptSocketsElsewhere(unittest.TestCase):
             process.kill()
         self.assertEqual(missed, 0)
 
-    @unittest.skipIf(WINDOWS, 'POSIX only')
+    @needs_posix
     def test_default_timeout(self):
         """One that the program has set is not meant for our own sockets: a slow monitor is waited for."""
         code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
