@@ -400,10 +400,9 @@ class _Supervisor:
         self._waiter = _Waiter()
         self._terminal = _Terminal(self._on_enter)
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
-        self._launcher = _Launcher(config, self._waiter, self._preload)
-        self._kept_sockets = _KeptSockets(self._logger) if config.keep_sockets else None
-        self._launcher.sockets_fd = self._kept_sockets.worker_fd if config.keep_sockets else None
+        self._kept_sockets = _KeptSockets(self._logger, config.keep_sockets)
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
+        self._launcher = _Launcher(config, self._waiter, self._kept_sockets.worker_fd, self._preload)
         self._launcher.watched_paths, self._launcher.set_handlers = self.monitor.watched_paths, self._set_handlers
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
@@ -431,8 +430,7 @@ class _Supervisor:
         if self._worker:
             self._worker.kill()
             self._worker.wait()
-        if self._kept_sockets:
-            self._kept_sockets.close()
+        self._kept_sockets.close()
         self._launcher.drop_standby()
         self.monitor.stop()
         self._config.monitor = None
@@ -445,11 +443,14 @@ class _Supervisor:
     def _step(self):
         for change in self.monitor.take_changes():  # whatever has found them: the end of the last turn, too
             self._on_change(change, time.monotonic())
-        for pollable in self._waiter.wait(self._pollables(), self._times()):
+        for pollable in self._waiter.wait(self._pollables(), [at for at, _ in self._timers()]):
             pollable.step()
         while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
-        self._on_time(time.monotonic())
+        now = time.monotonic()
+        for at, action in self._timers():
+            if at is not None and now >= at:
+                action(now)
 
     def _pollables(self):
         yield from self.monitor.pollables()
@@ -458,35 +459,17 @@ class _Supervisor:
         yield from self._preload.pollables()
         if self._terminal.listening:
             yield self._terminal
-        if self._kept_sockets:
-            yield self._kept_sockets
+        yield self._kept_sockets
 
-    def _times(self):
-        yield self._kill_at
-        yield self._boot_check_at
-        yield self._interpreter_check_at
-        yield self._ctrl_c.settled_at
-        yield self._preload.deadline
-        yield self._due()
-        if self.state == self.REAPING:
-            yield self._orphans.kill_at
-
-    def _on_time(self, now):
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill_late_worker()
-        if self.state == self.REAPING:
-            self._poll_orphans(now)
-        if self._boot_check_at is not None and now >= self._boot_check_at:
-            self._check_booted(now)
-        if self._interpreter_check_at is not None and now >= self._interpreter_check_at:
-            self._check_interpreters()
-        if self._ctrl_c.settles(now) and self.state == self.RUNNING:
-            self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
-        if self._preload.deadline is not None and now >= self._preload.deadline:
-            self._check_preloading(now)
-        due = self._due()
-        if due is not None and now >= due:
-            self._on_due(now)
+    def _timers(self):
+        """Yield when something is to be done, None if nothing is, and the method that does it."""
+        yield self._kill_at, self._kill_late_worker
+        yield self._orphans and self._orphans.kill_at, self._poll_orphans
+        yield self._boot_check_at, self._check_booted
+        yield self._interpreter_check_at, self._check_interpreters
+        yield self._ctrl_c.settled_at, self._on_survived_ctrl_c
+        yield self._preload.deadline, self._check_preloading
+        yield self._due(), self._on_due
 
     # Starting and ending workers.
 
@@ -522,8 +505,7 @@ class _Supervisor:
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
         self.monitor.new_worker(self._launcher.started_ns)
-        if self._kept_sockets:
-            self._kept_sockets.worker_started(self._worker.pid)
+        self._kept_sockets.worker_started(self._worker.pid)
 
     def _on_failed_start(self, error):
         self.state = self.IDLE
@@ -543,8 +525,7 @@ class _Supervisor:
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
         self._preload.note_boot()
-        if self._kept_sockets:
-            self._kept_sockets.worker_booted()
+        self._kept_sockets.worker_booted()
         self._launcher.make_standby()
         if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
             self._interpreter_check_at = now + 2
@@ -555,7 +536,7 @@ class _Supervisor:
         scripts = os.path.dirname(sys.executable)
         return any(os.path.dirname(path) != scripts for path in self.monitor.sources_of_worker.keys() - {_FILE})
 
-    def _check_interpreters(self):
+    def _check_interpreters(self, now):
         """Advise -w for a program that works in interpreters of its own (hypercorn, uvicorn --workers)."""
         self._interpreter_check_at = None
         if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
@@ -569,12 +550,12 @@ class _Supervisor:
         was_restart = self._after_exit == self.RESTART
         if self._after_exit != self.QUIT:
             self._after_exit = after
-        if self._kept_sockets and self._after_exit == self.QUIT:
+        if self._after_exit == self.QUIT:
             self._kept_sockets.release()
         seconds = self._seconds_to_stop()
         if self.state == self.RUNNING:
             self.state = self.STOPPING
-            if self._kept_sockets and self._after_exit == self.RESTART:
+            if self._after_exit == self.RESTART:
                 self._kept_sockets.worker_stopping()
             if not seconds:
                 self._worker.kill()
@@ -601,7 +582,7 @@ class _Supervisor:
         """How long a worker that was asked to end gets for that."""
         return self._config.exit_interval if self._after_exit == self.QUIT else self._config.shutdown_interval
 
-    def _kill_late_worker(self):
+    def _kill_late_worker(self, now):
         self._kill_at = None
         self._logger.error(
             f'Worker {self._worker.pid} did not stop within {self._seconds_to_stop():g} s (--shutdown-interval); '
@@ -617,10 +598,9 @@ class _Supervisor:
         self._kill_at = self._boot_check_at = None
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
-        if self._kept_sockets:
-            self._kept_sockets.worker_ended()
-            if status == 0 and self._after_exit is None:  # the program has done its work
-                self._kept_sockets.release()
+        self._kept_sockets.worker_ended()
+        if status == 0 and self._after_exit is None:  # the program has done its work
+            self._kept_sockets.release()
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
         is_typed = self._after_exit is None or self._ctrl_c.is_pressed
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
@@ -683,7 +663,10 @@ class _Supervisor:
         if status is not None:
             self._on_exit(status)
         self._launcher.reap_standby()
-        self._reaper.reap(self._known_pids())
+        if self.state == self.REAPING:
+            self._poll_orphans(time.monotonic())
+        else:
+            self._reaper.reap(self._known_pids())
 
     def _on_ctrl_c(self):
         """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
@@ -695,6 +678,10 @@ class _Supervisor:
         if is_third and self._worker:
             self._end_worker(self.QUIT, None)
             self._worker.kill()
+
+    def _on_survived_ctrl_c(self, now):
+        if self._ctrl_c.settles(now) and self.state == self.RUNNING:
+            self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
 
     def _on_sigterm(self):
         self._on_stop_signal(self._config.stop_signal)
@@ -1343,16 +1330,16 @@ class _Launcher:
     last step, then waits on its control pipe: see _WorkerMain.
     """
 
-    def __init__(self, config, waiter, preload):
+    def __init__(self, config, waiter, sockets_fd, preload):
         self.may_fork = config.may_fork
         self.standby = None
-        self.sockets_fd = None  # the worker's end of _KeptSockets
         self.started_ns = None  # wall clock of the last start, as file times are kept
         self.watched_paths = None  # function: see FileMonitorProxy
         self.set_handlers = None  # function: sets those of a channel
         self._target = config.target
         self._reload_interval = config.reload_interval
         self._waiter = waiter
+        self._sockets_fd = sockets_fd  # the worker's end of _KeptSockets, None if sockets are not kept
         self._preload = preload
         self._logger = config.logger
         self._folder = _current_folder()
@@ -1461,7 +1448,7 @@ class _Launcher:
         """Return why the worker can't be a fork of this process; None if it can."""
         if not self.may_fork:
             return 'this is not our own command line, or one with a file monitor that has threads'
-        if obstacle := _fork_obstacle():
+        if obstacle := _process_fork_obstacle():
             return obstacle
         if _prints_startup_trace():
             return 'the interpreter is traced from its start'
@@ -1482,7 +1469,7 @@ class _Launcher:
         spec.reload_interval = self._reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
-        spec.sockets_fd = self.sockets_fd
+        spec.sockets_fd = self._sockets_fd
         spec.made_ns = _file_clock()
         spec.records_imports = self._preload.is_wanted
         return spec
@@ -1541,8 +1528,8 @@ class _Launcher:
                 options += ['--check-hash-based-pycs', _imp.check_hash_based_pycs]
         _set_inheritable(channel_fd, True)
         _set_inheritable(control_fd, True)
-        if self.sockets_fd is not None:
-            _set_inheritable(self.sockets_fd, True)
+        if self._sockets_fd is not None:
+            _set_inheritable(self._sockets_fd, True)
         return _start_interpreter(options, code, self._waiter)
 
 
@@ -3205,26 +3192,34 @@ class _Channel:
 
 
 class _KeptSockets:
-    """Duplicates of the TCP sockets that the worker binds: those that listen outlive it. A pollable of the loop."""
+    """Duplicates of the TCP sockets that the worker binds: those that listen outlive it. A pollable of the loop.
+
+    If sockets are not to be kept, there is no pair to talk over, and all methods do nothing.
+    """
 
     CLOSED = 5.0  # seconds until a socket that the app has closed is given up, if the app has not crashed by then
     UNCLAIMED = 30.0  # seconds after its boot that a new worker has to bind what the last one had bound
     _LIMIT = 64  # sockets
     _BACKLOG = 4096  # connections that wait while no worker accepts them
 
-    def __init__(self, logger):
-        import _socket
-
-        monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-        monitor_end.setblocking(False)
-        self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
-        _monitor_fds.discard(self.worker_fd)  # forked workers keep it
+    def __init__(self, logger, are_wanted):
+        self._fd = self.worker_fd = None
+        if are_wanted:
+            self._make_pair()
         self._logger = logger
         self._sockets = []
         self._worker_pid = None
         self._is_stopping = False
         self._claim_until = None  # known only once the worker has booted
         self._has_warned = False
+
+    def _make_pair(self):
+        import _socket
+
+        monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        monitor_end.setblocking(False)
+        self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
+        _monitor_fds.discard(self.worker_fd)  # forked workers keep it
 
     @staticmethod
     def are_wanted(argument, logger):
@@ -3241,8 +3236,9 @@ class _KeptSockets:
 
     def close(self):
         self.release()
-        _close(self._fd)
-        os.close(self.worker_fd)
+        if self._fd is not None:
+            _close(self._fd)
+            os.close(self.worker_fd)
 
     # The life of a worker.
 
@@ -3256,7 +3252,7 @@ class _KeptSockets:
         """Another worker will follow: from now on connections wait for it, whatever this one closes."""
         self._read_messages()
         self._is_stopping = True
-        if not self._enlarge_backlogs():
+        if not self._enlarge_backlogs() and self._fd is not None:
             self._logger.debug('No socket is kept: the worker listens on none, or has not bound it in Python.')
 
     def worker_ended(self):
@@ -3333,7 +3329,7 @@ class _KeptSockets:
     # Messages.
 
     def _read_messages(self):
-        for _ in range(100):  # a flood must not stop the loop
+        for _ in range(100 if self._fd is not None else 0):  # a flood must not stop the loop
             try:
                 data, fds = _receive_fds(self._fd, 1024, 2)
             except BlockingIOError:
@@ -4845,7 +4841,7 @@ def _file_clock():
     return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
 
 
-def _fork_obstacle():
+def _process_fork_obstacle():
     """Return why this process can't be forked, None if it can."""
     if not _LINUX:
         return 'a fork is not safe on this platform'  # as on macOS, whose system libraries do not survive it

@@ -6511,7 +6511,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         clock = mock.patch.object(hupper.time, 'monotonic', lambda: self.now)
         clock.start()
         self.addCleanup(clock.stop)
-        self.kept = hupper._KeptSockets(logger)
+        self.kept = hupper._KeptSockets(logger, True)
         self.addCleanup(self.kept.close)
         self.holder = None  # who has the app's sockets open, as far as the monitor can see
         self.kept._holder = lambda kept: self.holder if kept.pid else None
