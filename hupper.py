@@ -88,9 +88,8 @@ _STDLIB_ENDINGS = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.ver
 _main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
 _main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
 _IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
-_IS_SPAWNED = '_worker_fds' in globals()  # see _BOOT
 
-if _IS_COMMAND or _IS_SPAWNED:
+if _IS_COMMAND or '_worker_fds' in globals():  # see _BOOT
     _demote_project_paths()
 else:
     _STARTUP_MODULES = frozenset()
@@ -123,7 +122,6 @@ __all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_su
 _DEFAULT = '<the reload interval>'  # for an argument that was not given
 _FILE = os.path.abspath(__file__)  # as long as the current folder is what it was
 _FOREVER = float('inf')
-_O_BINARY = getattr(os, 'O_BINARY', 0)
 
 
 def _hide_from_tracebacks(function):
@@ -131,15 +129,16 @@ def _hide_from_tracebacks(function):
 
     For what runs within an import of the app's.
     """
+
+    def disguise(code):
+        parts = tuple(disguise(each) if isinstance(each, type(code)) else each for each in code.co_consts)
+        return code.replace(co_filename='<frozen importlib._bootstrap>', co_consts=parts)
+
     for each in vars(function).values() if isinstance(function, type) else [function]:
+        each = getattr(each, '__func__', each)  # of a static method
         if hasattr(each, '__code__'):
-            each.__code__ = _disguise(each.__code__)
+            each.__code__ = disguise(each.__code__)
     return function
-
-
-def _disguise(code):
-    parts = tuple(_disguise(each) if isinstance(each, type(code)) else each for each in code.co_consts)
-    return code.replace(co_filename='<frozen importlib._bootstrap>', co_consts=parts)
 
 
 # ---------------------------------------------------------------------------------------------------------- public API
@@ -331,19 +330,27 @@ class Reloader:
         self.monitor_factory = monitor_factory or find_default_monitor_factory(logger)
         self.logger = logger if type(logger) in (DefaultLogger, SilentLogger) else _ForeignLogger(logger)
         self.ignore_files = ignore_files
-        self.preload = os.environ.get('HUPPER_PRELOAD', '') not in ('', '0') if preload is None else bool(preload)
+        self.preload = self._is_on(preload, 'HUPPER_PRELOAD')
         if isinstance(preload_except, str):
             raise TypeError(f'preload_except takes several packages, not {preload_except!r}: put it in a list')
         self.preload_except = list(preload_except or ())
         self.extra_paths = extra_paths  # to watch beside what the worker imports
         self.exit_on_crash, self.may_fork = exit_on_crash, may_fork
-        self.keep_sockets = _KeptSockets.are_wanted(keep_sockets, logger)
+        self.keep_sockets = self._is_on(keep_sockets, 'HUPPER_KEEP_SOCKETS')
         self.monitor = None  # the FileMonitorProxy, while running
         self.target = worker_path
         if worker_path is None:
             self.target = _Target.this_program()
         elif not isinstance(worker_path, _Target):
             self.target = _Target.call(worker_path, worker_args, worker_kwargs)
+
+    def _is_on(self, argument, variable):
+        """Whether an argument, or an environment variable if there is none, turns an option on; may exit with 2."""
+        text = os.environ.get(variable, '')
+        if argument is None and text not in ('', '0', '1'):
+            self.logger.error(f'{variable} must be 1 or 0, not {text!r}')
+            sys.exit(2)
+        return text == '1' if argument is None else bool(argument)
 
     def _set_shutdown_intervals(self, seconds):
         """Set what a worker gets for its polite stop at a reload, and when all is to end; None: there is none."""
@@ -832,7 +839,7 @@ class _Supervisor:
         """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
         broken = {}
         for path in self._pending:
-            error = self.monitor.is_python(path) and _syntax_error(path)
+            error = self.monitor.is_python(path) and self._syntax_error(path)
             if error:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
@@ -843,6 +850,25 @@ class _Supervisor:
             self._logger.info('The reload waits until these parse: {}.'.format(', '.join(broken)))
         self._broken = broken
         return not broken
+
+    @staticmethod
+    def _syntax_error(path):
+        """Return what CPython says of a source that does not parse; None if it does, or if only the worker can tell."""
+        import warnings
+
+        try:
+            with open(path, 'rb') as file, warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                compile(file.read(), path, 'exec', dont_inherit=True)
+        except SyntaxError as error:
+            if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
+                import traceback
+
+                return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
+        except ValueError as error:  # what older Pythons raise for a NUL
+            return f'  File "{path}"\nValueError: {error}'
+        except (OSError, MemoryError, RecursionError):
+            pass  # the new worker will tell
 
 
 class _Schedule:
@@ -984,7 +1010,7 @@ class FileMonitorProxy:
         self.changed_paths = set()
         self.sources_of_worker = {}  # source that the running worker imported -> whether Python compiles it as it is
         self.expected_sources = set()  # the same, plus earlier workers' imports until this one has booted
-        self._is_ignored = _path_matcher(ignore_files)
+        self._is_ignored = _PathMatcher(ignore_files) if ignore_files else lambda path: False
         self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
         self._trees = set()  # folders in which paths may be watched that nobody has named
@@ -1101,7 +1127,17 @@ class FileMonitorProxy:
         """
         if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
             return self.sources_of_worker.get(path, False)
-        return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and _has_bytecode(path)
+        return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and self._has_bytecode(path)
+
+    @staticmethod
+    def _has_bytecode(path):
+        """Whether a Python like this one has imported a source."""
+        from importlib.util import cache_from_source
+
+        try:
+            return any(os.path.exists(cache_from_source(path, optimization=level)) for level in ('', 1, 2))
+        except NotImplementedError:
+            return False  # no bytecode here
 
     def watched_paths(self):
         """Return the paths of all files that are watched, as os.path.normcase() spells them."""
@@ -1158,49 +1194,12 @@ def _seconds(name, value):
     return seconds
 
 
-def _has_bytecode(path):
-    """Whether a Python like this one has imported a source."""
-    from importlib.util import cache_from_source
-
-    try:
-        return any(os.path.exists(cache_from_source(path, optimization=level)) for level in ('', 1, 2))
-    except NotImplementedError:
-        return False  # no bytecode here
-
-
 def _stop_signal(name, value):
     """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
     for each, number in _STOP_SIGNALS.items():
         if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
     raise ValueError(f'{name} must be one of {", ".join(_STOP_SIGNALS)}, not {value!r}')
-
-
-def _flag(name, value):
-    """Return an argument, or if none was given what an environment variable says, as a bool; raise ValueError."""
-    text = os.environ.get(name, '')
-    if value is None and text not in ('', '0', '1'):
-        raise ValueError(f'{name} must be 1 or 0, not {text!r}')
-    return text == '1' if value is None else bool(value)
-
-
-def _syntax_error(path):
-    """Return what CPython says of a source that does not parse; None if it does, or if only the worker can tell."""
-    import warnings
-
-    try:
-        with open(path, 'rb') as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            compile(file.read(), path, 'exec', dont_inherit=True)
-    except SyntaxError as error:
-        if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
-            import traceback
-
-            return ''.join(traceback.format_exception_only(type(error), error)).rstrip()
-    except ValueError as error:  # what older Pythons raise for a NUL
-        return f'  File "{path}"\nValueError: {error}'
-    except (OSError, MemoryError, RecursionError):
-        pass  # the new worker will tell
 
 
 # -------------------------------------------------------------------------------------------------------- worker start
@@ -1231,11 +1230,45 @@ class _Target:
         return cls('call', str(worker_path), pickle.dumps((list(args or ()), dict(kwargs or {}))))
 
     @classmethod
+    def of_command_line(cls, args):
+        """What a command line without options names; raise ValueError."""
+        command = cls.command_line()
+        options = cls.split_command_line(command[1:])[0] if command else None
+        is_module = bool(args) and args[0].startswith('-m')
+        if is_module:
+            args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
+        if not args:
+            missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
+            raise ValueError(missing + ' (see --help)')
+        name = args[0] if is_module else cls._find_script(args[0])
+        orig_argv = None
+        if hasattr(sys, 'orig_argv'):
+            orig_argv = [command[0], *options, *(['-m'] if is_module else []), name, *args[1:]]
+        return cls('module' if is_module else 'script', name, args[1:], options, orig_argv)
+
+    @staticmethod
+    def _find_script(name):
+        """Return the path of a script: a file or folder, or this environment's console script of that name."""
+        if os.path.exists(name):
+            return name
+        from sysconfig import get_path
+
+        folders = [] if os.path.dirname(name) else [os.path.dirname(sys.executable), get_path('scripts')]
+        for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
+            if os.path.isfile(path) and os.access(path, os.R_OK):
+                with open(path, 'rb') as file:
+                    head = file.readline(256)
+                shells = b'python', b'pypy', b'/bin/sh'
+                if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
+                    return path
+        raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
+
+    @classmethod
     def this_program(cls):
         """This process's own command line, from sys.orig_argv where there is one (3.10+), else from `__main__`."""
-        command = _command_line()
+        command = cls.command_line()
         if command:
-            options, kind, name, args = _split_command_line(command[1:])
+            options, kind, name, args = cls.split_command_line(command[1:])
         else:
             spec = getattr(sys.modules['__main__'], '__spec__', None)
             options, args = None, sys.argv[1:]
@@ -1244,7 +1277,7 @@ class _Target:
             else:
                 kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
         if kind == 'script':
-            name = _script_from_here(name)
+            name = cls._script_from_here(name)
         if not name or (kind == 'script' and not os.path.exists(name)):
             raise ValueError(
                 f'start_reloader() cannot run {command or sys.argv!r} again: it is no script, module or command; '
@@ -1252,36 +1285,46 @@ class _Target:
             )
         return cls(kind, name, args, options, getattr(sys, 'orig_argv', None))
 
+    @staticmethod
+    def command_line():
+        """Return the command line of this process where Python (3.10+) or Linux knows it; empty elsewhere."""
+        if hasattr(sys, 'orig_argv'):
+            return sys.orig_argv
+        line = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
+        return [os.fsdecode(arg) for arg in line.split(b'\0')[:-1]]
 
-def _script_from_here(name):
-    """Return the path of this program's script, also if the program has changed the folder since Python began."""
-    is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
-    return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
+    @staticmethod
+    def split_command_line(argv):
+        """Split python's arguments: its own options, kind and name of the target, the app's arguments."""
+        rest = list(argv)
+        options = []
+        while rest and rest[0].startswith('-') and rest[0] != '-':
+            arg = rest.pop(0)
+            letter = next((letter for letter in arg[1:] if letter in 'cmWX'), None) if arg[1] != '-' else None
+            before, _, value = arg.partition(letter) if letter else (arg, '', '')
+            if letter in ('c', 'm'):
+                options += [before] if before != '-' else []
+                return options, 'module' if letter == 'm' else 'command', value or ''.join(rest[:1]), rest[not value :]
+            options.append(arg)
+            if arg == '--check-hash-based-pycs' or (letter and not value):
+                options += [rest.pop(0)] if rest else []
+        return options, 'script', rest[0] if rest else '', rest[1:]
 
+    @staticmethod
+    def _script_from_here(name):
+        """Return the path of this program's script, also if the program has changed the folder since Python began."""
+        is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
+        return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
 
-def _command_line():
-    """Return the command line of this process where Python (3.10+) or Linux knows it; empty elsewhere."""
-    if hasattr(sys, 'orig_argv'):
-        return sys.orig_argv
-    line = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
-    return [os.fsdecode(arg) for arg in line.split(b'\0')[:-1]]
-
-
-def _split_command_line(argv):
-    """Split python's arguments: options of the interpreter, kind and name of the target, the app's own arguments."""
-    rest = list(argv)
-    options = []
-    while rest and rest[0].startswith('-') and rest[0] != '-':
-        arg = rest.pop(0)
-        letter = next((letter for letter in arg[1:] if letter in 'cmWX'), None) if arg[1] != '-' else None
-        before, _, value = arg.partition(letter) if letter else (arg, '', '')
-        if letter in ('c', 'm'):
-            options += [before] if before != '-' else []
-            return options, 'module' if letter == 'm' else 'command', value or ''.join(rest[:1]), rest[not value :]
-        options.append(arg)
-        if arg == '--check-hash-based-pycs' or (letter and not value):
-            options += [rest.pop(0)] if rest else []
-    return options, 'script', rest[0] if rest else '', rest[1:]
+    def second_reloader(self):
+        """Return how to turn off a reloader that a well-known program brings itself; None if it uses none."""
+        program, args = os.path.basename(self.name).partition('.')[0], set(self.args)
+        if program == 'uvicorn' and '--reload' in args:
+            return 'leave out --reload'
+        if program == 'flask' and 'run' in args and args & {'--debug', '--reload'} and '--no-reload' not in args:
+            return 'add --no-reload'
+        if program in ('manage', 'django-admin', 'django') and 'runserver' in args and '--noreload' not in args:
+            return 'add --noreload'
 
 
 class _LaunchSpec:
@@ -1319,8 +1362,53 @@ class _LaunchSpec:
             setattr(spec, name, value)
         return spec
 
+    def front_paths(self):
+        """Return what stands in front of Python's own library in the app's sys.path."""
+        path0 = self._path0()
+        return ([] if path0 is None else [path0]) + _PRE_STDLIB_PATHS
 
-_NO_PLAN = ((), (), '')  # for what is preloaded: nothing
+    def _path0(self):
+        """Return what plain Python puts in front of sys.path for this target; None: nothing."""
+        if self.kind == 'script' and self.has_main():
+            return self.main_path()
+        if _SAFE_PATH:
+            return None
+        if self.kind == 'call':
+            return next(iter(self.sys_path), None)
+        if self.kind == 'script':
+            return os.path.dirname(os.path.realpath(_absolute(self.name)))
+        return self.folder if self.kind == 'module' else ''
+
+    def has_main(self):
+        """Whether a script is a folder or zip file, to be run by its __main__."""
+        if os.path.isdir(self.name):
+            return True
+        try:
+            with open(self.name, 'rb') as file:
+                file.seek(max(0, os.path.getsize(self.name) - (1 << 16)))
+                return b'PK\5\6' in file.read()  # where a zip file's directory ends
+        except OSError:
+            return False  # it is missing: the app fails
+
+    def main_path(self):
+        """Return the path of a script as Python has it in sys.argv[0] and __file__."""
+        if self.name == os.curdir and sys.version_info >= (3, 11):
+            return _current_folder() or self.name
+        return _from_here(self.name) if sys.version_info >= (3, 9) else self.name
+
+    def shadowed(self, names):
+        """Return which of these modules the app's own folders or zip files have a file or folder for."""
+        shadowed = set()
+        for path in self.front_paths():
+            shadowed.update(name for name in _names_in(path).intersection(names) if not self._is_its_own(path, name))
+        return sorted(shadowed - {'__main__'})
+
+    @staticmethod
+    def _is_its_own(path, name):
+        """Whether a module is the app's already: ours, or one that Python imported at its start."""
+        file = str(getattr(sys.modules[name], '__file__', None))
+        is_early = name in _STARTUP_MODULES or name == __name__
+        return bool(path) and is_early and file.startswith(os.path.join(path, name))
 
 
 class _Launcher:
@@ -1355,7 +1443,7 @@ class _Launcher:
         if self._preload.is_used_by(self.standby):
             self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
         for _ in range(2):
-            worker, self.standby = self.standby or self._make(), None
+            worker, self.standby = self.standby or self._make(_Preload.NO_PLAN), None
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
@@ -1369,24 +1457,24 @@ class _Launcher:
     def make_standby(self):
         """Make the next worker, if there is none yet: the running one has booted, or has ended."""
         if not self.preload():
-            self._make_standby(_NO_PLAN)
+            self._make_standby(_Preload.NO_PLAN)
 
     def preload(self):
         """Make a standby that preloads, if there is none yet; return whether there is one now."""
-        plan = self._preload.plan(self.watched_paths) if not self.standby else _NO_PLAN
-        if plan is not _NO_PLAN:
+        plan = self._preload.plan(self.watched_paths) if not self.standby else _Preload.NO_PLAN
+        if plan is not _Preload.NO_PLAN:
             self._make_standby(plan)
         return self.standby is not None
 
     def _make_standby(self, plan):
-        if self.standby or _prints_startup_trace():
+        if self.standby or self._prints_startup_trace():
             return
         try:
             self.standby = self._make(plan)
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
         else:
-            self._preload.note_standby(self.standby if plan is not _NO_PLAN else None)
+            self._preload.note_standby(self.standby if plan is not _Preload.NO_PLAN else None)
 
     def renew_standby(self):
         """Make the next worker, also where there is one that is no longer what a new start would be."""
@@ -1396,7 +1484,7 @@ class _Launcher:
         if self._preload.is_used_by(self.standby):
             self.standby.channel.drain()
             self._drop_preloaded(self._preload.obstacle())
-        self._make_standby(_NO_PLAN)
+        self._make_standby(_Preload.NO_PLAN)
 
     def _drop_preloaded(self, why):
         if why:
@@ -1430,7 +1518,7 @@ class _Launcher:
     def _paths_in_front(self):
         """Return what stands in front of Python's own library in the worker's sys.path."""
         at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_STDLIB_ENDINGS)), 0)
-        return [*_front_paths(self._make_spec()), *self._sys_path[:at]]
+        return [*self._make_spec().front_paths(), *self._sys_path[:at]]
 
     def _circumstances(self):
         """Return what a worker made now depends on: the installation, and why it can't be a fork.
@@ -1450,11 +1538,11 @@ class _Launcher:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _process_fork_obstacle():
             return obstacle
-        if _prints_startup_trace():
+        if self._prints_startup_trace():
             return 'the interpreter is traced from its start'
         if installation != self._own_installation:
             return 'what is installed has changed'
-        if shadowed := _shadowed(self._make_spec(), sys.modules):
+        if shadowed := self._make_spec().shadowed(sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 
     def _make_spec(self):
@@ -1474,7 +1562,7 @@ class _Launcher:
         spec.records_imports = self._preload.is_wanted
         return spec
 
-    def _make(self, plan=_NO_PLAN):
+    def _make(self, plan):
         """Make a worker that gets ready and waits."""
         spec = self._make_spec()
         spec.preload = plan
@@ -1518,7 +1606,7 @@ class _Launcher:
         if not os.path.exists(_FILE):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _FILE)
         for path in self.startup_files:
-            _remove_bytecode(path)
+            self._remove_bytecode(path)
         name = __name__ if __name__ == 'hupper' else ''
         code = _BOOT % (name, _FILE, (channel_fd, control_fd, os.getpid()))
         options = self._target.options
@@ -1531,6 +1619,19 @@ class _Launcher:
         if self._sockets_fd is not None:
             _set_inheritable(self._sockets_fd, True)
         return _start_interpreter(options, code, self._waiter)
+
+    @staticmethod
+    def _remove_bytecode(path):
+        """Make Python read a source again: it trusts its cache too easily, see _Source."""
+        try:
+            os.remove(_external.cache_from_source(path))
+        except (OSError, NotImplementedError):  # there is none, or no place for one
+            pass
+
+    @staticmethod
+    def _prints_startup_trace():
+        """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
+        return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
 
 # What a spawned interpreter executes: this file, without a search of sys.path, where the project may have modules of
@@ -1546,44 +1647,17 @@ module._worker_fds = worker_fds
 if name: sys.modules[name] = module
 loader.exec_module(module)
 try:
-    module._spawned_main(*worker_fds)
+    module._WorkerMain.begin_spawned(*worker_fds)
 except KeyboardInterrupt:
     if sys.implementation.name == 'cpython': raise
 sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 """
 
 
-def _prints_startup_trace():
-    """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
-    return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
-
-
 def _startup_files():
     """Return the files of the project that Python itself has imported, for a sitecustomize.py or a .pth file, say."""
     paths = {_absolute(_file_of(sys.modules.get(name)) or os.__file__) for name in _STARTUP_MODULES - {'__main__'}}
     return {path for path in paths if not _is_installed(path)}
-
-
-def _remove_bytecode(path):
-    """Make Python read a source again: it trusts its cache too easily, see _Source."""
-    try:
-        os.remove(_external.cache_from_source(path))
-    except (OSError, NotImplementedError):  # there is none, or no place for one
-        pass
-
-
-def _shadowed(spec, names):
-    """Return which of these modules the app's own folders or zip files have a file or folder for."""
-    shadowed = set()
-    for path in _front_paths(spec):
-        shadowed.update(name for name in _names_in(path).intersection(names) if not _is_its_own(path, name))
-    return sorted(shadowed - {'__main__'})
-
-
-def _is_its_own(path, name):
-    """Whether a module is the app's already: ours, or one that Python imported at its start."""
-    file = str(getattr(sys.modules[name], '__file__', None))
-    return bool(path) and (name in _STARTUP_MODULES or name == __name__) and file.startswith(os.path.join(path, name))
 
 
 def _names_in(path):
@@ -1612,17 +1686,6 @@ def _flush():
 
 
 # ------------------------------------------------------------------------------------------------------ worker process
-
-
-def _spawned_main(channel_fd, control_fd, monitor_pid):
-    """Where a new interpreter begins."""
-    _set_inheritable(channel_fd, False)
-    _set_inheritable(control_fd, False)
-    _set_parent_death_signal(monitor_pid)
-    if 'linecache' in sys.modules:
-        sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
-    control = _ControlPipe(control_fd)
-    _WorkerMain(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True).take_over()
 
 
 class _ControlPipe:
@@ -1661,6 +1724,9 @@ class _WorkerMain:
     exception: if it is the app's end as well, Python itself then dies by SIGINT.
     """
 
+    _bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
+    _OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
+
     def __init__(self, spec, channel_fd, control, is_spawned=False):
         self._spec = spec
         self._channel_fd = channel_fd
@@ -1670,6 +1736,17 @@ class _WorkerMain:
         self._has_moved = False  # a preloaded package has changed the folder
         self._front_paths = None  # of sys.path, if that is set already
         self._excepthook = sys.excepthook
+
+    @classmethod
+    def begin_spawned(cls, channel_fd, control_fd, monitor_pid):
+        """Where a new interpreter begins."""
+        _set_inheritable(channel_fd, False)
+        _set_inheritable(control_fd, False)
+        _set_parent_death_signal(monitor_pid)
+        if 'linecache' in sys.modules:
+            sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
+        control = _ControlPipe(control_fd)
+        cls(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True).take_over()
 
     def take_over(self) -> NoReturn:
         """Leave the stack, to run the app."""
@@ -1710,12 +1787,11 @@ class _WorkerMain:
             return worker.end(error)
 
         code = run_app.__code__.replace(co_filename=self._outermost_file())
-        return type(run_app)(code, _OUTERMOST_GLOBALS, closure=run_app.__closure__)
+        return type(run_app)(code, self._OUTERMOST_GLOBALS, closure=run_app.__closure__)
 
     def _outermost_file(self):
-        name = self._spec.name
-        if self._spec.kind == 'script' and not _has_main(name):
-            return _main_path(name)
+        if self._spec.kind == 'script' and not self._spec.has_main():
+            return self._spec.main_path()
         if self._spec.kind in ('script', 'module'):
             import runpy
 
@@ -1730,7 +1806,7 @@ class _WorkerMain:
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
-        _pass_on_activation(self._spec.monitor_pid)
+        self._pass_on_activation(self._spec.monitor_pid)
         if self._spec.sockets_fd is not None:
             _SocketHooks(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
@@ -1743,8 +1819,15 @@ class _WorkerMain:
             _observer.report_loaded(_FILE)  # the app's own import of it will find it there
         if self._spec.preload[0]:
             self._preload(handshake)
-        _clear_importer_caches()
+        self._clear_importer_caches()
         self._on_start(marshal.loads(self._control.receive()))
+
+    @staticmethod
+    def _pass_on_activation(monitor_pid):
+        """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
+        if os.environ.get('LISTEN_PID') == str(monitor_pid):
+            os.environ['LISTEN_PID'] = str(os.getpid())
+            os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
 
     def _preload(self, handshake):
         self._set_surroundings()
@@ -1767,12 +1850,18 @@ class _WorkerMain:
             leave.__traceback__ = None
 
     def _make_main_module(self):
-        global _bootstrap_main
-        _bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
+        _WorkerMain._bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
         sys.modules['__main__'] = main
         main.__builtins__ = sys.modules['builtins']
         main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
         main.__annotations__ = {}
+
+    @staticmethod
+    def _clear_importer_caches():
+        """Forget what was found, or not, in folders and zip files of the project."""
+        for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
+            del sys.path_importer_cache[path]
+        getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
 
     # The start.
 
@@ -1783,7 +1872,7 @@ class _WorkerMain:
         if self._preloader:
             self._preloader.release_output()
         if self._is_spawned:
-            for name in _shadowed(self._spec, set(sys.modules) - _STARTUP_MODULES):
+            for name in self._spec.shadowed(set(sys.modules) - _STARTUP_MODULES):
                 del sys.modules[name]
         _observer.report_arguments()
         if self._spec.records_imports:
@@ -1796,11 +1885,25 @@ class _WorkerMain:
             os.chdir(self._spec.folder if self._spec.folder and not self._has_moved else os.curdir)
         except OSError:
             _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
-        before, self._front_paths = self._front_paths, _front_paths(self._spec)
+        before, self._front_paths = self._front_paths, self._spec.front_paths()
         if before is None:
-            _set_paths(self._spec)
+            self._set_paths()
         elif sys.path[: len(before)] == before:
             sys.path[: len(before)] = self._front_paths
+
+    def _set_paths(self):
+        """Set sys.path and sys.argv as plain Python has them."""
+        spec = self._spec
+        if spec.kind == 'call':
+            new = sys.path if spec.installation_changed else []
+            new = [path for path in new if path not in spec.sys_path and not path.endswith(_STDLIB_ENDINGS)]
+            sys.path[:] = spec.sys_path + new
+            sys.argv[:] = spec.argv
+        else:
+            sys.path[:] = self._front_paths + [path for path in sys.path if path not in _PRE_STDLIB_PATHS]
+            sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(spec.kind, spec.name), *spec.args]
+        if spec.orig_argv:
+            sys.orig_argv = spec.orig_argv
 
     def begin(self):
         _hand_over(self._spec, self._control.fd)  # from here on a signal is the app's
@@ -1817,12 +1920,23 @@ class _WorkerMain:
         main = vars(sys.modules['__main__'])
         if kind == 'command':
             return exec, (compile(name, '<string>', 'exec', dont_inherit=True), main), {}
-        path = _main_path(name)
-        if not _has_main(path):
-            return exec, (_script_code(path, main), main), {}
+        path = self._spec.main_path()
+        if not self._spec.has_main():
+            return exec, (self._script_code(path, main), main), {}
         if not os.path.isdir(path):
             _observer.report(path)
         return _run_module_as_main, ('__main__', False), {}
+
+    @staticmethod
+    def _script_code(path, main):
+        """Return the code of a script, with `__main__` made ready for it."""
+        is_bytecode = path.endswith('.pyc')
+        loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
+        main.update(__loader__=loader, __file__=path, __cached__=None)
+        if is_bytecode:
+            return loader.get_code('__main__')
+        _observer.report(path, 'import', _observer.stat_when_saved(path))
+        return compile(loader.get_data(path), path, 'exec', dont_inherit=True)
 
     def _function(self):
         module, _, name = self._spec.name.rpartition('.')
@@ -1851,7 +1965,7 @@ class _WorkerMain:
         """Take our frames out of the traceback, as the app's own excepthook is to see it; return that."""
         trace = None
         for each in reversed(list(_traces(error))):
-            if each.tb_frame.f_globals is not globals() and each.tb_frame.f_globals is not _OUTERMOST_GLOBALS:
+            if each.tb_frame.f_globals is not globals() and each.tb_frame.f_globals is not self._OUTERMOST_GLOBALS:
                 each.tb_next, trace = trace, each
         error.__traceback__ = trace
         sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
@@ -1879,94 +1993,11 @@ class _WorkerMain:
             pass
 
 
-_OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
 _observer = None
-_bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
-
-
-def _pass_on_activation(monitor_pid):
-    """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
-    if os.environ.get('LISTEN_PID') == str(monitor_pid):
-        os.environ['LISTEN_PID'] = str(os.getpid())
-        os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
-
-
-def _script_code(path, main):
-    """Return the code of a script, with `__main__` made ready for it."""
-    is_bytecode = path.endswith('.pyc')
-    loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
-    main.update(__loader__=loader, __file__=path, __cached__=None)
-    if is_bytecode:
-        return loader.get_code('__main__')
-    _observer.report(path, 'import', _observer.stat_when_saved(path))
-    return compile(loader.get_data(path), path, 'exec', dont_inherit=True)
-
-
-def _front_paths(spec):
-    """Return what stands in front of Python's own library in the app's sys.path."""
-    path0 = _app_path0(spec)
-    return ([] if path0 is None else [path0]) + _PRE_STDLIB_PATHS
-
-
-def _app_path0(spec):
-    """Return what plain Python puts in front of sys.path for this target; None: nothing."""
-    kind, name = spec.kind, spec.name
-    if kind == 'script' and _has_main(name):
-        return _main_path(name)
-    if _SAFE_PATH:
-        return None
-    if kind == 'call':
-        return next(iter(spec.sys_path), None)
-    if kind == 'script':
-        return os.path.dirname(os.path.realpath(_absolute(name)))
-    return spec.folder if kind == 'module' else ''
-
-
-def _has_main(path):
-    """Whether a script is a folder or zip file, to be run by its __main__."""
-    if os.path.isdir(path):
-        return True
-    try:
-        with open(path, 'rb') as file:
-            file.seek(max(0, os.path.getsize(path) - (1 << 16)))
-            return b'PK\5\6' in file.read()  # where a zip file's directory ends
-    except OSError:
-        return False  # it is missing: the app fails
-
-
-def _main_path(name):
-    if name == os.curdir and sys.version_info >= (3, 11):
-        return _current_folder() or name
-    return _from_here(name) if sys.version_info >= (3, 9) else name
-
-
-def _set_paths(spec):
-    """Set sys.path and sys.argv as plain Python has them."""
-    if spec.kind == 'call':
-        new = sys.path if spec.installation_changed else []
-        new = [path for path in new if path not in spec.sys_path and not path.endswith(_STDLIB_ENDINGS)]
-        sys.path[:] = spec.sys_path + new
-        sys.argv[:] = spec.argv
-    else:
-        sys.path[:] = _front_paths(spec) + [path for path in sys.path if path not in _PRE_STDLIB_PATHS]
-        sys.argv[:] = [{'module': '-m', 'command': '-c'}.get(spec.kind, spec.name), *spec.args]
-    if spec.orig_argv:
-        sys.orig_argv = spec.orig_argv
-
-
-def _clear_importer_caches():
-    """Forget what was found, or not, in folders and zip files of the project."""
-    for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
-        del sys.path_importer_cache[path]
-    getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
 
 
 _external = sys.modules['_frozen_importlib_external']
 _ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
-_ExceptionGroup = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
-_CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # of checked bytecode (PEP 552)
-_CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
-_OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
 
 # What follows, to the end of the section, runs within imports of the app's: tracebacks and tracers skip it.
 _names_above = set(globals())
@@ -1981,6 +2012,7 @@ class _Observer:
     """
 
     _MOMENT = 200_000_000  # ns
+    _EXCEPTION_GROUP = getattr(sys.modules['builtins'], 'BaseExceptionGroup', ())
 
     def __init__(self, handshake, spec):
         self.handshake = handshake
@@ -2003,13 +2035,27 @@ class _Observer:
         import io
 
         self._hook_source_loader(_external.SourceFileLoader)
-        _call_before(_external.SourcelessFileLoader, 'get_data', lambda _, path: self.report(path))
-        _call_before(_external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec)))
-        _call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
-        _call_before(io, 'open_code', self.report)  # what runpy.run_path, pdb and others read scripts with
-        _call_before(bootstrap, '_init_module_attrs', self.report_spec)
-        _call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
+        self._call_before(_external.SourcelessFileLoader, 'get_data', lambda _, path: self.report(path))
+        self._call_before(
+            _external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec))
+        )
+        self._call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
+        self._call_before(io, 'open_code', self.report)  # what runpy.run_path, pdb and others read scripts with
+        self._call_before(bootstrap, '_init_module_attrs', self.report_spec)
+        self._call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
         sys.meta_path.append(self)
+
+    @staticmethod
+    def _call_before(owner, name, report):
+        """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
+        function = getattr(owner, name, None)
+
+        def wrapper(*args, **kw):
+            report(*args, **kw)
+            return function(*args, **kw)
+
+        if function:
+            setattr(owner, name, wrapper)
 
     def _hook_source_loader(self, owner):
         read, stats = owner.get_data, owner.path_stats
@@ -2018,7 +2064,7 @@ class _Observer:
         def path_stats(loader, path):
             if type(loader) is owner and loader.name == '<py_compile>':
                 return stats(loader, path)  # nothing is imported
-            attributes = _attributes(loader)
+            attributes = self._attributes_of(loader)
             is_plain = type(loader) is owner and methods() == plain_methods and plain_names.isdisjoint(attributes)
             stat = _stat(path, os.lstat)
             is_file = stat and stat.st_mode & 0o170000 == 0o100000
@@ -2026,7 +2072,7 @@ class _Observer:
                 stat = self.stat_when_saved(path) or os.stat(path)
             self.report(path, 'import' if is_plain else 'import-transformed', stat)
             source = _Source(path, stat, may_be_link=not is_file)
-            if source.is_young and not (is_plain and _CHECKS_HASHES):
+            if source.is_young and not (is_plain and _Source.CHECKS_HASHES):
                 raise OSError(f'{path} has just changed: no bytecode for now')
             if type(loader).get_data is not get_data or 'get_data' in attributes:
                 raise OSError(f'{path}: no bytecode for a loader that reads it past us')
@@ -2044,6 +2090,12 @@ class _Observer:
         is_pythons = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
         owner.path_stats, owner.get_data = path_stats, get_data
         plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_pythons else None
+
+    @staticmethod
+    def _attributes_of(loader):
+        if type(loader) is _external.SourceFileLoader:
+            return loader.__dict__  # the same, and quicker
+        return _attribute(loader, '__dict__', _external.FileLoader) or {}
 
     def stat_when_saved(self, path):
         """Return the status of a source, or None; wait while it is being saved."""
@@ -2131,7 +2183,7 @@ class _Observer:
                     self.report_loaded(trace.tb_frame.f_code.co_filename)
             self.report_loaded(_attribute(error, 'filename', SyntaxError))
             todo += [_attribute(error, name, BaseException) for name in ('__cause__', '__context__')]
-            todo += _attribute(error, 'exceptions', _ExceptionGroup) or ()
+            todo += _attribute(error, 'exceptions', self._EXCEPTION_GROUP) or ()
 
     def find_spec(self, name, path=None, target=None):
         """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
@@ -2160,6 +2212,10 @@ class _Source:
 
     __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
 
+    CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # Python does, in checked bytecode
+    _CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
+    _OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
+    _BINARY = getattr(os, 'O_BINARY', 0)
     _MARGIN = 2_000_000_000  # ns, of the clock of the files
     _TICK = 100_000_000  # of that clock, at the most
 
@@ -2174,57 +2230,57 @@ class _Source:
         """Return the contents of a .pyc for Python to judge; raise OSError if it is not to be trusted."""
         if self.is_young:
             return self._read_checked(path)
-        stat, data = _read_file(path)
+        stat, data = self._read_file(path)
         if _is_installed(path):
             return data
-        if data[:8] == _CHECKED and _CHECKS_HASHES:
+        if data[:8] == self._CHECKED and self.CHECKS_HASHES:
             return self._make_ordinary(path, stat, data)
-        if stat.st_mtime_ns < self.trusted_ns or not (data[4:8] == bytes(4) or _CHECKS_HASHES):
+        if stat.st_mtime_ns < self.trusted_ns or not (data[4:8] == bytes(4) or self.CHECKS_HASHES):
             raise OSError(f'{path} may be older than its source')
         return data
 
     def _read_checked(self, path):
         try:
-            _, data = _read_file(path)
+            _, data = self._read_file(path)
         except OSError:
-            return _OUTDATED
-        return data if data[:8] == _CHECKED and len(data) > 16 else _OUTDATED
+            return self._OUTDATED
+        return data if data[:8] == self._CHECKED and len(data) > 16 else self._OUTDATED
 
     def _make_ordinary(self, path, stat, data):
         """Make an ordinary .pyc of a checked one whose source has got old enough: later starts are quicker."""
-        _, text = _read_file(self.path)
+        _, text = self._read_file(self.path)
         if data[8:16] != _imp.source_hash(int.from_bytes(_external.MAGIC_NUMBER, 'little'), text):
             raise OSError(f'{path} is older than its source')
         fields = [int(each) & 0xFFFFFFFF for each in (0, self.stat.st_mtime, self.stat.st_size)]
         head = _external.MAGIC_NUMBER + b''.join(each.to_bytes(4, 'little') for each in fields)
         if stat.st_nlink == 1 and not sys.dont_write_bytecode:
-            _overwrite(path, head)
+            self._overwrite(path, head)
         return head + data[16:]
 
+    @staticmethod
+    def _overwrite(path, head):
+        """Write the first bytes of a .pyc: who reads half of them finds no match. (A new file takes far longer.)"""
+        try:
+            fd = os.open(path, os.O_WRONLY | _Source._BINARY)
+        except OSError:
+            return  # a cache that can only be read
+        try:
+            os.write(fd, head)
+        finally:
+            os.close(fd)
 
-def _overwrite(path, head):
-    """Write the first bytes of a .pyc. Who reads half of them finds no match. (To write a new file is far slower.)"""
-    try:
-        fd = os.open(path, os.O_WRONLY | _O_BINARY)
-    except OSError:
-        return  # a cache that can only be read
-    try:
-        os.write(fd, head)
-    finally:
-        os.close(fd)
-
-
-def _read_file(path):
-    """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
-    fd = os.open(path, os.O_RDONLY | _O_BINARY)
-    try:
-        stat = os.fstat(fd)
-        data = os.read(fd, stat.st_size)
-    finally:
-        os.close(fd)
-    if len(data) != stat.st_size:
-        raise OSError(f'{path} is being written')
-    return stat, data
+    @staticmethod
+    def _read_file(path):
+        """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
+        fd = os.open(path, os.O_RDONLY | _Source._BINARY)
+        try:
+            stat = os.fstat(fd)
+            data = os.read(fd, stat.st_size)
+        finally:
+            os.close(fd)
+        if len(data) != stat.st_size:
+            raise OSError(f'{path} is being written')
+        return stat, data
 
 
 def _linked_ns(path):
@@ -2243,18 +2299,6 @@ def _newest_link(path):
     return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
 
 
-def _call_before(owner, name, report):
-    """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
-    function = getattr(owner, name, None)
-
-    def wrapper(*args, **kw):
-        report(*args, **kw)
-        return function(*args, **kw)
-
-    if function:
-        setattr(owner, name, wrapper)
-
-
 def _attribute(instance, name, owner):
     """Return an attribute of an instance of `owner` as that defines it; None if it is no such instance.
 
@@ -2262,12 +2306,6 @@ def _attribute(instance, name, owner):
     app's. None of their own code runs here, that of their __class__ neither, which isinstance() would look at.
     """
     return vars(owner)[name].__get__(instance) if issubclass(type(instance), owner) else None
-
-
-def _attributes(loader):
-    if type(loader) is _external.SourceFileLoader:
-        return loader.__dict__  # the same, and quicker
-    return _attribute(loader, '__dict__', _external.FileLoader) or {}
 
 
 def _spec_attributes(spec):
@@ -2369,6 +2407,7 @@ class _Preload:
 
     LONGEST_IMPORT = 10  # seconds
     LONGEST_STREAK = 3  # standbys in a row that were thrown away
+    NO_PLAN = ((), (), '')
     PATCHERS = 'gevent', 'eventlet', 'ddtrace', 'newrelic', 'coverage', 'opentelemetry.instrumentation'
 
     def __init__(self, is_wanted, excepted, target, logger):
@@ -2464,11 +2503,11 @@ class _Preload:
         The first is a list of (name, path, what the app had changed in os.environ, whether it has not stayed).
         """
         if not self.is_wanted or self._plain_because or self._streak >= self.LONGEST_STREAK:
-            return _NO_PLAN
-        patcher = next((name for name in self._list if _is_within(name, self.PATCHERS)), None)
+            return self.NO_PLAN
+        patcher = next((name for name in self._list if self.is_within(name, self.PATCHERS)), None)
         if patcher:
             self._logger.debug(f'Nothing is preloaded: {patcher} patches or measures other modules.')
-            return _NO_PLAN
+            return self.NO_PLAN
         refused = {*self._excepted, *self._left_out}
         watched = watched_paths()
         for name, (path, *_) in self._list.items():
@@ -2476,8 +2515,8 @@ class _Preload:
                 name == self._main and not os.path.basename(path).startswith('__init__.')
             ):
                 refused.add(name)
-        modules = [(name, *rest) for name, rest in self._list.items() if not _is_within(name, refused)]
-        return (modules, sorted(refused), self._argv0) if modules else _NO_PLAN
+        modules = [(name, *rest) for name, rest in self._list.items() if not self.is_within(name, refused)]
+        return (modules, sorted(refused), self._argv0) if modules else self.NO_PLAN
 
     # The standby.
 
@@ -2589,18 +2628,36 @@ class _Preload:
     def _lost_import(self, path):
         signature = self._sources.get(path)
         if signature is None:
-            return f'what {path} imported is not known' if _may_import(path) else None
+            return f'what {path} imported is not known' if self._may_import(path) else None
         names = self.imports.taken_away(path, signature)
         if names is None:
             return f'what {path} imported is not known'
-        lost = sorted(name for name in names if _is_named(path, name, self._list))
+        lost = sorted(name for name in names if self._is_named(path, name, self._list))
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
+
+    @staticmethod
+    def _is_named(path, name, modules):
+        """Whether the name that a source imports, which may be a relative one, is that of one of these modules."""
+        tail = name.lstrip('.')
+        if tail == name:
+            return name in modules
+        for _ in range(len(name) - len(tail)):
+            path = os.path.dirname(path)
+        place = '.'.join(filter(None, [*path.split(os.sep), tail]))
+        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+
+    @staticmethod
+    def _may_import(path):
+        """Whether a file may be code."""
+        from importlib.machinery import all_suffixes
+
+        return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
 
     def obstacle(self):
         """Return why the standby that has preloaded may not be used; None if it may."""
         why = self._plain_because or next(iter(self._strange_modules().values()), None)
         if not why:
-            changed = self._files.changed() if self._files else _first_changed(self._signatures)
+            changed = self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
             why = changed and f'{changed} has changed'
         return why
 
@@ -2611,6 +2668,11 @@ class _Preload:
                 if not self._list[name][0].startswith(os.path.join(folder, name)):
                     return f'the project has a {name} of its own'
         return self._plain_because
+
+    @staticmethod
+    def is_within(name, packages):
+        """Whether a module is one of these packages or below one."""
+        return any(name == package or name.startswith(package + '.') for package in packages)
 
 
 class _InstalledFiles:
@@ -2629,7 +2691,7 @@ class _InstalledFiles:
                 self._folders[self._inotify.add(folder, _IN.CHANGES)] = folder
         except OSError:
             self.close()
-        self._changed = _first_changed(signatures)
+        self._changed = self.first_changed(signatures)
 
     def changed(self):
         """Return a file that has changed; None if none has."""
@@ -2639,17 +2701,17 @@ class _InstalledFiles:
             if any(not name or folder is None for name, folder in events):
                 self.close()  # a folder has gone, or events were lost: from now on all are compared
             elif any(os.path.join(folder, name) in self._signatures for name, folder in events):
-                self._changed = self._changed or _first_changed(self._signatures)
-        return self._changed if self._inotify else _first_changed(self._signatures)
+                self._changed = self._changed or self.first_changed(self._signatures)
+        return self._changed if self._inotify else self.first_changed(self._signatures)
 
     def close(self):
         if self._inotify:
             self._inotify.close()
             self._inotify = None
 
-
-def _first_changed(signatures):
-    return next((path for path, signature in signatures.items() if _signature(path) != signature), None)
+    @staticmethod
+    def first_changed(signatures):
+        return next((path for path, signature in signatures.items() if _signature(path) != signature), None)
 
 
 class _SourceImports:
@@ -2681,7 +2743,7 @@ class _SourceImports:
             stat = _stat(path)
             if stat and _signature(path, stat) == signature:
                 key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
-                names = key if _bytecode(path, key) else _names_in_source(path)
+                names = key if self._bytecode(path, key) else self._in_source(path)
                 if names is not None and _signature(path) == signature:
                     self._names[path][signature] = names
 
@@ -2689,94 +2751,71 @@ class _SourceImports:
         """Return the names that a source imported with that signature and no longer does; None: that is not known."""
         old = self._names.get(path, {}).get(signature)
         if isinstance(old, tuple):
-            old = _names_in_bytecode(path, old)
+            old = self._in_bytecode(path, old)
         current = _signature(path)
-        new = _names_in_source(path) if current else set()
+        new = self._in_source(path) if current else set()
         if old is None or new is None or _signature(path) != current:
             return None
         recent = list(self._names[path].items())[-3:]
         self._names[path] = {**dict(recent), signature: old, current: new}
         return old - new
 
+    @staticmethod
+    def _in_source(path):
+        """Return what a source imports; None if it can't be compiled, or compiled code is not what we take it for."""
+        import warnings
 
-def _names_in_source(path):
-    """Return what a source imports; None if it can't be compiled, or compiled code is not what we take it for."""
-    import warnings
+        try:
+            with open(path, 'rb') as file, warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                return _SourceImports.in_code(compile(file.read(), path, 'exec', dont_inherit=True))
+        except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
+            return None
 
-    try:
-        with open(path, 'rb') as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return _imported_names(compile(file.read(), path, 'exec', dont_inherit=True))
-    except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
-        return None
+    @staticmethod
+    def _bytecode(path, key):
+        """Return the bytecode of a source, if it is that of this key: its mtime and size (for the header: PEP 552)."""
+        from importlib.util import MAGIC_NUMBER, cache_from_source
 
+        header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
+        try:
+            with open(cache_from_source(path), 'rb') as file:
+                return file.read() if file.read(16) == header else None
+        except (OSError, NotImplementedError):
+            return None
 
-def _bytecode(path, key):
-    """Return the bytecode of a source, if it is that of this key: its mtime and size (see PEP 552 for the header)."""
-    from importlib.util import MAGIC_NUMBER, cache_from_source
+    @staticmethod
+    def _in_bytecode(path, key):
+        import marshal
 
-    header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
-    try:
-        with open(cache_from_source(path), 'rb') as file:
-            return file.read() if file.read(16) == header else None
-    except (OSError, NotImplementedError):
-        return None
+        try:
+            return _SourceImports.in_code(marshal.loads(_SourceImports._bytecode(path, key) or b''))
+        except (EOFError, ValueError, TypeError, IndexError):
+            return None
 
+    @staticmethod
+    def in_code(code):
+        """Return the dotted names that compiled code imports, `from` names included; relative ones begin with dots."""
+        from opcode import opmap
 
-def _names_in_bytecode(path, key):
-    import marshal
-
-    try:
-        return _imported_names(marshal.loads(_bytecode(path, key) or b''))
-    except (EOFError, ValueError, TypeError, IndexError):
-        return None
-
-
-def _imported_names(code):
-    """Return the dotted names that compiled code imports, `from` names included; relative ones begin with dots."""
-    from opcode import opmap
-
-    names, constants, argument = set(), [], 0
-    for opcode, low in zip(code.co_code[::2], code.co_code[1::2]):
-        argument = argument << 8 | low
-        if opcode == opmap['EXTENDED_ARG']:
-            continue
-        if opcode == opmap['LOAD_CONST']:
-            constants.append(code.co_consts[argument])
-        elif opcode == opmap['IMPORT_NAME']:
-            level, attributes = constants[-2:]
-            module = '.' * level + code.co_names[argument]
-            names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
-            names.add(module)
-            names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())
-        argument = 0
-    for nested in code.co_consts:
-        if isinstance(nested, type(code)):
-            names |= _imported_names(nested)
-    return names
-
-
-def _is_named(path, name, modules):
-    """Whether the name that a source imports, which may be a relative one, is that of one of these modules."""
-    tail = name.lstrip('.')
-    if tail == name:
-        return name in modules
-    for _ in range(len(name) - len(tail)):
-        path = os.path.dirname(path)
-    place = '.'.join(filter(None, [*path.split(os.sep), tail]))
-    return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
-
-
-def _is_within(name, packages):
-    """Whether a module is one of these packages or below one."""
-    return any(name == package or name.startswith(package + '.') for package in packages)
-
-
-def _may_import(path):
-    """Whether a file may be code."""
-    from importlib.machinery import all_suffixes
-
-    return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
+        names, constants, argument = set(), [], 0
+        for opcode, low in zip(code.co_code[::2], code.co_code[1::2]):
+            argument = argument << 8 | low
+            if opcode == opmap['EXTENDED_ARG']:
+                continue
+            if opcode == opmap['LOAD_CONST']:
+                constants.append(code.co_consts[argument])
+            elif opcode == opmap['IMPORT_NAME']:
+                level, attributes = constants[-2:]
+                module = '.' * level + code.co_names[argument]
+                names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
+                names.add(module)
+                names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())
+            argument = 0
+        for nested in code.co_consts:
+            if isinstance(nested, type(code)):
+                names |= _SourceImports.in_code(nested)
+        return names
 
 
 @_hide_from_tracebacks
@@ -2885,7 +2924,7 @@ class _Preloader:
         for name, _, environ, _ in self._modules:
             if is_start_due():
                 break
-            if name in self._must_stay and name not in sys.modules and not _is_within(name, self._refused):
+            if name in self._must_stay and name not in sys.modules and not _Preload.is_within(name, self._refused):
                 self._import(name, environ)
         if self._has_unlisted and is_start_due():
             self.has_failed = True
@@ -2928,7 +2967,7 @@ class _Preloader:
             if spec.has_location:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
                 self._begun.update({name} & self._must_stay)
-                if name not in self._paths and not _is_of_python(spec.origin):
+                if name not in self._paths and not self._is_of_python(spec.origin):
                     self._begun.add(name)  # the running worker may still import it, with success
                     self._has_unlisted = True
                     self._handshake.send('preload-unlisted', name, spec.origin)
@@ -2938,18 +2977,24 @@ class _Preloader:
         places = list(spec.submodule_search_locations or ())
         if spec.has_location or os.path.isabs(spec.origin or ''):
             places.append(spec.origin)
-        if _is_within(name, self._refused):
+        if _Preload.is_within(name, self._refused):
             return f'{name} is left out'
         if not all(_is_installed(place) for place in places):
             return f'{name} leads into the project'
         if name in self._paths and self._paths[name] != spec.origin:
             return f'{name} was not imported from {spec.origin} in the last run'
 
+    @staticmethod
+    def _is_of_python(path):
+        """Whether an installed file is Python's own, rather than a package's."""
+        folders = [os.path.realpath(folder) + os.sep for folder in _site_folders()]
+        return not os.path.realpath(path).startswith(tuple(folders))
+
     def _set_environ(self, changes):
         """Have what the app had changed at an import, and undo what it had not yet; what imports have changed stays."""
         for name, (original, ours) in list(self._original_environ.items()):
             if changes.get(name, original) != ours and os.environ.get(name) == ours:
-                _set_variable(name, original)
+                self._set_variable(name, original)
             if name not in changes:
                 del self._original_environ[name]
         for name, value in changes.items():
@@ -2957,7 +3002,14 @@ class _Preloader:
             if current != value:
                 original, ours = self._original_environ.get(name, (current, current))
                 self._original_environ[name] = original if current == ours else current, value
-                _set_variable(name, value)
+                self._set_variable(name, value)
+
+    @staticmethod
+    def _set_variable(name, value):
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
     def _hold_output(self):
         """Keep what the imports print until the start; that flushes it, and a standby that is killed prints nothing."""
@@ -2975,51 +3027,10 @@ class _Preloader:
                 pass  # nobody reads it any more, or an import has closed it
 
 
-def _set_variable(name, value):
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
-
-
-def _is_of_python(path):
-    """Whether an installed file is Python's own, rather than a package's."""
-    folders = [os.path.realpath(folder) + os.sep for folder in _site_folders()]
-    return not os.path.realpath(path).startswith(tuple(folders))
-
-
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
 _PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
-
-# The messages of a worker, each with the types of its fields. A signature is that of the file just before it was read.
-_MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
-    'startup': (os.fsdecode,),  # a file of the project that Python itself has imported
-    'app-start': (int,),  # all that comes before the app is done; whether a SIGINT was discarded
-    'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
-    'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
-    'watch': (os.fsdecode, int),  # path and signature of any other file
-    'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: what is younger has changed
-    'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have
-    'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
-    'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
-    'reload': (),
-    'stop': (),
-    # With --preload. Of a worker, until it has booted:
-    'module': (os.fsdecode, os.fsdecode),  # name and path of an installed module that it imports
-    'module-gone': (os.fsdecode,),  # one that has failed, or has taken itself out of sys.modules
-    'argv0': (os.fsdecode,),  # = and sys.argv[0]
-    'environ': (os.fsdecode, os.fsdecode),  # a variable that the app has changed; = and its value, or a minus
-    'record-end': (),
-    # Of a standby:
-    'preload': (os.fsdecode,),  # name of a module that it is about to import
-    'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
-    'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
-    'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
-    'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
-    'preload-end': (int, int),  # number of modules; milliseconds
-}
 
 
 @_hide_from_tracebacks
@@ -3064,7 +3075,7 @@ class _Handshake:
     def send(self, kind, *fields):
         """Send one message, in one write, which the system keeps whole up to PIPE_BUF bytes (`man 7 pipe`).
 
-        Two NULs enclose it and one stands between its fields, which have none and are not empty. See `_MESSAGES`.
+        Two NULs enclose it and one stands between its fields, which have none and are not empty: see `_Channel`.
         """
         try:
             message = os.fsencode('\0\0' + '\0'.join(map(str, (kind, *fields))) + '\0\0')
@@ -3122,6 +3133,34 @@ class _Channel:
 
     _PAUSE = 0.01
 
+    # What a worker sends, with the types of the fields. A signature is that of the file just before it was read.
+    MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
+        'startup': (os.fsdecode,),  # a file of the project that Python itself has imported
+        'app-start': (int,),  # all that comes before the app is done; whether a SIGINT was discarded
+        'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
+        'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
+        'watch': (os.fsdecode, int),  # path and signature of any other file
+        'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: what is younger has changed
+        'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have
+        'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
+        'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
+        'reload': (),
+        'stop': (),
+        # With --preload. Of a worker, until it has booted:
+        'module': (os.fsdecode, os.fsdecode),  # name and path of an installed module that it imports
+        'module-gone': (os.fsdecode,),  # one that has failed, or has taken itself out of sys.modules
+        'argv0': (os.fsdecode,),  # = and sys.argv[0]
+        'environ': (os.fsdecode, os.fsdecode),  # a variable that the app has changed; = and its value, or a minus
+        'record-end': (),
+        # Of a standby:
+        'preload': (os.fsdecode,),  # name of a module that it is about to import
+        'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
+        'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
+        'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
+        'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
+        'preload-end': (int, int),  # number of modules; milliseconds
+    }
+
     def __init__(self, fd):
         self._fd = fd
         self._rest = b''
@@ -3155,7 +3194,7 @@ class _Channel:
 
     def _dispatch(self, kind, *fields):
         try:
-            types = _MESSAGES[kind.decode()]
+            types = self.MESSAGES[kind.decode()]
             if len(fields) != len(types):
                 raise ValueError(f'{len(fields)} fields')
             values = [convert(field) for convert, field in zip(types, fields)]
@@ -3203,10 +3242,10 @@ class _KeptSockets:
     _BACKLOG = 4096  # connections that wait while no worker accepts them
 
     def __init__(self, logger, are_wanted):
+        self._logger = logger
         self._fd = self.worker_fd = None
         if are_wanted:
             self._make_pair()
-        self._logger = logger
         self._sockets = []
         self._worker_pid = None
         self._is_stopping = False
@@ -3214,25 +3253,15 @@ class _KeptSockets:
         self._has_warned = False
 
     def _make_pair(self):
+        if not hasattr(os, 'fork'):
+            self._logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
+            sys.exit(2)
         import _socket
 
         monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         monitor_end.setblocking(False)
         self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
         _monitor_fds.discard(self.worker_fd)  # forked workers keep it
-
-    @staticmethod
-    def are_wanted(argument, logger):
-        """Whether an argument or the environment asks for this. Exits with status 2 where it is not possible."""
-        try:
-            wanted = _flag('HUPPER_KEEP_SOCKETS', argument)
-        except ValueError as error:
-            logger.error(str(error))
-            sys.exit(2)
-        if wanted and not hasattr(os, 'fork'):
-            logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
-            sys.exit(2)
-        return wanted
 
     def close(self):
         self.release()
@@ -3307,7 +3336,7 @@ class _KeptSockets:
         if kept.pid is None:
             return None
         if not _LINUX:
-            is_open = not kept.is_closed and any(process.pid == kept.pid for process in _processes())
+            is_open = not kept.is_closed and any(process.pid == kept.pid for process in _Process.all())
             return kept.pid if is_open else None
         pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
         worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
@@ -3899,7 +3928,26 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if path == root or path.startswith(os.path.join(root, '')):
                 if pattern is None:
                     return {None}
-                rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
+                rests |= self._glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
+        return rests
+
+    @staticmethod
+    def _glob_rests(pattern, names):
+        """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
+        from fnmatch import fnmatch
+
+        rests = {pattern}
+        for name in names:
+            is_hidden = name.startswith('.')  # as in a shell, `*` matches no hidden name
+            before, rests = rests, set()
+            for rest in before:
+                while rest[:1] == ('**',):
+                    if not is_hidden:
+                        rests.add(rest)
+                    rest = rest[1:]
+                if rest and (not is_hidden or rest[0].startswith('.')):
+                    if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
+                        rests.add(rest[1:])
         return rests
 
     # What a backend overrides; it leaves to these what it can't watch.
@@ -4471,90 +4519,73 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
-def _glob_rests(pattern, names):
-    """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
-    from fnmatch import fnmatch
-
-    rests = {pattern}
-    for name in names:
-        is_hidden = name.startswith('.')  # as in a shell, `*` matches no hidden name
-        before, rests = rests, set()
-        for rest in before:
-            while rest[:1] == ('**',):
-                if not is_hidden:
-                    rests.add(rest)
-                rest = rest[1:]
-            if rest and (not is_hidden or rest[0].startswith('.')):
-                if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
-                    rests.add(rest[1:])
-    return rests
-
-
-def _path_matcher(patterns):
-    """Return a function that says whether one of these patterns fits a path, or a folder above it.
+class _PathMatcher:
+    """Says whether one of these patterns fits a path, or a folder above it.
 
     A pattern without a slash matches a name; one with a slash a path from the current folder. A slash at the end means
     folders only. One that begins with `*` or `/` is also matched with whole paths, where `*` crosses slashes.
     """
-    if not patterns:
-        return lambda path: False
-    from functools import lru_cache
 
-    here = os.path.normcase(_current_folder() or os.sep)
-    real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)
-    tests = [_pattern_test(pattern, here, real_folder) for pattern in patterns]
-    has_folder_tests = any(only_folders for _, only_folders in tests)
+    def __init__(self, patterns):
+        from functools import lru_cache
 
-    @lru_cache(maxsize=1 << 14)
-    def fits(path, is_folder):
-        if any(test(path) and (is_folder or not only_folders) for test, only_folders in tests):
-            return True
+        self._here = os.path.normcase(_current_folder() or os.sep)
+        self._real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)
+        self._fits_known = lru_cache(maxsize=1 << 14)(self._fits)
+        self._patterns = [os.path.normcase(os.path.expanduser(pattern)) for pattern in patterns]
+        self._globs = {pattern: self._globs_of(pattern) for pattern in self._patterns}
+        self._has_folder_patterns = any(pattern.endswith(os.sep) for pattern in self._patterns)
+
+    def __call__(self, path):
+        path = os.path.normcase(path)
+        return self._fits_known(path, self._has_folder_patterns and os.path.isdir(path))
+
+    def _fits(self, path, is_folder):
+        for pattern in self._patterns:
+            if (is_folder or not pattern.endswith(os.sep)) and self._fits_itself(path, pattern):
+                return True
         above = os.path.dirname(path)
-        return above != path and fits(above, True)
+        return above != path and self._fits_known(above, True)
 
-    return lambda path: fits(os.path.normcase(path), has_folder_tests and os.path.isdir(path))
+    def _fits_itself(self, path, pattern):
+        from fnmatch import fnmatchcase
 
-
-def _pattern_test(pattern, here, real_folder):
-    """Return a function that says whether a pattern fits a path itself, and whether it means folders only."""
-    from fnmatch import fnmatchcase
-
-    pattern = os.path.normcase(os.path.expanduser(pattern))
-    name = pattern.rstrip(os.sep)
-    escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in here)
-    anchored = os.path.normpath(os.path.join(escaped, name))
-    globs = [each.split(os.sep) for each in (anchored, _with_real_folder(anchored))] if os.sep in name else []
-
-    def test(path):
-        is_above = (here + os.sep).startswith(os.path.join(path, ''))  # a name of a folder we are in does not count
-        if not is_above and name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
-            return True
-        if not is_above and pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
-            return True
+        name = pattern.rstrip(os.sep)
+        if not (self._here + os.sep).startswith(os.path.join(path, '')):  # a name of a folder we are in does not count
+            if name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
+                return True
+            if pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
+                return True
+        globs = self._globs[pattern]
         folder, last = os.path.split(path)
-        paths = (path, os.path.join(real_folder(folder), last)) if globs else ()
-        return any(_fits_glob(each.split(os.sep), glob) for each in paths for glob in globs)
+        paths = (path, os.path.join(self._real_folder(folder), last)) if globs else ()
+        return any(self._fits_glob(each.split(os.sep), glob) for each in paths for glob in globs)
 
-    return test, pattern.endswith(os.sep)
+    def _globs_of(self, pattern):
+        """Return the components of a path from the current folder, as it reads and without links."""
+        name = pattern.rstrip(os.sep)
+        if os.sep not in name:
+            return []
+        escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in self._here)
+        anchored = os.path.normpath(os.path.join(escaped, name))
+        return [each.split(os.sep) for each in (anchored, self._with_real_folder(anchored))]
 
+    def _with_real_folder(self, glob):
+        """Return a glob without links in that part of its folder which has no wildcard."""
+        folder, name = os.path.split(glob)
+        if _has_magic(folder):
+            return os.path.join(self._with_real_folder(folder), name)
+        return os.path.join(os.path.realpath(folder), name)
 
-def _with_real_folder(glob):
-    """Return a glob without links in that part of its folder which has no wildcard."""
-    folder, name = os.path.split(glob)
-    if _has_magic(folder):
-        return os.path.join(_with_real_folder(folder), name)
-    return os.path.join(os.path.realpath(folder), name)
+    def _fits_glob(self, names, glob):
+        """Whether the components of a path match those of a glob, in which ** stands for any number of them."""
+        from fnmatch import fnmatchcase
 
-
-def _fits_glob(names, glob):
-    """Whether the components of a path match those of a glob, in which ** stands for any number of them."""
-    from fnmatch import fnmatchcase
-
-    if not glob or not names:
-        return not names and set(glob) <= {'**'}
-    if glob[0] == '**':
-        return _fits_glob(names, glob[1:]) or _fits_glob(names[1:], glob)
-    return fnmatchcase(names[0], glob[0]) and _fits_glob(names[1:], glob[1:])
+        if not glob or not names:
+            return not names and set(glob) <= {'**'}
+        if glob[0] == '**':
+            return self._fits_glob(names, glob[1:]) or self._fits_glob(names[1:], glob)
+        return fnmatchcase(names[0], glob[0]) and self._fits_glob(names[1:], glob[1:])
 
 
 def find_default_monitor_factory(logger):
@@ -4817,9 +4848,9 @@ class _ChildReaper:
         if not _LINUX:
             return []
         if not os.path.exists('/proc/thread-self/children'):
-            return [process for process in _processes() if process.parent == os.getpid()]
+            return [process for process in _Process.all() if process.parent == os.getpid()]
         pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
-        return _processes(os.fsdecode(pids).split())
+        return _Process.all(os.fsdecode(pids).split())
 
     def reap(self, known):
         """Wait for those adopted that have ended; return the others."""
@@ -5033,18 +5064,21 @@ if sys.platform == 'win32':
     def _hand_over(spec, control):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         main_thread = _kernel32('OpenThread', 1, False, _thread.get_ident())  # 1: THREAD_TERMINATE
-        _thread.start_new_thread(_interrupt_on_request, (control, main_thread))
 
-    def _interrupt_on_request(control, main_thread):
-        """A byte in the control pipe is the monitor's polite way to stop us."""
-        while _read(control):
-            hook = sys.excepthook
-            sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
-            signal.raise_signal(signal.SIGINT)  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
-            try:
-                _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
-            except OSError:
-                pass  # it does not read or write just now
+        def interrupt_on_request():
+            """A byte in the control pipe is the monitor's polite way to stop us."""
+            while _read(control):
+                hook = sys.excepthook
+                sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
+                signal.raise_signal(
+                    signal.SIGINT
+                )  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
+                try:
+                    _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
+                except OSError:
+                    pass  # it does not read or write just now
+
+        _thread.start_new_thread(interrupt_on_request, ())
 
     class _Waiter(_WaiterBase):
         def __init__(self):
@@ -5284,7 +5318,7 @@ else:
 
     def _is_descendant_of(handshake):
         """Whether its monitor is among our ancestors."""
-        return handshake.monitor in _ancestors(os.getpid(), {each.pid: each.parent for each in _processes()})
+        return handshake.monitor in _Process.ancestors(os.getpid(), {each.pid: each.parent for each in _Process.all()})
 
     def _set_parent_death_signal(monitor):
         _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -5583,7 +5617,7 @@ else:
             if self._status is None:
                 self.group = _group(self.pid) or self.group
                 if not _LINUX:
-                    self.children = [process.pid for process in _processes() if process.parent == self.pid]
+                    self.children = [process.pid for process in _Process.all() if process.parent == self.pid]
                 self.sent_signals.add(signum)
                 try:
                     os.kill(self.pid, signum)
@@ -5596,15 +5630,15 @@ else:
         def has_python_child(self):
             """Whether it has started a Python: not by a mere fork, nor as a helper of multiprocessing."""
             own = _LINUX and _read_proc(str(self.pid), 'cmdline')
-            children = [each for each in _processes() if each.parent == self.pid and not each.ends_by_itself()]
+            children = [each for each in _Process.all() if each.parent == self.pid and not each.ends_by_itself()]
             pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
             return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
         def kill_children(self):
             """Kill its descendants: it was never the app."""
-            parents = {process.pid: process.parent for process in _processes()}
+            parents = {process.pid: process.parent for process in _Process.all()}
             for pid in parents:
-                if self.pid in _ancestors(pid, parents):
+                if self.pid in _Process.ancestors(pid, parents):
                     try:
                         os.kill(pid, signal.SIGKILL)
                     except OSError:
@@ -5616,35 +5650,39 @@ else:
         def __init__(self, pid, parent, group, state, name):
             self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
 
+        @classmethod
+        def all(cls, pids=None):
+            """These processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
+            if not _LINUX:
+                import subprocess
+
+                table = subprocess.run(
+                    ['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE
+                ).stdout
+                lines = [os.fsdecode(line).split(None, 4) for line in table.splitlines()]
+                return [_Process(*line) for line in lines if len(line) == 5]
+            found = []
+            for pid in filter(str.isdigit, _list_proc()) if pids is None else pids:
+                head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+                if head:  # else it has just ended
+                    state, parent, group = tail.split(None, 3)[:3]
+                    found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
+            return found
+
         def ends_by_itself(self):
             """Whether it does so already, or is a helper of multiprocessing, which cleans up once it is alone."""
             command = _read_proc(str(self.pid), 'cmdline')  # which a process that ends loses first
             helpers = b'multiprocessing.resource_tracker', b'multiprocessing.forkserver'
             return (_LINUX and not command) or any(helper in command for helper in helpers)
 
-    def _processes(pids=None):
-        """Return these processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
-        if not _LINUX:
-            import subprocess
-
-            table = subprocess.run(['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
-            lines = [os.fsdecode(line).split(None, 4) for line in table.splitlines()]
-            return [_Process(*line) for line in lines if len(line) == 5]
-        found = []
-        for pid in filter(str.isdigit, _list_proc()) if pids is None else pids:
-            head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
-            if head:  # else it has just ended
-                state, parent, group = tail.split(None, 3)[:3]
-                found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
-        return found
-
-    def _ancestors(pid, parents):
-        """Return the pids above a process; `parents` maps pids to those of their parents, maybe in a circle."""
-        found = []
-        while pid in parents and parents[pid] not in found:
-            pid = parents[pid]
-            found.append(pid)
-        return found
+        @staticmethod
+        def ancestors(pid, parents):
+            """Return the pids above a process; `parents` maps pids to those of their parents, maybe in a circle."""
+            found = []
+            while pid in parents and parents[pid] not in found:
+                pid = parents[pid]
+                found.append(pid)
+            return found
 
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker, unless in a group of their own: politely, then by force."""
@@ -5671,7 +5709,7 @@ else:
         def _left(self):
             if _LINUX:
                 return self._reaper.reap(self._known)
-            return self._children and [process for process in _processes() if process.pid in self._children]
+            return self._children and [process for process in _Process.all() if process.pid in self._children]
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
@@ -5707,7 +5745,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 options[name] = check('--' + name.replace('_', '-'), options[name])
         logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
         factory = options.pop('monitor_factory', None)
-        reloader = Reloader(_target_for(rest), factory, logger, may_fork=_IS_COMMAND, **options)
+        reloader = Reloader(_Target.of_command_line(rest), factory, logger, may_fork=_IS_COMMAND, **options)
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
@@ -5715,24 +5753,13 @@ def main(args: Sequence[str] | None = None) -> int:
         target = reloader.target
         module = ['-m'] if target.kind == 'module' else []
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
-    if advice := _second_reloader(reloader.target):
+    if advice := reloader.target.second_reloader():
         reloader.logger.info(f'The program has a reloader of its own: {advice}.')
     supervisor = _Supervisor(reloader)
     status = supervisor.run()
     if supervisor.is_interrupted and _IS_COMMAND:
         _end_by_sigint()
     return status
-
-
-def _second_reloader(target):
-    """Return how to turn off a reloader that a well-known program brings itself; None if it uses none."""
-    program, args = os.path.basename(target.name).partition('.')[0], set(target.args)
-    if program == 'uvicorn' and '--reload' in args:
-        return 'leave out --reload'
-    if program == 'flask' and 'run' in args and args & {'--debug', '--reload'} and '--no-reload' not in args:
-        return 'add --no-reload'
-    if program in ('manage', 'django-admin', 'django') and 'runserver' in args and '--noreload' not in args:
-        return 'add --noreload'
 
 
 def _parse_options(args):
@@ -5773,40 +5800,6 @@ def _parse_options(args):
     while at < len(args) and args[at].startswith('-') and not args[at].startswith('-m') and args[at] != '--':
         at += 2 if args[at].lstrip('-vq') in with_value else 1
     return vars(parser.parse_args(args[:at])), args[at + 1 :] if args[at : at + 1] == ['--'] else args[at:]
-
-
-def _target_for(args):
-    """Return the _Target that a command line without options names; raise ValueError."""
-    command = _command_line()
-    options = _split_command_line(command[1:])[0] if command else None
-    is_module = bool(args) and args[0].startswith('-m')
-    if is_module:
-        args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
-    if not args:
-        missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
-        raise ValueError(missing + ' (see --help)')
-    name = args[0] if is_module else _find_script(args[0])
-    orig_argv = None
-    if hasattr(sys, 'orig_argv'):
-        orig_argv = [command[0], *options, *(['-m'] if is_module else []), name, *args[1:]]
-    return _Target('module' if is_module else 'script', name, args[1:], options, orig_argv)
-
-
-def _find_script(name):
-    """Return the path of a script: a file or folder, or this environment's console script of that name."""
-    if os.path.exists(name):
-        return name
-    from sysconfig import get_path
-
-    folders = [] if os.path.dirname(name) else [os.path.dirname(sys.executable), get_path('scripts')]
-    for path in [os.path.join(folder, name + suffix) for folder in folders for suffix in ('', '.exe')]:
-        if os.path.isfile(path) and os.access(path, os.R_OK):
-            with open(path, 'rb') as file:
-                head = file.readline(256)
-            shells = b'python', b'pypy', b'/bin/sh'
-            if head[:2] == b'MZ' or (head[:2] == b'#!' and any(shell in head for shell in shells)):
-                return path
-    raise ValueError(f'there is no script {name!r} here, nor a console script of that name in this environment')
 
 
 if __name__ == '__main__':

@@ -904,7 +904,9 @@ class Parts(unittest.TestCase):
             ('**/d', '.b', False),
         ]:
             with self.subTest(glob=glob, path=path):
-                self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
+                self.assertIs(
+                    any(hupper.PollingFileMonitor._glob_rests(tuple(glob.split('/')), path.split('/'))), leads
+                )
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
@@ -1037,7 +1039,7 @@ class Parts(unittest.TestCase):
             ({'one', 'two'}, ['one', 'two'], ['three']),
         ]:
             with mock.patch.dict(os.environ, HOME=project.path('HOME'), USERPROFILE=project.path('HOME')):
-                is_ignored = hupper._path_matcher(patterns)
+                is_ignored = hupper._PathMatcher(patterns)
             for name in [*fits, *fits_not]:
                 with self.subTest(patterns=patterns, name=name):
                     path = os.path.normpath(os.path.join(project.folder, name))
@@ -1045,11 +1047,11 @@ class Parts(unittest.TestCase):
         if not WINDOWS:
             os.symlink(project.folder, project.path('link'))
             through_link = os.path.join(project.path('link'), 'logs')
-            self.assertTrue(hupper._path_matcher([through_link])(project.path('logs/a.log')))
-            self.assertTrue(hupper._path_matcher(['./logs'])(os.path.join(through_link, 'a.log')))
-            self.assertFalse(hupper._path_matcher([through_link])(project.path('src/a.log')))
+            self.assertTrue(hupper._PathMatcher([through_link])(project.path('logs/a.log')))
+            self.assertTrue(hupper._PathMatcher(['./logs'])(os.path.join(through_link, 'a.log')))
+            self.assertFalse(hupper._PathMatcher([through_link])(project.path('src/a.log')))
         os.chdir(os.path.dirname(project.write('[x]/logs', '')))
-        self.assertTrue(hupper._path_matcher(['./logs'])(project.path('[x]/logs')))
+        self.assertTrue(hupper._PathMatcher(['./logs'])(project.path('[x]/logs')))
 
     def test_seconds(self):
         for value in (1, 0.5, '2', ' 1e-3 '):
@@ -1104,7 +1106,7 @@ class Parts(unittest.TestCase):
         ]:
             name, *args = command.replace('-m ', '').split()
             with self.subTest(command=command):
-                self.assertEqual(hupper._second_reloader(hupper._Target('script', name, args)), advice)
+                self.assertEqual(hupper._Target.second_reloader(hupper._Target('script', name, args)), advice)
 
     def test_signature_differs(self):
         """By time, size and inode; and there is one for an absent file."""
@@ -1153,7 +1155,7 @@ class Parts(unittest.TestCase):
             '--check-hash-based-pycs always a.py': (['--check-hash-based-pycs', 'always'], 'script', 'a.py', []),
         }.items():
             with self.subTest(text):
-                self.assertEqual(hupper._split_command_line(text.split()), expected)
+                self.assertEqual(hupper._Target.split_command_line(text.split()), expected)
 
     def test_syntax_errors(self):
         project = Project()
@@ -1167,14 +1169,14 @@ class Parts(unittest.TestCase):
             b'\xff': 'SyntaxError',
         }.items():
             path = project.write('x.py', text)
-            told = hupper._syntax_error(path)
+            told = hupper._Supervisor._syntax_error(path)
             if said is None:
                 self.assertIsNone(told, text)
             else:
                 self.assertIn(said, told)
                 self.assertIn(path, told)
-        self.assertIn('null bytes', hupper._syntax_error(project.write('x.py', 'x = 1\0')))
-        self.assertIsNone(hupper._syntax_error(project.path('absent.py')))
+        self.assertIn('null bytes', hupper._Supervisor._syntax_error(project.write('x.py', 'x = 1\0')))
+        self.assertIsNone(hupper._Supervisor._syntax_error(project.path('absent.py')))
 
 
 class Polling(unittest.TestCase):
@@ -1378,7 +1380,7 @@ class Channel(unittest.TestCase):
         self.got = []
         self.channel = hupper._Channel(fd)
         self.garbage = []
-        for kind in hupper._MESSAGES:
+        for kind in hupper._Channel.MESSAGES:
             self.channel.handlers[kind] = lambda *fields, kind=kind: self.got.append((kind, *fields))
         self.channel.on_garbage = self.garbage.append
         self.addCleanup(self.channel.close)
@@ -1439,7 +1441,7 @@ class Channel(unittest.TestCase):
         """What the worker's end sends arrives, with its fields; what no path can be is not sent."""
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
         sent = []
-        for kind, types in hupper._MESSAGES.items():
+        for kind, types in hupper._Channel.MESSAGES.items():
             sent.append((kind, *['/caf\udce9' if each is os.fsdecode else 123 for each in types]))
             handshake.send(*sent[-1])
         no_paths = ['a\0b', 'x' * hupper._PIPE_BUF]
@@ -7225,15 +7227,17 @@ class KeptSocketsOption(Case):
 
     def test_argument_wins(self):
         with mock.patch.dict(os.environ, HUPPER_KEEP_SOCKETS='1'):
-            self.assertTrue(hupper._KeptSockets.are_wanted(None, None))
-            self.assertFalse(hupper._KeptSockets.are_wanted(False, None))
+            for argument, expected in ((None, True), (False, False)):
+                config = hupper.Reloader('app.main', None, hupper.SilentLogger(), keep_sockets=argument)
+                self.assertIs(config.keep_sockets, expected)
 
     def test_bad_value(self):
         self.write('start.py', TWO_LINES)
         for command in (['hupper.py', 'start.py'], ['start.py']):
-            result = self.project.python(*command, env={'HUPPER_KEEP_SOCKETS': 'yes'})
-            self.assertEqual(result.returncode, 2)
-            self.assertEqual(result.stderr, "[ERROR] HUPPER_KEEP_SOCKETS must be 1 or 0, not 'yes'\n")
+            for name in ('HUPPER_KEEP_SOCKETS', 'HUPPER_PRELOAD'):
+                result = self.project.python(*command, env={name: 'yes'})
+                self.assertEqual(result.returncode, 2)
+                self.assertEqual(result.stderr, f"[ERROR] {name} must be 1 or 0, not 'yes'\n")
 
 
 class KeptSocketsElsewhere(unittest.TestCase):
@@ -7261,9 +7265,9 @@ class KeptSocketsElsewhere(unittest.TestCase):
     def test_no_posix(self):
         logger = mock.Mock()
         with mock.patch.object(hupper, 'os', mock.Mock(spec=['environ'], environ={})):
-            self.assertFalse(hupper._KeptSockets.are_wanted(None, logger))
+            self.assertIsNone(hupper._KeptSockets(logger, False).worker_fd)
             with self.assertRaises(SystemExit) as caught:
-                hupper._KeptSockets.are_wanted(True, logger)
+                hupper._KeptSockets(logger, True)
         self.assertEqual(caught.exception.code, 2)
         self.assertIn('POSIX', logger.error.call_args[0][0])
 
@@ -8818,7 +8822,7 @@ class PreloadParts(unittest.TestCase):
         self.addCleanup(self.project.remove)
 
     def names(self, text):
-        return hupper._imported_names(compile(text, 'x', 'exec'))
+        return hupper._SourceImports.in_code(compile(text, 'x', 'exec'))
 
     def test_imported_names(self):
         for text, names in {
@@ -8848,7 +8852,7 @@ class PreloadParts(unittest.TestCase):
             ('.x', ['other.x'], False),
         ]:
             with self.subTest(name=name, modules=modules):
-                self.assertIs(hupper._is_named(path, name, modules), expected)
+                self.assertIs(hupper._Preload._is_named(path, name, modules), expected)
 
     def imports(self, path):
         imports, signature = hupper._SourceImports(), hupper._signature(path)
