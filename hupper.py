@@ -1326,12 +1326,29 @@ class _Target:
         if program in ('manage', 'django-admin', 'django') and 'runserver' in args and '--noreload' not in args:
             return 'add --noreload'
 
+    def has_main(self):
+        """Whether a script is a folder or zip file, to be run by its __main__."""
+        if os.path.isdir(self.name):
+            return True
+        try:
+            with open(self.name, 'rb') as file:
+                file.seek(max(0, os.path.getsize(self.name) - (1 << 16)))
+                return b'PK\5\6' in file.read()  # where a zip file's directory ends
+        except OSError:
+            return False  # it is missing: the app fails
 
-class _LaunchSpec:
+    def main_path(self):
+        """Return the path of a script as Python has it in sys.argv[0] and __file__."""
+        if self.name == os.curdir and sys.version_info >= (3, 11):
+            return _current_folder() or self.name
+        return _from_here(self.name) if sys.version_info >= (3, 9) else self.name
+
+
+class _LaunchSpec(_Target):
     """What a worker has to know to run the app. A new interpreter gets it through its control pipe."""
 
     __slots__ = (
-        *('kind', 'name', 'args', 'orig_argv'),  # of the _Target
+        *('kind', 'name', 'args', 'options', 'orig_argv'),  # of the _Target
         'argv',  # for a call: the program's own sys.argv, and its sys.path
         'sys_path',
         'folder',
@@ -1357,7 +1374,7 @@ class _LaunchSpec:
     def load(cls, data):
         import marshal
 
-        spec = cls()
+        spec = cls.__new__(cls)
         for name, value in zip(cls.__slots__, marshal.loads(data)):
             setattr(spec, name, value)
         return spec
@@ -1378,23 +1395,6 @@ class _LaunchSpec:
         if self.kind == 'script':
             return os.path.dirname(os.path.realpath(_absolute(self.name)))
         return self.folder if self.kind == 'module' else ''
-
-    def has_main(self):
-        """Whether a script is a folder or zip file, to be run by its __main__."""
-        if os.path.isdir(self.name):
-            return True
-        try:
-            with open(self.name, 'rb') as file:
-                file.seek(max(0, os.path.getsize(self.name) - (1 << 16)))
-                return b'PK\5\6' in file.read()  # where a zip file's directory ends
-        except OSError:
-            return False  # it is missing: the app fails
-
-    def main_path(self):
-        """Return the path of a script as Python has it in sys.argv[0] and __file__."""
-        if self.name == os.curdir and sys.version_info >= (3, 11):
-            return _current_folder() or self.name
-        return _from_here(self.name) if sys.version_info >= (3, 9) else self.name
 
     def shadowed(self, names):
         """Return which of these modules the app's own folders or zip files have a file or folder for."""
@@ -1534,10 +1534,10 @@ class _Launcher:
 
     def _fork_obstacle(self, installation):
         """Return why the worker can't be a fork of this process; None if it can."""
-        if not self.may_fork:
-            return 'this is not our own command line, or one with a file monitor that has threads'
         if obstacle := _process_fork_obstacle():
             return obstacle
+        if not self.may_fork:
+            return 'this is not our own command line, or one with a file monitor that has threads'
         if self._prints_startup_trace():
             return 'the interpreter is traced from its start'
         if installation != self._own_installation:
@@ -1546,9 +1546,7 @@ class _Launcher:
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 
     def _make_spec(self):
-        spec = _LaunchSpec()
-        for name in ('kind', 'name', 'args', 'orig_argv'):
-            setattr(spec, name, getattr(self._target, name))
+        spec = _LaunchSpec(**vars(self._target))
         spec.argv = [str.__str__(str(arg)) for arg in sys.argv]
         spec.sys_path = self._sys_path
         spec.folder = self._folder
@@ -1588,7 +1586,7 @@ class _Launcher:
         return worker
 
     def _fork(self, spec, channel_fd, control_fd):
-        """Return the pid of a fork, which leaves this stack."""
+        """Return the pid of a fork, which leaves this stack by _Forked."""
         _flush()
         with self._waiter:
             pid = os.fork()
@@ -1596,7 +1594,7 @@ class _Launcher:
                 _set_parent_death_signal(spec.monitor_pid)
                 self._waiter.reset(keep=(channel_fd, control_fd))
         if pid == 0:
-            _WorkerMain(spec, channel_fd, _ControlPipe(control_fd)).take_over()
+            raise _Forked(_WorkerMain(spec, channel_fd, _ControlPipe(control_fd)))
         return pid
 
     def _spawn(self, channel_fd, control_fd):
@@ -1716,12 +1714,32 @@ class _ControlPipe:
         self._data += chunk
 
 
+def _forget_stack(error, traceback):
+    """Free what an exception that has left the stack keeps of it."""
+    for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
+        vars(sys).pop(name, None)
+    while traceback:
+        traceback.tb_frame.clear()
+        traceback = traceback.tb_next
+    if error:
+        error.__traceback__ = None
+
+
+class _Forked(BaseException):
+    """Raised in a forked worker, to leave the stack of the monitor."""
+
+    def __init__(self, worker):
+        super().__init__()
+        self.worker = worker
+
+
 class _WorkerMain:
     """What a worker does around the app: it gets ready, waits for its start, runs the app and reports its end.
 
-    The app is to run with nothing of ours below it but one frame. So the worker raises KeyboardInterrupt through
-    whatever stack it was made in, and Python calls `sys.excepthook`, which runs the app. It must be exactly that
-    exception: if it is the app's end as well, Python itself then dies by SIGINT.
+    The app is to run with nothing of ours below it but one frame. So a new interpreter, and our command line before it
+    runs the monitor, leave the stack by KeyboardInterrupt. Python then calls `sys.excepthook`: a function of ours that
+    runs the monitor, if need be, and in a worker the app. It must be exactly that exception: if it is the app's end as
+    well, Python itself dies by SIGINT. By then Python has also freed the syntax tree of this file, which is large.
     """
 
     _bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
@@ -1735,7 +1753,6 @@ class _WorkerMain:
         self._preloader = None
         self._has_moved = False  # a preloaded package has changed the folder
         self._front_paths = None  # of sys.path, if that is set already
-        self._excepthook = sys.excepthook
 
     @classmethod
     def begin_spawned(cls, channel_fd, control_fd, monitor_pid):
@@ -1746,30 +1763,40 @@ class _WorkerMain:
         if 'linecache' in sys.modules:
             sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
         control = _ControlPipe(control_fd)
-        cls(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True).take_over()
+        worker = cls(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True)
+        cls.leave_stack(worker._spec, lambda: worker)
 
-    def take_over(self) -> NoReturn:
-        """Leave the stack, to run the app."""
-        sys.excepthook = self._make_excepthook()
+    @classmethod
+    def leave_stack(cls, target, find_worker) -> NoReturn:
+        """Have Python call `find_worker` with an empty stack, and run the app in the worker that it returns."""
+        sys.excepthook = cls._make_excepthook(target, find_worker)
         raise KeyboardInterrupt
 
-    def _make_excepthook(self):
+    @classmethod
+    def _make_excepthook(cls, target, find_worker):
         """Return the function that runs the app: the outermost frame, which has the file name of plain Python's one.
 
         That is where debuggers look. Its globals are those that `warnings` falls back to beyond the outermost frame.
         """
-        from importlib import import_module
+        former_excepthook = sys.excepthook
+        module = target.name.rpartition('.')[0] if target.kind == 'call' else None
 
-        worker = self
-        module = self._spec.name.rpartition('.')[0] if self._spec.kind == 'call' else None
+        def get_ready(leave, traceback):
+            nonlocal find_worker
+            sys.excepthook = former_excepthook
+            _forget_stack(leave, traceback)
+            find, find_worker = find_worker, None  # so that what it refers to is freed
+            worker = find()
+            worker.get_ready()
+            return worker
 
         def run_app(_, leave, traceback):
-            worker.get_ready(leave, traceback)
+            worker = get_ready(leave, traceback)
             leave = traceback = error = None
             try:
                 worker.begin()
                 if module:
-                    import_module(module)
+                    __import__(module)
                 function, args, kwargs = worker.entry_point()
                 function(*args, **kwargs)
             except SystemExit as exit:
@@ -1786,23 +1813,22 @@ class _WorkerMain:
                     worker.print_failure_of_excepthook(failure, error)
             return worker.end(error)
 
-        code = run_app.__code__.replace(co_filename=self._outermost_file())
-        return type(run_app)(code, self._OUTERMOST_GLOBALS, closure=run_app.__closure__)
+        code = run_app.__code__.replace(co_filename=cls._outermost_file(target))
+        return type(run_app)(code, cls._OUTERMOST_GLOBALS, closure=run_app.__closure__)
 
-    def _outermost_file(self):
-        if self._spec.kind == 'script' and not self._spec.has_main():
-            return self._spec.main_path()
-        if self._spec.kind in ('script', 'module'):
-            import runpy
-
-            return runpy.run_path.__code__.co_filename
+    @staticmethod
+    def _outermost_file(target):
+        if target.kind == 'script' and not target.has_main():
+            return target.main_path()
+        if target.kind in ('script', 'module'):
+            is_frozen = sys.modules['_frozen_importlib'].FrozenImporter.find_spec('runpy')
+            return '<frozen runpy>' if is_frozen else os.path.join(os.path.dirname(os.__file__), 'runpy.py')
         return '<string>'
 
     # Before the start.
 
-    def get_ready(self, leave, traceback):
+    def get_ready(self):
         """Prepare all that the app does not depend on, wait for the start, and do the rest."""
-        self._forget_stack(leave, traceback)
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
@@ -1838,16 +1864,6 @@ class _WorkerMain:
         if self._preloader.has_failed:
             self._control.receive()
             os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
-
-    def _forget_stack(self, leave, traceback):
-        sys.excepthook = self._excepthook
-        for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
-            vars(sys).pop(name, None)
-        while traceback:
-            traceback.tb_frame.clear()
-            traceback = traceback.tb_next
-        if leave:
-            leave.__traceback__ = None
 
     def _make_main_module(self):
         _WorkerMain._bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
@@ -4883,6 +4899,13 @@ def _process_fork_obstacle():
     return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
 
 
+def _trim_memory():
+    """Give freed memory back to the system (`man 3 malloc_trim`): each fork would have a copy of it."""
+    trim = getattr(_libc(), 'malloc_trim', None)
+    if trim:
+        trim(0)
+
+
 def _prctl(option, value):
     libc = _libc() if _LINUX else None
     if libc:
@@ -5736,7 +5759,7 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; `args` is sys.argv[1:] if not given. Return the status."""
+    """Run the command line; `args` is sys.argv[1:] if not given. Return the status, or leave by `sys.exit` with it."""
     try:
         options, rest = _parse_options(sys.argv[1:] if args is None else list(args))
         checks = {'reload_interval': _seconds, 'shutdown_interval': _seconds, 'stop_signal': _stop_signal}
@@ -5745,7 +5768,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 options[name] = check('--' + name.replace('_', '-'), options[name])
         logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
         factory = options.pop('monitor_factory', None)
-        reloader = Reloader(_Target.of_command_line(rest), factory, logger, may_fork=_IS_COMMAND, **options)
+        may_fork = _IS_COMMAND and not _process_fork_obstacle()
+        reloader = Reloader(_Target.of_command_line(rest), factory, logger, may_fork=may_fork, **options)
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
@@ -5755,11 +5779,27 @@ def main(args: Sequence[str] | None = None) -> int:
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
     if advice := reloader.target.second_reloader():
         reloader.logger.info(f'The program has a reloader of its own: {advice}.')
+    if may_fork:
+        _WorkerMain.leave_stack(reloader.target, lambda: _monitor_until_forked(reloader))
+    return _monitor(reloader)
+
+
+def _monitor(reloader):
     supervisor = _Supervisor(reloader)
     status = supervisor.run()
     if supervisor.is_interrupted and _IS_COMMAND:
         _end_by_sigint()
     return status
+
+
+def _monitor_until_forked(reloader):
+    """Run the monitor, which ends this process; return in each worker that it forks."""
+    _trim_memory()
+    try:
+        sys.exit(_monitor(reloader))
+    except _Forked as forked:
+        _forget_stack(forked, forked.__traceback__.tb_next)  # not this frame
+        return forked.worker
 
 
 def _parse_options(args):
