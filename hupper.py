@@ -4012,10 +4012,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Look at all that is polled: files, then folders."""
         started = time.monotonic()
         self._seen_at = self._looked_at
-        files = [path for path in self.files if self._is_polled(path)]
+        files, known = [path for path in self.files if self._is_polled(path)], self._glances
         for number, (path, glance) in enumerate(_glances(files)):
-            if glance != self._glances.get(path):
-                self._glances[path] = glance
+            if glance != known.get(path):
+                known[path] = glance
                 self.recheck(path)
             if number % 100 == 99:
                 yield path
@@ -5314,7 +5314,12 @@ else:
 
     def _glances(paths):
         for path in paths:
-            yield path, _signature(path)
+            try:
+                stat = os.stat(path)  # not by _signature, as each call more would count
+            except (OSError, ValueError):
+                yield path, 0
+            else:
+                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
 
     def _libc():
         try:
