@@ -103,16 +103,22 @@ import time
 from abc import ABC, abstractmethod
 
 
-def _private_copy(module):
+def _private_copy(module, **others):
     """Return a copy of a module: what a test of the app patches in the module does not reach our import hooks."""
     copy = type(module)(module.__name__)
-    vars(copy).update(vars(module))
+    names = vars(copy)
+    names.update(vars(module), **others)
+    for name, function in vars(module).items():
+        if isinstance(function, type(_private_copy)):  # it is to call what is in the copy, too
+            names[name] = type(function)(function.__code__, names, name, function.__defaults__, function.__closure__)
+            names[name].__kwdefaults__ = function.__kwdefaults__
     return copy
 
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
-    os, time, os.path = _private_copy(os), _private_copy(time), _private_copy(os.path)
+    os, time = _private_copy(os), _private_copy(time)
+    os.path = _private_copy(os.path, os=os)
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
 
@@ -427,6 +433,25 @@ class _Supervisor:
             if os.getpid() == pid:  # a forked worker leaves through here as well
                 self._close()
         return self._status
+
+    def run_as_command(self):
+        """The same; but after Ctrl-C end as the program itself would have ended."""
+        status = self.run()
+        if self.is_interrupted and _IS_COMMAND:
+            _end_by_sigint()
+        return status
+
+    def run_until_forked(self):
+        """Run, and end this process by `sys.exit`; but return in each worker that is forked."""
+        try:
+            _LibC.call('malloc_trim', 0)  # give back what is freed: each fork would have a copy of it
+        except OSError:
+            pass  # not in this C library
+        try:
+            sys.exit(self.run_as_command())
+        except _Forked as forked:
+            _WorkerMain.forget_stack(forked, forked.__traceback__.tb_next)  # without this frame
+            return forked.worker
 
     def _open_monitor(self):
         self.monitor.open(self._config.monitor_factory, self._config.reload_interval, self._waiter.wake)
@@ -1714,17 +1739,6 @@ class _ControlPipe:
         self._data += chunk
 
 
-def _forget_stack(error, traceback):
-    """Free what an exception that has left the stack keeps of it."""
-    for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
-        vars(sys).pop(name, None)
-    while traceback:
-        traceback.tb_frame.clear()
-        traceback = traceback.tb_next
-    if error:
-        error.__traceback__ = None
-
-
 class _Forked(BaseException):
     """Raised in a forked worker, to leave the stack of the monitor."""
 
@@ -1784,7 +1798,7 @@ class _WorkerMain:
         def get_ready(leave, traceback):
             nonlocal find_worker
             sys.excepthook = former_excepthook
-            _forget_stack(leave, traceback)
+            cls.forget_stack(leave, traceback)
             find, find_worker = find_worker, None  # so that what it refers to is freed
             worker = find()
             worker.get_ready()
@@ -1815,6 +1829,17 @@ class _WorkerMain:
 
         code = run_app.__code__.replace(co_filename=cls._outermost_file(target))
         return type(run_app)(code, cls._OUTERMOST_GLOBALS, closure=run_app.__closure__)
+
+    @staticmethod
+    def forget_stack(error, traceback):
+        """Free what an exception that has left the stack keeps of it."""
+        for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
+            vars(sys).pop(name, None)
+        while traceback:
+            traceback.tb_frame.clear()
+            traceback = traceback.tb_next
+        if error:
+            error.__traceback__ = None
 
     @staticmethod
     def _outermost_file(target):
@@ -4368,30 +4393,24 @@ class _IN:
 
 
 class _Inotify:
-    """The system calls of inotify, through ctypes; they raise OSError."""
+    """The system calls of inotify; they raise OSError."""
 
     def __init__(self):
-        self._libc = _libc()
-        if not hasattr(self._libc, 'inotify_init1'):
-            raise OSError(errno.ENOSYS, 'this system has no inotify')
-        self.fd = _register_fd(self._call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC))
-
-    def _call(self, name, *args):
-        result = getattr(self._libc, name)(*args)
-        if result >= 0:
-            return result
-        import ctypes
-
-        number = ctypes.get_errno()
-        is_limit = number == errno.EMFILE
-        hint = ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)' if is_limit else ''
-        raise OSError(number, os.strerror(number) + hint)
+        try:
+            self.fd = _register_fd(_LibC.call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno == errno.EMFILE:
+                error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
+            raise
 
     def add(self, path, mask):
-        return self._call('inotify_add_watch', self.fd, os.fsencode(path), mask | _IN.MASK_ADD)
+        return _LibC.call('inotify_add_watch', self.fd, os.fsencode(path), mask | _IN.MASK_ADD)
 
     def remove(self, wd):
-        self._libc.inotify_rm_watch(self.fd, wd)  # fails where the kernel was quicker
+        try:
+            _LibC.call('inotify_rm_watch', self.fd, wd)
+        except OSError:
+            pass  # the kernel was quicker
 
     def read(self):
         """Return the events that are there, as (watch descriptor, mask, name), even if ever more of them come."""
@@ -4751,7 +4770,6 @@ class SilentLogger(DefaultLogger):
 #   _from_here(name)               return the path that Python makes of a script's name
 #   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
 #   _glances(paths)                yield each path with a value that changes with the file, at the least cost
-#   _libc()                        return the C library; raise OSError if there is none with inotify
 #   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes
 #   _exec(arguments)               run another program in place of this one
 #   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
@@ -4762,6 +4780,7 @@ class SilentLogger(DefaultLogger):
 #   _call_unblocked(spec, func)    call a function that may start processes, which inherit what signals are blocked
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
+#   _LibC                          call(name, *args), of ints and bytes: a function of the C library; raises OSError
 #   _Waiter                        _wait, read_signals, wake, close
 #   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
 #                                  wait_fd or wait_until; where there is SIGHUP, is_gone
@@ -4899,19 +4918,12 @@ def _process_fork_obstacle():
     return 'there are threads' if len(_list_proc('self', 'task')) != 1 else None
 
 
-def _trim_memory():
-    """Give freed memory back to the system (`man 3 malloc_trim`): each fork would have a copy of it."""
-    trim = getattr(_libc(), 'malloc_trim', None)
-    if trim:
-        trim(0)
-
-
 def _prctl(option, value):
-    libc = _libc() if _LINUX else None
-    if libc:
-        from ctypes import c_ulong
-
-        libc.prctl(option, *map(c_ulong, (value, 0, 0, 0)))
+    try:
+        if _LINUX:
+            _LibC.call('prctl', option, value, 0, 0, 0)
+    except OSError:
+        pass  # Python was built without ctypes, or a sandbox forbids it
 
 
 def _read_proc(*names):
@@ -5042,8 +5054,10 @@ if sys.platform == 'win32':
                 pass  # it has gone, or is going
             yield from dict.fromkeys(absent.values(), 0).items()
 
-    def _libc():
-        raise OSError(errno.ENOSYS, 'this system has no inotify')
+    class _LibC:
+        @staticmethod
+        def call(name, *args):
+            raise OSError(errno.ENOSYS, f'this system has no {name}')
 
     def _start_interpreter(options, code, waiter):
         import subprocess
@@ -5321,12 +5335,42 @@ else:
             else:
                 yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
 
-    def _libc():
-        try:
-            import ctypes
-        except ImportError:
-            return None  # Python was built without libffi: then there is no inotify, and no signalfd
-        return ctypes.CDLL(None, use_errno=True)
+    class _LibC:
+        """By _ctypes, on which ctypes stands: that would take longer to import than all else that we need."""
+
+        _functions: dict[str, Any] = {}  # those that were used
+
+        @classmethod
+        def call(cls, name, *args):
+            if name not in cls._functions:
+                cls._functions[name] = cls._find(name)
+            result = cls._functions[name](*args)
+            if result != -1:
+                return result
+            import _ctypes
+
+            number = _ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+        @staticmethod
+        def _find(name):
+            try:
+                if sys.implementation.name != 'cpython':
+                    import ctypes
+
+                    return getattr(ctypes.CDLL(None, use_errno=True), name)
+                import _ctypes
+            except (ImportError, AttributeError):
+                raise OSError(errno.ENOSYS, f'there is no {name} here, or Python was built without ctypes') from None
+
+            class Int(_ctypes._SimpleCData):
+                _type_ = 'i'
+
+            class Function(_ctypes.CFuncPtr):
+                _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+                _restype_ = Int
+
+            return Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))
 
     def _start_interpreter(options, code, waiter):
         import subprocess
@@ -5402,13 +5446,10 @@ else:
         @staticmethod
         def _sigint_fd():
             """Block SIGINT and return a descriptor to read it from, with its sender."""
-            libc = _libc()
-            if not libc:
-                return None
-            from ctypes import c_ulong
-
-            fd = libc.signalfd(-1, (c_ulong * 16)(1 << signal.SIGINT - 1), os.O_CLOEXEC | os.O_NONBLOCK)
-            if fd < 0:
+            mask = (1 << signal.SIGINT - 1).to_bytes(8, sys.byteorder) + bytes(120)  # a sigset_t
+            try:
+                fd = _LibC.call('signalfd', -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
                 return None  # as in some sandboxes
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
             return _register_fd(fd)
@@ -5471,13 +5512,6 @@ else:
             for fd in self._read, self._write, self._interrupts:
                 _close(fd)
 
-    def _group(pid):
-        """Return the group of a process; None if it has ended."""
-        try:
-            return os.getpgid(pid)
-        except OSError:
-            return None
-
     class _Terminal(_Pollable):
         """The terminal on stdin, if there is one."""
 
@@ -5525,7 +5559,7 @@ else:
         @classmethod
         def interrupts(cls, worker):
             """Whether Ctrl-C comes to us and to the worker."""
-            return cls._foreground() == os.getpgrp() == _group(worker.pid if worker else 0)
+            return cls._foreground() == os.getpgrp() == _Process.group_of(worker.pid if worker else 0)
 
         def save(self):
             if self.is_ours():
@@ -5617,7 +5651,7 @@ else:
         def poll(self, options=os.WNOHANG):
             """Return its status if it has ended, 128 + n where signal n did that; else None."""
             if self._status is None:
-                self.group = _group(self.pid) or self.group  # it can't be asked for later
+                self.group = _Process.group_of(self.pid) or self.group  # it can't be asked for later
                 try:
                     pid, status = os.waitpid(self.pid, options)
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
@@ -5643,7 +5677,7 @@ else:
 
         def send_signal(self, signum):
             if self._status is None:
-                self.group = _group(self.pid) or self.group
+                self.group = _Process.group_of(self.pid) or self.group
                 if not _LINUX:
                     self.children = [process.pid for process in _Process.all() if process.parent == self.pid]
                 self.sent_signals.add(signum)
@@ -5677,6 +5711,14 @@ else:
 
         def __init__(self, pid, parent, group, state, name):
             self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
+
+        @staticmethod
+        def group_of(pid):
+            """Return the group of a process; None if it has ended."""
+            try:
+                return os.getpgid(pid)
+            except OSError:
+                return None
 
         @classmethod
         def all(cls, pids=None):
@@ -5784,27 +5826,10 @@ def main(args: Sequence[str] | None = None) -> int:
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
     if advice := reloader.target.second_reloader():
         reloader.logger.info(f'The program has a reloader of its own: {advice}.')
-    if may_fork:
-        _WorkerMain.leave_stack(reloader.target, lambda: _monitor_until_forked(reloader))
-    return _monitor(reloader)
-
-
-def _monitor(reloader):
     supervisor = _Supervisor(reloader)
-    status = supervisor.run()
-    if supervisor.is_interrupted and _IS_COMMAND:
-        _end_by_sigint()
-    return status
-
-
-def _monitor_until_forked(reloader):
-    """Run the monitor, which ends this process; return in each worker that it forks."""
-    _trim_memory()
-    try:
-        sys.exit(_monitor(reloader))
-    except _Forked as forked:
-        _forget_stack(forked, forked.__traceback__.tb_next)  # not this frame
-        return forked.worker
+    if may_fork:
+        _WorkerMain.leave_stack(reloader.target, supervisor.run_until_forked)
+    return supervisor.run_as_command()
 
 
 def _parse_options(args):

@@ -1442,7 +1442,7 @@ class Channel(unittest.TestCase):
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
         sent = []
         for kind, types in hupper._Channel.MESSAGES.items():
-            sent.append((kind, *['/caf\udce9' if each is os.fsdecode else 123 for each in types]))
+            sent.append((kind, *['/caf\udce9' if each is hupper.os.fsdecode else 123 for each in types]))
             handshake.send(*sent[-1])
         no_paths = ['a\0b', 'x' * hupper._PIPE_BUF]
         if not WINDOWS:  # there a lone surrogate is part of a name as any other character
@@ -8503,13 +8503,16 @@ class WorksInside(ModeCase):
         names = [f'os.{name}' for name in names.split()] + 'time.time_ns time.monotonic builtins.open'.split()
         for number in range(len(names)):
             self.write(f'sub{number}.py', '')
+        installed = 'colorsys cmd codeop stringprep timeit wave getopt optparse pprint textwrap tabnanny shlex netrc'
+        installed = [*installed.split(), 'filecmp', 'fileinput', 'sched', 'cgi'][: len(names)]
         text = f"""
             import importlib
             from unittest import mock
             from mod import VALUE
-            for number, name in enumerate({names}):
+            for number, (name, installed) in enumerate(zip({names}, {installed})):
                 with mock.patch(name, side_effect=RuntimeError(name)):
                     importlib.import_module(f'sub{{number}}')
+                    importlib.import_module(installed)
             print('fine', VALUE, flush=True)
             """
         self.check(text)
