@@ -2172,7 +2172,9 @@ class _Observer:
         attributes = _spec_attributes(spec)
         if self.recorder:
             self.recorder.note(attributes)
-        kind = type(attributes.get('loader'))
+        kind, folders = type(attributes.get('loader')), attributes.get('submodule_search_locations')
+        if type(folders) is _external._NamespacePath:  # to iterate over it may run code of the app's
+            self._report_missing(os.path.join(_absolute(folder), '__init__') for folder in folders._path)
         if kind is not _external.SourceFileLoader:
             path = _file_of_spec(spec)
             self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
@@ -2236,11 +2238,14 @@ class _Observer:
         if any(map(self.stat_when_saved, sources & self.expected_sources)):
             _external.PathFinder.invalidate_caches()
             return _external.PathFinder.find_spec(name, path, target)
+        self._report_missing(places)
+        return None
+
+    def _report_missing(self, places):
         for place in places:
             if place not in self._reported and not _is_installed(place):
                 self._reported.add(place)
                 self.handshake.send('missing', place, int(os.path.exists(os.path.dirname(place))))
-        return None
 
 
 class _Source:

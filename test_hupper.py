@@ -2180,6 +2180,21 @@ class Observing(BackendCase):
     def test_namespace_package(self):
         self.check_reload('from space.part import VALUE', 'space/part.py')
 
+    def test_namespace_package_gets_an_init(self):
+        """As in an editor: the folder is made first, which Python takes for a package without code."""
+        self.write('app.py', 'import pkg.deep\nprint("app", pkg.deep.VALUE, flush=True)\n' + IDLE)
+        monitor = self.run_app()
+        monitor.wait_for('Waiting for a file to change')
+        os.makedirs(self.path('pkg/deep'))
+        monitor.wait_for("has no attribute 'VALUE'")
+        monitor.wait_for('Waiting for a file to change', count=2)
+        self.write('pkg/deep/__init__.py', 'VALUE = 1')
+        monitor.wait_for('app 1')
+        mark = monitor.mark()
+        self.write('pkg/__init__.py', 'print("app outer", flush=True)')
+        monitor.wait_for('app outer', after=mark)
+        monitor.stop()
+
     @needs_posix
     def test_folder_above_a_link(self):
         """`..` after a link leads to where the link does, rather than back."""
