@@ -5747,8 +5747,9 @@ else:
         def ends_by_itself(self):
             """Whether it does so already, or is a helper of multiprocessing, which cleans up once it is alone."""
             command = _read_proc(str(self.pid), 'cmdline')  # which a process that ends loses first
-            helpers = b'multiprocessing.resource_tracker', b'multiprocessing.forkserver'
-            return (_LINUX and not command) or any(helper in command for helper in helpers)
+            if b'multiprocessing.forkserver' in command:  # it ends after its children
+                return not any(each.parent == self.pid for each in _Process.all())
+            return (_LINUX and not command) or b'multiprocessing.resource_tracker' in command
 
         @staticmethod
         def ancestors(pid, parents):
@@ -5769,12 +5770,14 @@ else:
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
             self._children = worker.children
+            self._first_pids = None  # of those left at once; a forkserver's children, which look like it, come later
 
         def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
             left = [process for process in self._left() if process.group in self._groups]
             if self.kill_at is None:
                 self.kill_at = now + (self._interval or 0)
+                self._first_pids = {process.pid for process in left}
             elif left and now >= self.kill_at:
                 self.used_force, self.kill_at = True, now + 1
             for process in left:
@@ -5791,7 +5794,7 @@ else:
             try:
                 if self.used_force:
                     os.kill(process.pid, signal.SIGKILL)
-                elif name not in self.names and not process.ends_by_itself():
+                elif name not in self.names and not (process.pid in self._first_pids and process.ends_by_itself()):
                     self.names.append(name)
                     os.kill(process.pid, signal.SIGTERM)
                     os.kill(process.pid, signal.SIGCONT)

@@ -5888,6 +5888,16 @@ class Children(ModeCase):
             self.assertFalse(os.path.exists('/dev/shm/' + name.lstrip('/')), monitor.text())
         self.assertNotIn('Traceback', monitor.text('err'))
 
+    @needs_linux
+    def test_forkserver(self):
+        """It ends after its children, which look like it."""
+        body = """
+            import multiprocessing
+            if __name__ != '__mp_main__':
+                multiprocessing.get_context('forkserver').Process(target=time.sleep, args=(600,)).start()
+            """
+        self.check(body, shutdown=600)
+
     def test_forked_child_that_does_not_listen(self):
         """It holds our pipe and ignores the polite signal."""
         body = """
