@@ -2268,7 +2268,7 @@ class _Source:
     def __init__(self, path, stat, may_be_link):
         self.path = path
         self.stat = stat
-        linked_ns = _linked_ns(path) if may_be_link else 0
+        linked_ns = _newest_link(path) if may_be_link or sys.pycache_prefix else 0  # else a folder has its own cache
         self.trusted_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns) + self._MARGIN
         self.is_young = self.trusted_ns + self._TICK > time.time_ns()
 

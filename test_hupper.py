@@ -4091,6 +4091,23 @@ class Bytecode(BackendCase):
         self.check_switched('now', '2')
 
     @only_full
+    def test_linked_package_is_switched(self):
+        """Its bytecode is that of both, where it is not kept beside the source."""
+        for value in (1, 2):
+            name = f'{value}/__init__.py'
+            self.write(name, f'VALUE = {value}\n')
+            os.utime(self.path(name), (1e9, 1e9))
+            self.age(name)
+        symlink('1', self.path('mod'), target_is_directory=True)
+        wait_until(lambda: time.time() > os.lstat(self.path('mod')).st_ctime + 2.1)
+        monitor = self.start_app(PYTHONPYCACHEPREFIX=self.project.tmp)
+        monitor.wait_for('app 1')
+        symlink('2', self.path('new'))
+        replace(self.path('new'), self.path('mod'))
+        monitor.wait_for('app 2')
+        monitor.stop()
+
+    @only_full
     def test_unchecked_hashes(self):
         """Bytecode that says of itself that it needs no source, from before the save."""
         self.write_value(1)
