@@ -33,21 +33,25 @@ The life of one reload, in ten steps:
 
  1. A file monitor learns of the save: `InotifyFileMonitor.step` reads an event, or `PollingFileMonitor.step` looks at
     the file. `check` drops a file that has not changed, `_changed` one that is ignored.
- 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether it has to wait because each start
-    has led to such a change; if not, `_Schedule.due` says how long to wait for more.
- 3. `_Supervisor._on_due` makes the decision. `_must_reload` looks again whether the files are complete and parse, and
+ 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether to delay it, because the app seems
+    to cause its own reloads; if not, `_Schedule.due` gives the time when we have waited long enough for more changes.
+ 3. `_Supervisor._on_due` makes the decision. `_must_reload` checks again that the files are complete and parse, and
     reports the change.
- 4. `_Supervisor._end_worker` sends the worker the polite stop. Meanwhile `_Launcher.renew_standby` looks whether the
-    standby is still what a new start would be.
- 5. The worker's end wakes the loop: `_Supervisor._on_exit`. `_OrphanTerminator.poll` ends the processes it has left.
+ 4. `_Supervisor._end_worker` sends the worker the polite stop; if none runs, step 6 follows at once. Meanwhile
+    `_Launcher.renew_standby` checks that the standby is still what a new start would be.
+ 5. The worker's end wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
+    that it has left behind.
  6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` writes one message to the standby: that is the new worker.
- 7. There `_WorkerMain.get_ready` had prepared all that it could, and was waiting for that message. `_on_start` sets
+ 7. The standby was waiting for this message: `_WorkerMain.get_ready` had prepared all that it could. `_on_start` sets
     the folder and the paths.
  8. `run_app` runs the app. Python has called it as sys.excepthook, so that nothing else of ours is on the stack.
- 9. `_Observer` reports each source with the signature that it had before it was read. `_Channel.step` hands that to
-    `FileMonitorProxy.watch_source`, which compares: a save in between is a change.
+ 9. `_Observer` reports each source with the signature from before it was read. `_Channel.step` hands that to
+    `_Supervisor._on_import`. `PollingFileMonitor.watch_file` compares it: a save in between is a change.
 10. When no more imports come, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker, by a fork
     of the monitor (`_fork`) or a new interpreter (`_spawn`; it runs `_BOOT`). `get_ready` is what that does.
+
+What else ends a worker: a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), a request of the worker
+(`_set_handlers`), and the end of the app itself, after which `_on_own_end` decides whether to leave or to wait.
 
 A file monitor from elsewhere defines `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
 defines the list at the head of the platform section.
@@ -623,6 +627,7 @@ class _Supervisor:
         self._worker.kill()
 
     def _on_exit(self, status):
+        """The worker has ended: settle our status and what follows, then end what it has left behind."""
         worker = self._worker
         worker.channel.drain()
         worker.close()
@@ -833,6 +838,7 @@ class _Supervisor:
         return due and max(due, self._ctrl_c.settled_at or due)
 
     def _on_due(self, now):
+        """Decide whether the pending changes lead to a start."""
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
             self._add_pending(_Change(path, _Change.NOTIFIED, now), now)
@@ -1719,7 +1725,7 @@ class _ControlPipe:
         self._data = b''
 
     def receive(self):
-        """Wait for a message and return it; end the process if the monitor needs it no more."""
+        """Wait for a message and return it; exit if the monitor has closed the pipe."""
         while len(self._data) < (end := 8 + int.from_bytes(self._data[:8], 'little')):
             self._read()
         message, self._data = self._data[8:end], self._data[end:]
@@ -1795,20 +1801,20 @@ class _WorkerMain:
         former_excepthook = sys.excepthook
         module = target.name.rpartition('.')[0] if target.kind == 'call' else None
 
-        def get_ready(leave, traceback):
+        def unwind(interrupt, traceback):
             nonlocal find_worker
             sys.excepthook = former_excepthook
-            cls.forget_stack(leave, traceback)
+            cls.forget_stack(interrupt, traceback)
             find, find_worker = find_worker, None  # so that what it refers to is freed
             worker = find()
-            worker.get_ready()
+            worker.get_ready()  # returns when it is to start
             return worker
 
-        def run_app(_, leave, traceback):
-            worker = get_ready(leave, traceback)
-            leave = traceback = error = None
+        def run_app(_, interrupt, traceback):
+            worker = unwind(interrupt, traceback)
+            interrupt = traceback = error = None
             try:
-                worker.begin()
+                worker.hand_over_signals()
                 if module:
                     __import__(module)
                 function, args, kwargs = worker.entry_point()
@@ -1946,8 +1952,8 @@ class _WorkerMain:
         if spec.orig_argv:
             sys.orig_argv = spec.orig_argv
 
-    def begin(self):
-        _hand_over(self._spec, self._control.fd)  # from here on a signal is the app's
+    def hand_over_signals(self):
+        _hand_over(self._spec, self._control.fd)  # from here on they are the app's
 
     def entry_point(self):
         """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
@@ -2419,9 +2425,8 @@ def _is_installed(path):
     return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_installed_roots)))
 
 
-_installed_roots: list[
-    str
-] = []  # real paths; kept, as are the folders that were asked for, for the workers that are forked
+# Both are kept for the workers that are forked.
+_installed_roots: list[str] = []  # real paths
 _installed_folders: dict[str, bool] = {}
 
 
@@ -3655,7 +3660,8 @@ def _receive_fds(socket_fd, size, count):
 # `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
 # and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
 # can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
-# wake the loop: by `wait_fd`, or by `wake()`.
+# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start: what has come until then is known. It
+# inherits `start`, by which the loop knows that it can drive it. Its name goes into `_MONITORS`.
 
 
 class _Change:
@@ -4478,7 +4484,7 @@ class _Mounts:
 
 
 class _ForeignMonitor(PollingFileMonitor):
-    """Gives the methods of ours to a file monitor from elsewhere, which knows only files and calls back."""
+    """Lets the loop drive a file monitor from elsewhere, which knows no folders of missing modules and calls back."""
 
     def __init__(self, monitor, on_failure):
         super().__init__(None)
@@ -4760,8 +4766,8 @@ class SilentLogger(DefaultLogger):
 
 # ------------------------------------------------------------------------------------------------------------ platform
 #
-# All that differs between systems; the rest only asks for _LINUX now and then. You may skip the two halves, for
-# Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
+# What differs between systems; elsewhere there are only a few tests for _LINUX and for os.fork. You may skip the two
+# halves, for Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
 #   _STOP_SIGNALS                  signals that may stop a worker: name -> number
@@ -4786,13 +4792,14 @@ class SilentLogger(DefaultLogger):
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
 #   _LibC                          call(name, *args), of ints and bytes: a function of the C library; raises OSError
-#   _Waiter                        _wait, read_signals, wake, close
+#   _Waiter                        _wait, read_signals (names: see _Supervisor._SIGNAL_HANDLERS), wake, close
 #   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
 #                                  wait_fd or wait_until; where there is SIGHUP, is_gone
 #   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
 #   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
 #
-# POSIX alone has what forks and inotify need: _register_fd, `reset` and `with` of _Waiter.
+# POSIX alone has what forks, inotify and kept sockets need: _register_fd, _monitor_fds, _Process, `reset` and `with` of
+# _Waiter.
 
 _LINUX = sys.platform.startswith('linux')
 
@@ -5112,9 +5119,8 @@ if sys.platform == 'win32':
             while _read(control):
                 hook = sys.excepthook
                 sys.excepthook = lambda kind, *rest, hook=hook: None if kind is KeyboardInterrupt else hook(kind, *rest)
-                signal.raise_signal(
-                    signal.SIGINT
-                )  # wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C
+                # This wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C.
+                signal.raise_signal(signal.SIGINT)
                 try:
                     _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
                 except OSError:
