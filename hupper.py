@@ -555,8 +555,9 @@ class _Supervisor:
         self._boot_check_at = None
         if self.state != self.RUNNING:
             return
-        if self._worker.channel.is_busy():
-            self._boot_check_at = now + 0.5
+        quiet_at = self._worker.channel.imported_at + 0.5
+        if now < quiet_at:
+            self._boot_check_at = quiet_at
             return
         self._loop_guard.note_boot(now)
         self.monitor.worker_booted()
@@ -2492,6 +2493,7 @@ class _Preload:
             'preload': self._on_preload,
             'preload-file': self._on_preload_file,
             'preload-unlisted': self._on_unlisted,
+            'preload-lost': self._on_lost,
             'preload-failed': self._on_failed,
             'preload-unusable': self._on_unusable,
             'preload-end': self._on_preload_end,
@@ -2580,7 +2582,11 @@ class _Preload:
         self._extend_deadline()
 
     def _on_unlisted(self, name, path):
-        self._unlisted[name] = path, self._importing
+        self._unlisted[name] = path, self._importing, False
+
+    def _on_lost(self, name):
+        if name in self._unlisted:
+            self._unlisted[name] = (*self._unlisted[name][:2], True)
 
     def _on_failed(self, name, why):
         self._failed[name] = why
@@ -2605,7 +2611,7 @@ class _Preload:
         self.deadline = None  # until when there must be news
         self._extend_deadline()
         self._failed = {}  # name -> why
-        self._unlisted = {}  # name -> (path, the module that has led to it)
+        self._unlisted = {}  # name -> (path, the module that has led to it, whether it has not stayed)
         self._is_unusable = False  # it was started before we could see to that
         self._result = None
         self._signatures = {}  # path -> from before the standby has read the file
@@ -2642,11 +2648,14 @@ class _Preload:
 
     def _strange_modules(self):
         """Return modules that have led to one that the last run has not imported, each with the reason."""
-        return {
-            cause: f'{name} was not imported from {path} in the last run'
-            for name, (path, cause) in self._unlisted.items()
-            if self._list.get(name, ('',))[0] != path
-        }
+        strange = {}
+        for name, (path, cause, is_lost) in self._unlisted.items():
+            listed_path, _, was_lost = self._list.get(name, ('', None, is_lost))
+            if listed_path != path:
+                strange[cause] = f'{name} was not imported from {path} in the last run'
+            elif was_lost != is_lost:
+                strange[cause] = f'{name} has failed in it' if is_lost else f'{name} had failed in it'
+        return strange
 
     def reject(self):
         """The standby is thrown away: leave out what has failed, or what has ended the process or hangs."""
@@ -2997,9 +3006,12 @@ class _Preloader:
             import_module(name)
         except BaseException as error:
             self._failure = self._failure or f'{type(error).__name__}: {error}'
-        lost = sorted(self._begun - sys.modules.keys())
-        if lost:
-            self._failure = self._failure or f'{lost[0]} has failed in it'
+        lost = self._begun - sys.modules.keys()
+        self._begun -= lost
+        for each in lost - self._must_stay:
+            self._handshake.send('preload-lost', each)  # the running worker's import of it may fail as well
+        if lost & self._must_stay:
+            self._failure = self._failure or f'{min(lost & self._must_stay)} has failed in it'
         if self._failure:
             self._begun.clear()
             self.has_failed = True
@@ -3019,7 +3031,7 @@ class _Preloader:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
                 self._begun.update({name} & self._must_stay)
                 if name not in self._paths and not self._is_of_python(spec.origin):
-                    self._begun.add(name)  # the running worker may still import it, with success
+                    self._begun.add(name)
                     self._has_unlisted = True
                     self._handshake.send('preload-unlisted', name, spec.origin)
         return spec
@@ -3207,6 +3219,7 @@ class _Channel:
         'preload': (os.fsdecode,),  # name of a module that it is about to import
         'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
         'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
+        'preload-lost': (os.fsdecode,),  # one of those that has failed, or has taken itself out of sys.modules
         'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
         'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
         'preload-end': (int, int),  # number of modules; milliseconds
@@ -3216,6 +3229,7 @@ class _Channel:
         self._fd = fd
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
+        self.imported_at = 0  # when the last import was reported
         self.handlers = {}  # kind of message -> what is called with its fields
         self.on_garbage = None  # what is called with the first field of any other
 
@@ -3224,10 +3238,6 @@ class _Channel:
 
     def wait_until(self):
         return self._paused_until
-
-    def is_busy(self):
-        """Whether messages still come."""
-        return self._paused_until is not None
 
     def step(self):
         self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
@@ -3253,6 +3263,8 @@ class _Channel:
             self.on_garbage(kind)
         else:
             self.handlers[kind.decode()](*values)
+            if kind.startswith((b'import', b'module')):
+                self.imported_at = time.monotonic()
 
     def _read(self):
         """Return the next data; b'' if there is none now, or none will come."""

@@ -9063,6 +9063,24 @@ class PreloadParts(unittest.TestCase):
                 remove(paths[0])
                 self.assertEqual(files.changed(), paths[0])
 
+    def test_what_fails_and_the_last_run_did_not_import(self):
+        """That is all right if it fails in the running worker as well, as an optional part does."""
+        for fails in (True, False):
+            with self.subTest(fails=fails):
+                preload = self.preload('a')
+                preload.note_standby(object())
+                for kind, *fields in [
+                    ('preload', 'a'),
+                    ('preload-unlisted', 'b', f'{os.sep}b.py'),
+                    ('preload-lost', 'b'),
+                    ('preload-end', 2, 0),
+                    ('module', 'b', f'{os.sep}b.py'),
+                    *([('module-gone', 'b')] if fails else []),
+                ]:
+                    preload.handlers()[kind](*fields)
+                self.assertFalse(preload.is_hopeless(1))
+                self.assertEqual(preload.obstacle(), None if fails else 'b has failed in it')
+
     def test_what_the_last_run_did_not_import(self):
         """The running worker may still do so; if it does not, what has led to that is left out."""
         for late, expected in (([], ['c']), (['b'], ['a', 'c', 'b']), (['x', 'y'], ['c', 'x', 'y'])):
