@@ -1891,7 +1891,9 @@ class _WorkerMain:
         self._set_surroundings()
         self._preloader = _Preloader(handshake, *self._spec.preload)
         folder = _inode(os.curdir)
+        _observer.recorder = self._preloader
         _call_unblocked(self._spec, lambda: self._preloader.run(self._control.has_message))
+        _observer.recorder = None
         self._has_moved = _inode(os.curdir) != folder
         if self._preloader.has_failed:
             self._control.receive()
@@ -2072,7 +2074,7 @@ class _Observer:
         self._known = set(sys.modules)  # names of modules that were looked at
         self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
         self._main_id = id(sys.modules.get('__main__'))
-        self.recorder = None  # with --preload, from the start on
+        self.recorder = None  # with --preload: a _Preloader, then an _ImportRecorder
         self._hook_imports()
         for path in _startup_files():
             handshake.send('startup', path)
@@ -2960,7 +2962,8 @@ class _ImportRecorder:
 class _Preloader:
     """In a standby: imports modules ahead of time, and names each to the monitor before it does.
 
-    First in sys.meta_path, it refuses what leads elsewhere than in the last run, and reports what that did not import.
+    First in sys.meta_path, it refuses what leads elsewhere than in the last run. As the _Observer's recorder it reports
+    what that did not import.
     """
 
     def __init__(self, handshake, modules, refused, argv0):
@@ -3029,12 +3032,17 @@ class _Preloader:
                 raise ImportError(why, name=name)
             if spec.has_location:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
-                self._begun.update({name} & self._must_stay)
-                if name not in self._paths and not self._is_of_python(spec.origin):
-                    self._begun.add(name)
-                    self._has_unlisted = True
-                    self._handshake.send('preload-unlisted', name, spec.origin)
         return spec
+
+    def note(self, spec):
+        """A module is being made from a spec, whose attributes these are; to look for one is no import."""
+        name, path = spec.get('name'), spec.get('origin')
+        is_unlisted = name not in self._paths and bool(spec.get('_set_fileattr')) and not self._is_of_python(path)
+        if is_unlisted:
+            self._has_unlisted = True
+            self._handshake.send('preload-unlisted', name, path)
+        if is_unlisted or name in self._must_stay:
+            self._begun.add(name)
 
     def _obstacle(self, name, spec):
         places = list(spec.submodule_search_locations or ())

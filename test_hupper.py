@@ -9541,6 +9541,21 @@ class Preload(EnvironmentCase):
         self.save(monitor, 5, 'plain', body, standby=False)
         monitor.stop()
 
+    def test_optional_parts(self):
+        """To look for a module is no import of it; and what fails in the worker may fail ahead of time as well."""
+        self.install('other.py', '')
+        self.install('needy.py', 'import no_such_module')
+        self.install('instead.py', '')
+        self.install(
+            'lib.py',
+            'from importlib.util import find_spec\nassert find_spec("other")\n'
+            'try:\n    import needy\nexcept ImportError:\n    import instead\n',
+        )
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded')
+        monitor.stop()
+
     def test_watched_by_request(self):
         self.install('lib.py', 'VALUE = 1')
         self.install('other.py', '')
