@@ -456,6 +456,11 @@ class _Supervisor:
         except _Forked as forked:
             _WorkerMain.forget_stack(forked, forked.__traceback__.tb_next)  # without this frame
             return forked.worker
+        except (
+            Exception
+        ) as error:  # of ours, or of somebody's file monitor: Python would say that sys.excepthook failed
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.exit(1)
 
     def _open_monitor(self):
         self.monitor.open(self._config.monitor_factory, self._config.reload_interval, self._waiter.wake)

@@ -1763,6 +1763,25 @@ class CommandLine(Case):
             )
             monitor.stop()
 
+    def test_error_of_a_file_monitor(self):
+        """The user sees it as Python shows any error."""
+        self.write('app.py', '')
+        self.write(
+            'watcher.py',
+            """
+            import types
+
+            def make(*args, **options):
+                def stop():
+                    raise RuntimeError('no stop')
+                nothing = lambda *args: None
+                return types.SimpleNamespace(add_path=nothing, start=nothing, stop=stop, join=nothing)
+            """,
+        )
+        result = self.project.python(*HUPPER, '--monitor', 'watcher.make', '--exit-on-crash', '-m', 'app')
+        self.assertEqual(result.returncode, 1, result.stderr)
+        self.assertTrue(result.stderr.endswith('RuntimeError: no stop\n'), result.stderr)
+
     def test_watched_path_that_is_not_there(self):
         """A typo is not passed over; `~` is expanded, which no shell does in quotes or after `=`."""
         self.write_app()
