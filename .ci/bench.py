@@ -670,9 +670,9 @@ def belongings(run):
 class Bench:
     """What all measurements share."""
 
-    def __init__(self, environment, projects, options):
+    def __init__(self, environment, projects, options, rows):
         self.environment, self.projects, self.quick, self.apps = environment, projects, options.quick, options.apps
-        self.peers = peers = choose(environment, OURS + OTHERS, options.rows)
+        self.peers = peers = choose(environment, rows, options.rows)
         self.real_peers = choose(environment, REAL_ROWS, options.rows)
         self.reloaders = [p for p in peers if p is not BARE]
 
@@ -1099,7 +1099,7 @@ def main():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started with `&` it is ignored, by the contenders too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     projects = Projects(environment, options.keep)
-    bench = Bench(environment, projects, options)
+    bench = Bench(environment, projects, options, OURS + OTHERS)
     columns = {}
     try:
         for name in options.only.split(','):

@@ -299,8 +299,8 @@ def main():
     environment = bench.Environment()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in bench.py
     projects = bench.Projects(environment, options.keep)
-    peers = [p for p in bench.choose(environment, PEERS, options.rows) if p is not bench.BARE]
-    tests = bench.Bench(environment, projects, peers, quick=False)
+    options.quick, options.apps = False, None
+    tests = bench.Bench(environment, projects, options, PEERS)
     columns = {}
     try:
         for name, drill in DRILLS.items():
@@ -311,7 +311,7 @@ def main():
                 bench.say(f'{name}: {time.monotonic() - began:.0f} s')
     finally:
         projects.remove()
-    print(bench.table(columns, [p.name for p in peers]))
+    print(bench.table(columns, [p.name for p in tests.reloaders]))
     if not options.only or 'refused' in options.only:
         column = refused_column()
         print('\n' + bench.table({'refused connections, ten reloads': column}, list(column)))
