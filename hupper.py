@@ -2730,9 +2730,15 @@ class _Preload:
 
     def obstacle_at_start(self, front_paths):
         """Return the same for what may have come since, and for what the project has put in front of the library."""
+        from importlib.machinery import PathFinder
+
+        paths = {name.partition('.')[0]: path for name, (path, *_) in reversed(self._list.items())}
         for folder in front_paths:
-            for name in _names_in(folder).intersection(self._list):
-                if not self._list[name][0].startswith(os.path.join(folder, name)):
+            for name in _names_in(folder).intersection(paths):
+                sys.path_importer_cache.pop(folder, None)  # it may be out of date
+                spec = PathFinder.find_spec(name, [folder])
+                is_code = spec and spec.loader  # rather than a folder of data, or of a namespace
+                if is_code and not paths[name].startswith(os.path.join(folder, name)):
                     return f'the project has a {name} of its own'
         return self._plain_because
 
@@ -3001,8 +3007,17 @@ class _Preloader:
         if sys.argv[:1] == [self._argv0]:
             sys.argv[0] = argv0
         self._set_environ({})
+        self._forget_namespace_folders()
         milliseconds = int((time.monotonic() - began) * 1000)
         self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
+
+    @staticmethod
+    def _forget_namespace_folders():
+        """Have Python look again for the folders of namespace packages: the project may have got one by the start."""
+        for module in list(sys.modules.values()):
+            path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
+            if type(path) is getattr(_external, '_NamespacePath', None):
+                path._last_parent_path = None
 
     def _import(self, name, environ):
         from importlib import import_module

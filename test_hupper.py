@@ -9388,6 +9388,33 @@ class Preload(EnvironmentCase):
         self.assertIn('lib project', monitor.text())
         monitor.stop()
 
+    def test_project_gets_a_part_of_a_namespace(self):
+        self.install('space/lib.py', '')
+        self.write_app(1, 'import space.lib')
+        monitor = self.run_app()
+        monitor.wait_for('app 1 plain')
+        monitor.wait_for('Preloaded ')
+        self.write('space/more.py', 'print("more")')
+        self.write_app(2, 'import space.lib, space.more')
+        monitor.wait_for('app 2 ')
+        self.assertIn('more\n', monitor.text())
+        self.write('space/lib.py', 'print("own lib")')
+        self.write('space/__init__.py', '')
+        self.write_app(3, 'import space.lib')
+        monitor.wait_for('app 3 plain')
+        self.assertIn('own lib\n', monitor.text())
+        monitor.stop()
+
+    def test_project_has_data_of_that_name(self):
+        """A folder that is no package, and files that are no code, stand in front of no module."""
+        self.install('lib/__init__.py', '')
+        self.write('lib.ini', '')
+        self.write('lib/data.txt', '')
+        self.write_app()
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', standby=False)
+        monitor.stop()
+
     def test_what_fails_ahead_of_time(self):
         """It goes on to find all that fails; the next standby leaves these out."""
         self.install('lib.py', '')
