@@ -456,9 +456,7 @@ class _Supervisor:
         except _Forked as forked:
             _WorkerMain.forget_stack(forked, forked.__traceback__.tb_next)  # without this frame
             return forked.worker
-        except (
-            Exception
-        ) as error:  # of ours, or of somebody's file monitor: Python would say that sys.excepthook failed
+        except Exception as error:  # ours, or a file monitor's; Python would say that sys.excepthook failed
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(1)
 
@@ -1091,6 +1089,8 @@ class FileMonitorProxy:
             monitor.wake, monitor.ignored = wake, self._is_ignored
             self.monitor = monitor
         except Exception as error:
+            if factory is _best_monitor:
+                raise  # there is none to go on with
             self._replace(factory, error)
 
     def _replace(self, failed, error):
@@ -4448,11 +4448,12 @@ class _Inotify:
 
     def __init__(self):
         try:
-            self.fd = _register_fd(_LibC.call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC))
+            fd = _LibC.call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno == errno.EMFILE:
                 error.strerror += ' (raise the limit: sysctl fs.inotify.max_user_instances=1024)'
             raise
+        self.fd = _register_fd(fd)
 
     def add(self, path, mask):
         return _LibC.call('inotify_add_watch', self.fd, os.fsencode(path), mask | _IN.MASK_ADD)

@@ -991,6 +991,14 @@ class Parts(unittest.TestCase):
                     seen.clear()
                     woken.clear()
 
+    def test_no_monitor_of_ours_works(self):
+        """There is none to go on with: the error comes out, once."""
+        proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+        with mock.patch.object(hupper, '_best_monitor', mock.Mock(side_effect=RuntimeError)) as factory:
+            self.assertRaises(RuntimeError, proxy.open, factory, 1, lambda: None)
+            self.assertRaises(RuntimeError, proxy.open, hupper.PollingFileMonitor.stop, 1, lambda: None)
+            self.assertEqual(factory.call_count, 2)
+
     def test_ignored_change_from_elsewhere(self):
         """A monitor that watches more than it was asked to does not reload for what is ignored."""
         proxy = hupper.FileMonitorProxy(hupper.SilentLogger(), ['*.log'])
