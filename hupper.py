@@ -4447,6 +4447,8 @@ class _Inotify:
     """The system calls of inotify; they raise OSError."""
 
     def __init__(self):
+        if sys.platform == 'win32':
+            raise OSError(errno.ENOSYS, 'it is not for Windows')
         try:
             fd = _LibC.call('inotify_init1', os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -4832,7 +4834,6 @@ class SilentLogger(DefaultLogger):
 #   _call_unblocked(spec, func)    call a function that may start processes, which inherit what signals are blocked
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define beside their base class, if they have one:
-#   _LibC                          call(name, *args), of ints and bytes: a function of the C library; raises OSError
 #   _Waiter                        _wait, read_signals (names: see _Supervisor._SIGNAL_HANDLERS), wake, close
 #   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
 #                                  wait_fd or wait_until; where there is SIGHUP, is_gone
@@ -4840,7 +4841,7 @@ class SilentLogger(DefaultLogger):
 #   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
 #
 # POSIX alone has what forks, inotify and kept sockets need: _register_fd, _monitor_fds, _Process, `reset` and `with` of
-# _Waiter.
+# _Waiter, and _LibC.call(name, *args), which calls a function of the C library with ints and bytes; it raises OSError.
 
 _LINUX = sys.platform.startswith('linux')
 
@@ -5106,11 +5107,6 @@ if sys.platform == 'win32':
             except OSError:
                 pass  # it has gone, or is going
             yield from dict.fromkeys(absent.values(), 0).items()
-
-    class _LibC:
-        @staticmethod
-        def call(name, *args):
-            raise OSError(errno.ENOSYS, f'this system has no {name}')
 
     def _start_interpreter(options, code, waiter):
         import subprocess
