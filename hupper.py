@@ -1880,10 +1880,11 @@ class _WorkerMain:
         _observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
             _observer.report_loaded(_FILE)  # the app's own import of it will find it there
+        needed_by_us = set(sys.modules) - _STARTUP_MODULES
         if self._spec.preload[0]:
             self._preload(handshake)
         self._clear_importer_caches()
-        self._on_start(marshal.loads(self._control.receive()))
+        self._on_start(marshal.loads(self._control.receive()), needed_by_us)
 
     @staticmethod
     def _pass_on_activation(monitor_pid):
@@ -1920,14 +1921,14 @@ class _WorkerMain:
 
     # The start.
 
-    def _on_start(self, more_sources):
+    def _on_start(self, more_sources, needed_by_us):
         _observer.started_ns = _file_clock()
         _observer.expected_sources.update(more_sources)
         self._set_surroundings()
         if self._preloader:
             self._preloader.release_output()
         if self._is_spawned:
-            for name in self._spec.shadowed(set(sys.modules) - _STARTUP_MODULES):
+            for name in self._spec.shadowed(needed_by_us & set(sys.modules)):
                 del sys.modules[name]
         _observer.report_arguments()
         if self._spec.records_imports:
@@ -2878,9 +2879,14 @@ class _SourceImports:
                 continue
             if opcode == opmap['LOAD_CONST']:
                 constants.append(code.co_consts[argument])
+            elif opcode == opmap.get('LOAD_SMALL_INT'):  # since Python 3.14
+                constants.append(argument)
+            elif opcode == opmap.get('LOAD_COMMON_CONSTANT'):  # since 3.15 for None
+                constants.append(None)
             elif opcode == opmap['IMPORT_NAME']:
                 level, attributes = constants[-2:]
-                module = '.' * level + code.co_names[argument]
+                index = argument >> 2 if sys.version_info >= (3, 15) else argument  # two bits tell whether it is lazy
+                module = '.' * level + code.co_names[index]
                 names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
                 names.add(module)
                 names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())

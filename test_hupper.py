@@ -178,7 +178,7 @@ def symlink(target, link, **options):
 class Project:
     """A temporary folder with a copy of hupper.py and its bytecode in it, and one of its own for temporary files."""
 
-    FILES = [hupper.__file__, hupper.__cached__]
+    FILES = [hupper.__file__, hupper.__spec__.cached]
 
     def __init__(self):
         self.base = os.path.realpath(tempfile.mkdtemp(prefix='hupper-'))
