@@ -2513,8 +2513,9 @@ class _Preload:
             self._has_grown = True
 
     def _on_module_gone(self, name):
-        if self._recorded is not None and name in self._recorded:
-            self._recorded[name] = (*self._recorded[name][:2], True)
+        for each in self._recorded or ():
+            if self.is_within(each, [name]):  # its parts stay, but none can be imported without it
+                self._recorded[each] = (*self._recorded[each][:2], True)
 
     def _on_argv0(self, text):
         self._argv0 = text[1:]

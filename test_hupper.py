@@ -9450,6 +9450,19 @@ class Preload(EnvironmentCase):
         self.save(monitor, 2, 'preloaded', body, standby=False)
         monitor.stop()
 
+    def test_package_that_fails(self):
+        """What it had imported of its own stays, but can't be imported without it."""
+        self.install('lib.py', '')
+        self.install('never/__init__.py', 'from . import one, two\nraise ImportError')
+        self.install('never/one.py', '')
+        self.install('never/two.py', '')
+        body = 'try:\n    import never\nexcept ImportError:\n    import lib'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        self.assertNotIn('never', monitor.text())
+        self.save(monitor, 2, 'preloaded', body)
+        monitor.stop()
+
     def test_import_that_ends_the_process(self):
         self.install('lib.py', '')
         self.install('deadly.py', 'import os, sys\nif not hasattr(sys, "ready"): os._exit(3)')
