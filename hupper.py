@@ -2521,8 +2521,9 @@ class _Preload:
         self._argv0 = text[1:]
 
     def _on_environ(self, name, text):
-        """`text` is = and the value, or a minus: it was deleted."""
-        self._environ = {**self._environ, name: text[1:] if text[0] == '=' else None}
+        """`text` is = and the value, + and more of it, or a minus: it was deleted."""
+        begin = (self._environ.get(name) or '') * (text[0] == '+')
+        self._environ = {**self._environ, name: None if text[0] == '-' else begin + text[1:]}
 
     def _on_record_end(self):
         if self._recorded is not None:
@@ -2966,10 +2967,10 @@ class _ImportRecorder:
             for name in {**before, **self._environ}:
                 value = self._environ.get(name)
                 if value != before.get(name):
-                    fields = os.fsdecode(name), '-' if value is None else '=' + os.fsdecode(value)
-                    if len(os.fsencode(''.join(fields))) > _PIPE_BUF - 50:
-                        self._end()  # that can't be reported
-                    self._handshake.send('environ', *fields)
+                    text = '-' if value is None else '=' + os.fsdecode(value)
+                    self._handshake.send('environ', os.fsdecode(name), text[:900])
+                    for begin in range(900, len(text), 900):  # a message is short
+                        self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + 900])
 
     def _end(self):
         if self._is_active and os.getpid() == self._handshake.worker:

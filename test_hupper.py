@@ -9017,13 +9017,14 @@ class PreloadParts(unittest.TestCase):
             ('argv0', '=app'),
             ('module', 'a', '/a.py'),
             ('environ', 'X', '=1=2'),
+            ('environ', 'X', '+=3'),
             ('environ', 'Y', '-'),
             ('module', 'b', '/b.py'),
             ('module-gone', 'b'),
         ]:
             preload.handlers()[kind](*fields)
         preload.note_boot()
-        plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2', 'Y': None}, True)]
+        plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2=3', 'Y': None}, True)]
         self.assertEqual(preload.plan(set), (plan, [], 'app'))
 
     def test_what_fails_is_left_out(self):
@@ -9543,6 +9544,7 @@ class Preload(EnvironmentCase):
             state = [os.environ.get(name) for name in ('CHOSEN', 'TMPDIR', 'LATER')]
             own = os.environ.get('ITS_OWN')
             os.environ['CHOSEN'] = 'by the app'
+            os.environ['LONG'] = '\\xe9' * 5000  # more than one message holds
             del os.environ['TMPDIR']
             import lib, other
             os.environ['LATER'] = '1'
@@ -9552,7 +9554,7 @@ class Preload(EnvironmentCase):
             if before == 'preloaded':
                 assert sys.modules['__main__'] is lib.main or lib.main.__name__ != '__main__'
         """
-        self.install('other.py', 'import os\nCHOSEN = os.environ["CHOSEN"]')
+        self.install('other.py', 'import os\nCHOSEN = os.environ["CHOSEN"], len(os.environ["LONG"])')
         self.write_app(1, body)
         monitor = self.start_preloaded()
         self.save(monitor, 2, 'preloaded', body, standby=False)
