@@ -3066,6 +3066,7 @@ class _Preloader:
         """A module is being made from a spec, whose attributes these are; to look for one is no import."""
         name, path = spec.get('name'), spec.get('origin')
         is_unlisted = name not in self._paths and bool(spec.get('_set_fileattr')) and not self._is_of_python(path)
+        is_unlisted &= type(spec.get('loader')).__name__ != 'LazyLoader'  # a worker does not report these either
         if is_unlisted:
             self._has_unlisted = True
             self._handshake.send('preload-unlisted', name, path)

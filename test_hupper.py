@@ -9618,7 +9618,9 @@ class Preload(EnvironmentCase):
         self.install(
             'lib.py',
             'from importlib.util import find_spec\nassert find_spec("other")\n'
-            'try:\n    import needy\nexcept ImportError:\n    import instead\n',
+            'try:\n    import needy\nexcept ImportError:\n    import instead\n'
+            'from importlib.util import LazyLoader, module_from_spec\nspec = find_spec("other")\n'
+            'spec.loader = LazyLoader(spec.loader)\nspec.loader.exec_module(module_from_spec(spec))\n',
         )
         self.write_app()
         monitor = self.start_preloaded()
