@@ -3489,13 +3489,14 @@ class _KeptSockets:
 
     def _find(self, new):
         """Return the kept socket for an address; drop what might keep the system from binding the new one."""
-        for kept in [kept for kept in self._sockets if kept.inode == new.inode]:
-            self._drop(kept)  # the app tries another address
+        has_failed = [kept for kept in self._sockets if kept.inode == new.inode]  # to bind it, maybe elsewhere
+        for kept in has_failed:
+            self._drop(kept)
         found = None
         for kept in [kept for kept in self._sockets if kept.port == new.port and not self._holder(kept)]:
             if kept.name == new.name and kept.is_listening() and not found:
                 found = kept
-            else:
+            elif has_failed or not kept.is_listening() or not _LINUX:  # elsewhere the system may allow both at a time
                 self._drop(kept)
         return found
 
@@ -3555,8 +3556,14 @@ class _SocketHooks:
         original_bind, original_shutdown = cls.bind, cls.shutdown
 
         def bind(sock, address, /):
-            if not self._take_over(sock, address):
-                original_bind(sock, address)
+            for is_last in (False, True):
+                try:
+                    if not self._take_over(sock, address):
+                        original_bind(sock, address)
+                    break
+                except OSError as error:  # asked again, the monitor gives up what overlaps
+                    if is_last or error.errno != errno.EADDRINUSE:
+                        raise
             self._watch_end(sock)
 
         def shutdown(sock, how, /):

@@ -6588,23 +6588,26 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.kept._holder = lambda kept: self.holder if kept.pid else None
         self.kept.worker_started(1)
 
-    def bind(self, pid=1, name='localhost', listen=True):
+    def bind(self, pid=1, name='localhost', listen=True, times=1):
         """Do what a worker does: ask for the socket of an address, else bind one of its own; return the inode."""
         with socket.socket() as sock:
-            ours, theirs = socket.socketpair()
-            with ours, theirs:
-                sock.bind(('127.0.0.1', 0))
-                hupper._send_fds(
-                    self.kept.worker_fd, f'bind\0{pid}\080\0{name}'.encode(), theirs.fileno(), sock.fileno()
-                )
-                self.kept.step()
-                _, found = hupper._receive_fds(ours.fileno(), 1, 1)
+            sock.bind(('127.0.0.1', 0))
+            for _ in range(times):
+                _, found = self.request(f'bind\0{pid}\080\0{name}', sock.fileno())
             if listen:
                 sock.listen()
             inode = os.fstat((found or [sock.fileno()])[0]).st_ino
             for fd in found:
                 os.close(fd)
             return inode
+
+    def request(self, text, *fds):
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                hupper._send_fds(self.kept.worker_fd, text.encode(), theirs.fileno(), *fds)
+                self.kept.step()
+            return hupper._receive_fds(ours.fileno(), 1000, 1)
 
     def send(self, *fields):
         hupper._send_fds(self.kept.worker_fd, '\0'.join(fields).encode())
@@ -6697,8 +6700,17 @@ class KeptSocketsDecisions(unittest.TestCase):
     def test_another_address_of_the_port(self):
         inode = self.bind()
         self.kept.worker_ended()
-        self.assertNotEqual(self.bind(name='::'), inode)
+        self.assertNotEqual(self.bind(name='::', times=2), inode)  # the system refuses the first time
         self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
+
+    @needs_linux
+    def test_two_addresses_of_a_port(self):
+        """One does not stand in the other's way."""
+        self.holder = 1
+        names = '0.0.0.0', '::'
+        inodes = [self.bind(name=name) for name in names]
+        self.kept.worker_ended()
+        self.assertEqual([self.bind(name=name) for name in names], inodes)
 
     def test_bound_twice(self):
         inode = self.bind()
