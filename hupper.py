@@ -3328,6 +3328,7 @@ class _Channel:
 #     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
 #                          if there is one. NAME is the rest of the address; empty: not to be kept
 #     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
+#     waiting              asks for the ports on which sockets wait that the new worker has not bound yet
 
 
 class _KeptSockets:
@@ -3466,7 +3467,7 @@ class _KeptSockets:
             fds = [_register_fd(fd) for fd in fds]
             try:
                 kind, *fields = data.decode().split('\0')
-                {'bind': self._on_bind, 'closed': self._on_closed}[kind](fds, *fields)
+                {'bind': self._on_bind, 'closed': self._on_closed, 'waiting': self._on_waiting}[kind](fds, *fields)
             except (OSError, ValueError, LookupError, TypeError):
                 if not self._has_warned:
                     self._has_warned = True
@@ -3508,6 +3509,11 @@ class _KeptSockets:
         for reply_fd in fds:
             _send_fds(reply_fd, bytes([self._is_stopping]))
 
+    def _on_waiting(self, fds):
+        waiting = {kept.port for kept in self._sockets} - {kept.port for kept in self._sockets if kept.pid}
+        for reply_fd in fds:
+            _send_fds(reply_fd, ' '.join(waiting).encode())
+
 
 class _KeptSocket:
     """A socket that a worker has bound, or is about to bind."""
@@ -3529,7 +3535,7 @@ class _KeptSocket:
 
 
 class _SocketHooks:
-    """In the worker: what `bind`, `shutdown`, `close` and `detach` of a socket do in addition.
+    """In the worker: what `bind`, `connect`, `shutdown`, `close` and `detach` of a socket do in addition.
 
     All classes of sockets, gevent's too, derive from `_socket.socket`: a class of ours takes its place.
     """
@@ -3546,6 +3552,7 @@ class _SocketHooks:
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
         self._ends = {}  # (port, name) -> weak reference to the socket that was bound last
+        self._is_any_waiting = True  # as far as we know: a kept socket that the app has not bound
         base = _socket.socket
         for each in base.__subclasses__():  # what Python has imported at its start
             self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
@@ -3572,9 +3579,33 @@ class _SocketHooks:
                 original_shutdown(sock, how)  # which ends it for the next worker, too: not while this one is stopped
 
         cls.bind, cls.shutdown = bind, shutdown
+        self._patch_connect(cls)
         setattr(cls, close, self._reporting(getattr(cls, close)))
         if _LINUX:  # elsewhere the monitor can't see whether another object has the socket now
             cls.detach = self._reporting(cls.detach)
+
+    def _patch_connect(self, cls):
+        """Refuse what looks for a free port, or for a server that is up: nobody listens until the app has bound."""
+        original_connect, original_connect_ex = cls.connect, cls.connect_ex
+
+        def connect(sock, address, /):
+            if self._is_waiting(sock, address):
+                raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))  # a ConnectionRefusedError
+            original_connect(sock, address)
+
+        def connect_ex(sock, address, /):
+            return errno.ECONNREFUSED if self._is_waiting(sock, address) else original_connect_ex(sock, address)
+
+        cls.connect, cls.connect_ex = connect, connect_ex
+
+    def _is_waiting(self, sock, address):
+        """Whether an address of this machine is that of a kept socket only, which the app has not bound yet."""
+        port = self._is_any_waiting and self._tcp_address(sock, address)[0]
+        if not port or not str(address[0]).startswith(('127.', 'localhost', '0.0.0.0', '::1')):
+            return False
+        ports = self._request('waiting')[0].decode().split()
+        self._is_any_waiting = bool(ports)
+        return port in ports
 
     def _reporting(self, method):
         def wrapper(sock, *args):
@@ -3665,7 +3696,7 @@ class _SocketHooks:
             ours.settimeout(None)
             self._send(*fields, fds=[theirs.fileno(), *fds])
             theirs.close()  # now the end of the monitor ends the wait
-            return _receive_fds(ours.fileno(), 1, 1)
+            return _receive_fds(ours.fileno(), 1024, 1)
         finally:
             ours.close()
             theirs.close()

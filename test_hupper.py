@@ -6703,6 +6703,16 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.assertNotEqual(self.bind(name='::', times=2), inode)  # the system refuses the first time
         self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
 
+    def test_which_ports_wait(self):
+        """One of which any address has been bound waits no longer."""
+        self.bind(name='::')
+        self.bind()
+        self.assertEqual(self.request('waiting')[0], b'')
+        self.kept.worker_ended()
+        self.assertEqual(self.request('waiting')[0], b'80')
+        self.bind()
+        self.assertEqual(self.request('waiting')[0], b'')
+
     @needs_linux
     def test_two_addresses_of_a_port(self):
         """One does not stand in the other's way."""
@@ -6965,6 +6975,29 @@ class KeptSockets(ModeCase):
                     monitor.wait_for(f'app {value}')
                     self.wait_for_answer(value)
                 monitor.stop()
+
+    def test_asked_first(self):
+        """Whoever looks for a free port by a connection finds it free, until the app listens there."""
+        app = """
+            from net import *
+            def connect():
+                with socket.socket() as blocking, socket.socket() as other:
+                    other.settimeout(10)
+                    try: result = blocking.connect(('localhost', PORT))
+                    except OSError as error: result = type(error).__name__
+                    return result, other.connect_ex(('127.0.0.1', PORT))
+            print('before', VALUE, *connect(), flush=True)
+            sock = listen()
+            print('after', VALUE, *connect(), flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in (1, 2, 3):
+            self.write_value(value)
+            monitor.wait_for(f'before {value} ConnectionRefusedError {errno.ECONNREFUSED}')
+            monitor.wait_for(f'after {value} None 0')
+            self.wait_for_answer(value)
+        monitor.stop()
 
     def test_bound_twice(self):
         app = """
