@@ -3552,6 +3552,7 @@ class _SocketHooks:
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
         self._ends = {}  # (port, name) -> weak reference to the socket that was bound last
+        self._epoll = getattr(select, 'epoll', None)  # gevent takes it away
         self._is_any_waiting = True  # as far as we know: a kept socket that the app has not bound
         base = _socket.socket
         for each in base.__subclasses__():  # what Python has imported at its start
@@ -3637,10 +3638,29 @@ class _SocketHooks:
         for new in found:
             self._copy_options(fd, new)
             os.set_blocking(new, os.get_blocking(fd))
+            waits = list(self._epoll_events(fd))
             os.dup2(new, fd, os.get_inheritable(fd))
             os.close(new)
+            for epoll_fd, events in waits:
+                self._epoll.fromfd(os.dup(epoll_fd)).register(fd, events)
         self._bound[os.fstat(fd).st_ino or fd] = port, name
         return bool(found)
+
+    def _epoll_events(self, fd):
+        """Yield the descriptors of epoll that wait for a descriptor already, and for what: `dup2` ends that."""
+        try:
+            names = os.listdir('/proc/self/fdinfo') if self._epoll else ()
+        except OSError:
+            return  # the app has changed its user id, or has no /proc
+        for name in names:
+            try:
+                with open(f'/proc/self/fdinfo/{name}') as file:
+                    lines = [line.split() for line in file if line.startswith('tfd:')]
+            except OSError:
+                continue  # it was that of the folder
+            for _, target, _, events, *_ in lines:
+                if int(target) == fd:
+                    yield int(name), int(events, 16)
 
     def _watch_end(self, sock):
         """Report the end of a socket that nobody closes, as close() would."""

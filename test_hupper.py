@@ -6813,6 +6813,24 @@ SERVERS = {
                 await stop.wait()
         asyncio.run(main())
         """,
+    'registered before it is bound': """
+        from net import *
+        import selectors
+        selector = selectors.DefaultSelector()
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+        sock.bind(('127.0.0.1', PORT))
+        sock.listen()
+        print('app', VALUE, flush=True)
+        while True:
+            selector.select()
+            try: connection, _ = sock.accept()
+            except BlockingIOError: continue
+            connection.sendall(str(VALUE).encode())
+            connection.close()
+        """,
     'forked before': """
         from net import *
         sock = listen()
@@ -6946,6 +6964,10 @@ class KeptSockets(ModeCase):
 
     def test_nobody_is_refused(self):
         self.check_servers('plain', 'http.server', 'asyncio')
+
+    @needs_linux  # epoll
+    def test_nobody_is_refused_by_one_that_waits_early(self):
+        self.check_servers('registered before it is bound')
 
     @only_full
     def test_nobody_is_refused_by_others(self):
