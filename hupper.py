@@ -3601,8 +3601,10 @@ class _SocketHooks:
 
     def _is_waiting(self, sock, address):
         """Whether an address of this machine is that of a kept socket only, which the app has not bound yet."""
-        port = self._is_any_waiting and self._tcp_address(sock, address)[0]
-        if not port or not str(address[0]).startswith(('127.', 'localhost', '0.0.0.0', '::1')):
+        host = address[0] if self._is_any_waiting and isinstance(address, tuple) and address else ''
+        is_local = str(host).startswith(('127.', 'localhost', '0.0.0.0', '::1'))
+        port = is_local and self._tcp_address(sock, address)[0]
+        if not port:
             return False
         ports = self._request('waiting')[0].decode().split()
         self._is_any_waiting = bool(ports)
@@ -3676,12 +3678,16 @@ class _SocketHooks:
 
     @staticmethod
     def _tcp_address(sock, address):
-        """Return the port to which a TCP socket is to be bound, as text, and the rest of the address."""
+        """Return the port to which a TCP socket is to be bound, as text, and the rest of the address, resolved."""
         import _socket as s
 
         is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
         host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
-        if not isinstance(port, int) or not port or '\0' in str(host):
+        if not isinstance(port, int) or not port or not isinstance(host, (str, bytes)):
+            return '', ''
+        try:  # as bind does: '' and '0.0.0.0' are one address, as are 'localhost' and '127.0.0.1'
+            host = s.getaddrinfo(host or None, '0', sock.family, s.SOCK_STREAM, 0, s.AI_PASSIVE)[0][4][0]
+        except (OSError, ValueError):
             return '', ''
         if sock.getsockopt(s.SOL_SOCKET, s.SO_REUSEPORT):
             return str(port), ''

@@ -6998,6 +6998,25 @@ class KeptSockets(ModeCase):
                     self.wait_for_answer(value)
                 monitor.stop()
 
+    @needs_linux  # elsewhere a socket has no inode
+    def test_tried_by_another_name(self):
+        """Of the same address: the socket is kept."""
+        for name, address in ('localhost', '127.0.0.1'), ('', '0.0.0.0'):
+            app = f"""
+                from net import *
+                bind({name!r}).close()
+                sock = listen({address!r})
+                print('inode', os.fstat(sock.fileno()).st_ino, flush=True)
+                serve(sock)
+                """
+            with self.subTest(address):
+                monitor = self.serve(app)
+                for value in (1, 2, 3):
+                    self.write_value(value)
+                    monitor.wait_for(f'app {value}')
+                monitor.stop()
+                self.assertEqual(len(set(re.findall('inode.*', monitor.text()))), 1)
+
     def test_asked_first(self):
         """Whoever looks for a free port by a connection finds it free, until the app listens there."""
         app = """
