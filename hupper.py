@@ -3497,7 +3497,7 @@ class _KeptSockets:
         for kept in [kept for kept in self._sockets if kept.port == new.port and not self._holder(kept)]:
             if kept.name == new.name and kept.is_listening() and not found:
                 found = kept
-            elif has_failed or not kept.is_listening() or not _LINUX:  # elsewhere the system may allow both at a time
+            elif has_failed or not new.name or not kept.is_listening() or not _LINUX:  # others may allow both at a time
                 self._drop(kept)
         return found
 

@@ -6703,6 +6703,13 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.assertNotEqual(self.bind(name='::', times=2), inode)  # the system refuses the first time
         self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
 
+    def test_not_to_be_kept(self):
+        """One with SO_REUSEPORT: what was kept without is in its way."""
+        self.bind()
+        self.kept.worker_ended()
+        self.bind(name='')
+        self.assertEqual(self.kept._sockets, [])
+
     def test_which_ports_wait(self):
         """One of which any address has been bound waits no longer."""
         self.bind(name='::')
