@@ -2465,7 +2465,6 @@ class _Preload:
     it gets on. A standby in which an import has failed is thrown away; the next one leaves that module out.
     """
 
-    LONGEST_IMPORT = 10  # seconds
     LONGEST_STREAK = 3  # standbys in a row that were thrown away
     NO_PLAN = ((), (), '')
     PATCHERS = 'gevent', 'eventlet', 'ddtrace', 'newrelic', 'coverage', 'opentelemetry.instrumentation'
@@ -2485,26 +2484,19 @@ class _Preload:
         self._plain_because = None  # why the next start has to be a plain one
         self._left_out = {}  # name -> why
         self._streak = 0
-        self._files = None
-        self.note_standby(None)
+        self._has_grown = True  # the list, since it was compared with what the standby has imported
+        self._run = _PreloadRun(None)
 
     # The list.
 
     def handlers(self):
-        """What is called with the fields of each message of a running worker, or of a standby."""
+        """What is called with the fields of each message of a running worker."""
         return {
             'module': self._on_module,
             'module-gone': self._on_module_gone,
             'argv0': self._on_argv0,
             'environ': self._on_environ,
             'record-end': self._on_record_end,
-            'preload': self._on_preload,
-            'preload-file': self._on_preload_file,
-            'preload-unlisted': self._on_unlisted,
-            'preload-lost': self._on_lost,
-            'preload-failed': self._on_failed,
-            'preload-unusable': self._on_unusable,
-            'preload-end': self._on_preload_end,
         }
 
     def _on_module(self, name, path):
@@ -2583,101 +2575,53 @@ class _Preload:
 
     # The standby.
 
-    def _on_preload(self, name):
-        self._importing = name
-        self._extend_deadline()
-
-    def _on_preload_file(self, path, signature):
-        self._signatures.setdefault(path, signature)
-        self._extend_deadline()
-
-    def _on_unlisted(self, name, path):
-        self._unlisted[name] = path, self._importing, False
-
-    def _on_lost(self, name):
-        if name in self._unlisted:
-            self._unlisted[name] = (*self._unlisted[name][:2], True)
-
-    def _on_failed(self, name, why):
-        self._failed[name] = why
-
-    def _on_unusable(self):
-        self._is_unusable = True
-
-    def _on_preload_end(self, count, milliseconds):
-        self._result = f'Preloaded {count} modules in {milliseconds} ms.'
-        self.deadline = 0 if self._standby else None  # now
-
-    def _extend_deadline(self):
-        if self._standby:  # else it is a worker's that is being killed
-            self.deadline = time.monotonic() + self.LONGEST_IMPORT
-
     def note_standby(self, standby):
         """It has begun to preload; None: there is no such standby."""
-        self._standby = standby
-        self._is_under_way = standby is not None
-        self._has_grown = True  # the list, since we have compared the two
-        self._importing = None  # name of a module
-        self.deadline = None  # until when there must be news
-        self._extend_deadline()
-        self._failed = {}  # name -> why
-        self._unlisted = {}  # name -> (path, the module that has led to it, whether it has not stayed)
-        self._is_unusable = False  # it was started before we could see to that
-        self._result = None
-        self._signatures = {}  # path -> from before the standby has read the file
-        if self._files:
-            self._files.close()
-        self._files = None  # the _InstalledFiles, once it has read all
+        self._run.close()
+        self._run = _PreloadRun(standby)
+        self._has_grown = True
+
+    @property
+    def deadline(self):
+        return self._run.deadline
 
     def is_used_by(self, worker):
-        return worker is not None and worker is self._standby
+        return worker is not None and worker is self._run.standby
 
     def is_under_way(self, worker):
-        return self.is_used_by(worker) and self._is_under_way
+        return self.is_used_by(worker) and self._run.is_under_way
 
     def pollables(self):
         yield self.imports
-        if self._is_under_way:
-            yield self._standby.channel
+        if self._run.is_under_way:
+            yield self._run.standby.channel
 
     def is_hopeless(self, now):
         """The deadline has come. Return whether the standby has failed, or hangs."""
-        if self._failed or self._is_unusable or not self._result:
+        run = self._run
+        if run.failed or run.is_unusable or not run.result:
             return True
-        strange = self._strange_modules()
+        strange = run.strange_modules(self._list)
         if strange and not self._has_grown:
-            self._failed.update(strange)
+            run.failed.update(strange)
             return True
         if strange:
-            self._has_grown, self.deadline = False, now + 1  # the running worker may still import it
+            self._has_grown, run.deadline = False, now + 1  # the running worker may still import it
         else:
-            self._is_under_way, self.deadline, self._streak = False, None, 0
-            self._files = _InstalledFiles(self._signatures)
-            self._logger.debug(self._result)
+            self._streak = 0
+            run.finish()
+            self._logger.debug(run.result)
         return False
-
-    def _strange_modules(self):
-        """Return modules that have led to one that the last run has not imported, each with the reason."""
-        strange = {}
-        for name, (path, cause, is_lost) in self._unlisted.items():
-            listed_path, _, was_lost = self._list.get(name, ('', None, is_lost))
-            if listed_path != path:
-                strange[cause] = f'{name} was not imported from {path} in the last run'
-            elif was_lost != is_lost:
-                strange[cause] = f'{name} has failed in it' if is_lost else f'{name} had failed in it'
-        return strange
 
     def reject(self):
         """The standby is thrown away: leave out what has failed, or what has ended the process or hangs."""
-        why = 'it takes longer than 10 s' if 0 < self.deadline <= time.monotonic() else 'it ends the process'
-        if self._importing and not self._failed and not self._result:
-            self._failed[self._importing] = why
-        for name, reason in self._failed.items():
+        failed, why = self._run.blame()
+        for name, reason in failed.items():
             self._logger.debug(f'{name} is not preloaded: {reason}.')
-        self._left_out.update(self._failed)
-        self._streak += not self._is_unusable
-        if self._streak == self.LONGEST_STREAK and not self._is_unusable:
-            causes = '; '.join(f'{name}: {reason}' for name, reason in self._failed.items()) or why
+        self._left_out.update(failed)
+        self._streak += not self._run.is_unusable
+        if self._streak == self.LONGEST_STREAK and not self._run.is_unusable:
+            causes = '; '.join(f'{name}: {reason}' for name, reason in failed.items()) or why
             self._logger.info(f'Nothing is preloaded any more ({causes}).')
         self.note_standby(None)
 
@@ -2725,9 +2669,9 @@ class _Preload:
 
     def obstacle(self):
         """Return why the standby that has preloaded may not be used; None if it may."""
-        why = self._plain_because or next(iter(self._strange_modules().values()), None)
+        why = self._plain_because or next(iter(self._run.strange_modules(self._list).values()), None)
         if not why:
-            changed = self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
+            changed = self._run.changed_file()
             why = changed and f'{changed} has changed'
         return why
 
@@ -2749,6 +2693,95 @@ class _Preload:
     def is_within(name, packages):
         """Whether a module is one of these packages or below one."""
         return any(name == package or name.startswith(package + '.') for package in packages)
+
+
+class _PreloadRun:
+    """In the monitor: how the standby that imports modules ahead of time gets on, by its messages."""
+
+    LONGEST_IMPORT = 10  # seconds
+
+    def __init__(self, standby):
+        """None: there is no such standby."""
+        self.standby = standby
+        self.is_under_way = standby is not None
+        self.deadline = None  # until when there must be news
+        self.failed = {}  # name of a module -> why
+        self.is_unusable = False  # it was started before we could see to that
+        self.result = None  # what to say of it, at the end
+        self._importing = None  # name of a module
+        self._unlisted = {}  # name -> (path, the module that has led to it, whether it has not stayed)
+        self._signatures = {}  # path -> from before the standby has read the file
+        self._files = None  # the _InstalledFiles, once it has read all
+        if standby:
+            self._extend_deadline()
+            standby.channel.handlers.update(self._handlers())
+
+    def _handlers(self):
+        return {
+            'preload': self._on_import,
+            'preload-file': self._on_file,
+            'preload-unlisted': self._on_unlisted,
+            'preload-lost': self._on_lost,
+            'preload-failed': self.failed.__setitem__,
+            'preload-unusable': self._on_unusable,
+            'preload-end': self._on_end,
+        }
+
+    def _on_import(self, name):
+        self._importing = name
+        self._extend_deadline()
+
+    def _on_file(self, path, signature):
+        self._signatures.setdefault(path, signature)
+        self._extend_deadline()
+
+    def _on_unlisted(self, name, path):
+        self._unlisted[name] = path, self._importing, False
+
+    def _on_lost(self, name):
+        if name in self._unlisted:
+            self._unlisted[name] = (*self._unlisted[name][:2], True)
+
+    def _on_unusable(self):
+        self.is_unusable = True
+
+    def _on_end(self, count, milliseconds):
+        self.result = f'Preloaded {count} modules in {milliseconds} ms.'
+        self.deadline = 0  # now
+
+    def _extend_deadline(self):
+        self.deadline = time.monotonic() + self.LONGEST_IMPORT
+
+    def strange_modules(self, listed):
+        """Return modules that have led to one that the last run has not imported, each with the reason."""
+        strange = {}
+        for name, (path, cause, is_lost) in self._unlisted.items():
+            listed_path, _, was_lost = listed.get(name, ('', None, is_lost))
+            if listed_path != path:
+                strange[cause] = f'{name} was not imported from {path} in the last run'
+            elif was_lost != is_lost:
+                strange[cause] = f'{name} has failed in it' if is_lost else f'{name} had failed in it'
+        return strange
+
+    def finish(self):
+        """All is imported, and may be used as long as no file changes."""
+        self.is_under_way, self.deadline = False, None
+        self._files = _InstalledFiles(self._signatures)
+
+    def changed_file(self):
+        """Return a file that has changed since it was read; None if none has."""
+        return self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
+
+    def blame(self):
+        """Return what has failed, or has ended the process or hangs, and the reason for the last two."""
+        why = 'it takes longer than 10 s' if 0 < self.deadline <= time.monotonic() else 'it ends the process'
+        if self._importing and not self.failed and not self.result:
+            self.failed[self._importing] = why
+        return self.failed, why
+
+    def close(self):
+        if self._files:
+            self._files.close()
 
 
 class _InstalledFiles:

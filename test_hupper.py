@@ -9120,25 +9120,32 @@ class PreloadParts(unittest.TestCase):
         plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2=3', 'Y': None}, True)]
         self.assertEqual(preload.plan(set), (plan, [], 'app'))
 
+    @staticmethod
+    def standby(preload):
+        """A new standby preloads: the handlers of its messages."""
+        standby = SimpleNamespace(channel=SimpleNamespace(handlers={}))
+        preload.note_standby(standby)
+        return standby.channel.handlers
+
     def test_what_fails_is_left_out(self):
         preload = self.preload('a', 'a.b', 'c', 'd')
-        preload.note_standby(object())
-        preload.handlers()['preload']('a')
-        preload.handlers()['preload-failed']('a', 'it broke')
-        preload.handlers()['preload']('c')
-        preload.handlers()['preload-end'](3, 0)
+        standby = self.standby(preload)
+        standby['preload']('a')
+        standby['preload-failed']('a', 'it broke')
+        standby['preload']('c')
+        standby['preload-end'](3, 0)
         self.assertEqual(preload.deadline, 0)
         self.assertTrue(preload.is_hopeless(1))
         preload.reject()
         self.assertEqual(preload.plan(set)[1], ['a'])
         self.assertEqual(self.planned(preload), ['c', 'd'])
-        preload.note_standby(object())
-        preload.handlers()['preload']('c')
+        standby = self.standby(preload)
+        standby['preload']('c')
         with mock.patch.object(hupper.time, 'monotonic', return_value=preload.deadline + 1):
             preload.reject()  # it hangs
         self.assertEqual(self.planned(preload), ['d'])
-        preload.note_standby(object())
-        preload.handlers()['preload']('d')
+        standby = self.standby(preload)
+        standby['preload']('d')
         preload.reject()  # it has died
         self.assertEqual(self.planned(preload), [])
         self.assertEqual([line for line in self.lines if 'any more' in line], [self.lines[-1]])
@@ -9154,9 +9161,11 @@ class PreloadParts(unittest.TestCase):
     def test_late_messages(self):
         """Those of a standby that is none any more set no deadline."""
         preload = self.preload('a')
-        preload.handlers()['preload']('a')
-        preload.handlers()['preload-file']('/a.py', 1)
-        preload.handlers()['preload-end'](1, 0)
+        standby = self.standby(preload)
+        preload.note_standby(None)
+        standby['preload']('a')
+        standby['preload-file']('/a.py', 1)
+        standby['preload-end'](1, 0)
         self.assertIsNone(preload.deadline)
 
     def test_installed_files(self):
@@ -9189,7 +9198,7 @@ class PreloadParts(unittest.TestCase):
         for fails in (True, False):
             with self.subTest(fails=fails):
                 preload = self.preload('a')
-                preload.note_standby(object())
+                standby = self.standby(preload)
                 for kind, *fields in [
                     ('preload', 'a'),
                     ('preload-unlisted', 'b', f'{os.sep}b.py'),
@@ -9198,7 +9207,7 @@ class PreloadParts(unittest.TestCase):
                     ('module', 'b', f'{os.sep}b.py'),
                     *([('module-gone', 'b')] if fails else []),
                 ]:
-                    preload.handlers()[kind](*fields)
+                    {**preload.handlers(), **standby}[kind](*fields)
                 self.assertFalse(preload.is_hopeless(1))
                 self.assertEqual(preload.obstacle(), None if fails else 'b has failed in it')
 
@@ -9207,10 +9216,10 @@ class PreloadParts(unittest.TestCase):
         for late, expected in (([], ['c']), (['b'], ['a', 'c', 'b']), (['x', 'y'], ['c', 'x', 'y'])):
             with self.subTest(late=late):
                 preload = self.preload('a', 'c')
-                preload.note_standby(object())
-                preload.handlers()['preload']('a')
-                preload.handlers()['preload-unlisted']('b', f'{os.sep}b.py')
-                preload.handlers()['preload-end'](2, 0)
+                standby = self.standby(preload)
+                standby['preload']('a')
+                standby['preload-unlisted']('b', f'{os.sep}b.py')
+                standby['preload-end'](2, 0)
                 self.assertFalse(preload.is_hopeless(1), 'it is waited for')
                 self.assertIn('b was not imported', preload.obstacle())
                 for name in late:
