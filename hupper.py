@@ -1988,7 +1988,9 @@ class _WorkerMain:
         """Return the code of a script, with `__main__` made ready for it."""
         is_bytecode = path.endswith('.pyc')
         loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
-        main.update(__loader__=loader, __file__=path, __cached__=None)
+        main.update(__loader__=loader, __file__=path)
+        if sys.version_info < (3, 15):
+            main['__cached__'] = None
         if is_bytecode:
             return loader.get_code('__main__')
         _observer.report(path, 'import', _observer.stat_when_saved(path))
@@ -2014,6 +2016,8 @@ class _WorkerMain:
                 error.code = 2
             _observer.report_new_modules()
             _observer.report_traceback_files(error)
+            if _observer.recorder and type(error) is SystemExit:  # whatever its status is: no crash
+                _observer.recorder.end()
         except KeyboardInterrupt:
             pass
 
@@ -2940,11 +2944,14 @@ class _ImportRecorder:
     """
 
     def __init__(self, handshake):
+        from _weakref import ref
         from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
 
         self._handshake = handshake
         self._is_active = self._has_reported_none = True
         self._under_way = []  # names of modules
+        self._locks = getattr(sys.modules['_frozen_importlib'], '_module_locks', {})  # name -> weak reference
+        self._ref, self._ends = ref, []  # of ours to the same, as a lock goes when its import ends
         self._noted_at = time.monotonic()
         self._environ = {}
         self._environ = self._copy_environ()
@@ -2953,7 +2960,7 @@ class _ImportRecorder:
         for name in filter(sys.modules.__contains__, _Preload.PATCHERS):
             handshake.send('module', name, name)
         if hasattr(os, 'register_at_fork'):
-            os.register_at_fork(before=self._end)
+            os.register_at_fork(before=self.end)
 
     def note(self, spec):
         """A module is being made from a spec, whose attributes these are."""
@@ -2969,13 +2976,20 @@ class _ImportRecorder:
             self._has_reported_none = False
             self._handshake.send('module', name, path)
             self._under_way.append(name)
+            lock = self._locks.get(name)
+            if lock and lock():
+                self._ends.append(self._ref(lock(), self._settle))
+
+    def _settle(self, _=None):
+        """Look which imports have ended."""
+        self._under_way = [name for name in self._under_way if self._is_under_way(name)]
 
     def _has_booted(self):
         """Whether nothing was imported for half a second; an import that takes longer goes on."""
-        self._under_way = [name for name in self._under_way if self._is_under_way(name)]
+        self._settle()
         before, self._noted_at = self._noted_at, time.monotonic()
         if self._noted_at - before > 0.5 and not self._under_way:
-            self._end()
+            self.end()
         return not self._is_active
 
     def _is_under_way(self, name):
@@ -3005,7 +3019,8 @@ class _ImportRecorder:
                     for begin in range(900, len(text), 900):  # a message is short
                         self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + 900])
 
-    def _end(self):
+    def end(self):
+        """What was imported up to now is the list."""
         if self._is_active and os.getpid() == self._handshake.worker:
             self._handshake.send('record-end')
         self._is_active = False
