@@ -1910,7 +1910,8 @@ class _WorkerMain:
         sys.modules['__main__'] = main
         main.__builtins__ = sys.modules['builtins']
         main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-        main.__annotations__ = {}
+        if sys.version_info < (3, 14):  # from there on it is made when somebody asks for it
+            main.__annotations__ = {}
 
     @staticmethod
     def _clear_importer_caches():

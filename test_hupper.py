@@ -8792,6 +8792,13 @@ class WorksInside(ModeCase):
             """
         self.check(text)
 
+    def test_annotations(self):
+        """Those of __main__ are what its code says, also where Python makes them late."""
+        self.check(
+            'import __main__\nfrom mod import VALUE\nx: int = 1\nassert __main__.__annotations__ == {"x": int}\n'
+            'print("fine", VALUE, flush=True)'
+        )
+
     def test_compile(self):
         """What has just been saved, as only an import is kept from doing; that makes it no file to be watched."""
         text = """
