@@ -2983,7 +2983,8 @@ class _ImportRecorder:
 
     def _settle(self, _=None):
         """Look which imports have ended."""
-        self._under_way = [name for name in self._under_way if self._is_under_way(name)]
+        if self._is_active:  # not in a fork
+            self._under_way = [name for name in self._under_way if self._is_under_way(name)]
 
     def _has_booted(self):
         """Whether nothing was imported for half a second; an import that takes longer goes on."""
