@@ -7290,6 +7290,7 @@ class KeptSockets(ModeCase):
         counts = []
         for number in range(1, 300 if FULL else 15):
             monitor.wait_for('app 1', count=number)
+            monitor.wait_start(number)  # that line comes by another pipe
             self.assertEqual(ask(self.port), '1')
             counts.append((descriptors(monitor.pid), descriptors(monitor.worker)))
             monitor.send(signal.SIGHUP)
