@@ -772,7 +772,7 @@ class _Supervisor:
         channel.handlers = {
             **self._preload.handlers(),
             'import': self._on_import,
-            'import-transformed': self.monitor.watch_transformed_source,
+            'import-transformed': lambda path, signature: self._on_import(path, signature, is_plain=False),
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
@@ -784,9 +784,10 @@ class _Supervisor:
             'stop': lambda: self._end_worker(self.QUIT, self._config.stop_signal),
         }
 
-    def _on_import(self, path, signature):
-        self.monitor.watch_source(path, signature)
-        self._preload.note_source(path, signature)
+    def _on_import(self, path, signature, is_plain=True):
+        self.monitor.watch_source(path, signature, is_plain)
+        if is_plain:
+            self._preload.note_source(path, signature)
 
     def _on_watch(self, path, signature):
         self.monitor.watch_file(path, signature)
@@ -811,15 +812,11 @@ class _Supervisor:
 
     def _on_change(self, change, now):
         path = change.path
-        hold = self._loop_guard.hold(path, change.at, path in self.monitor.expected_sources)
-        if hold:
-            self._hold(path, now, hold)
-        else:
-            self._held.pop(path, None)
-            self._add_pending(change, now)
-
-    def _add_pending(self, change, now):
-        path = change.path
+        seconds = self._loop_guard.hold(path, change.at, path in self.monitor.expected_sources)
+        if seconds:
+            self._hold(path, now, seconds)
+            return
+        self._held.pop(path, None)
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
         self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule))
         if self._schedule.due() > now:
@@ -845,7 +842,8 @@ class _Supervisor:
         """Decide whether the pending changes lead to a start."""
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
-            self._add_pending(_Change(path, _Change.NOTIFIED, now), now)
+            self._pending.setdefault(path, now)
+            self._schedule.note_change(now, path)
         due = self._schedule.due()
         if due is None or now < due or not (self._reload_requested or self._must_reload()):
             return
@@ -1145,14 +1143,9 @@ class FileMonitorProxy:
         """Watch a file that the worker may have read before its last change."""
         self.watch_file(path, -1)  # hash() never returns that, so no file has this signature
 
-    def watch_source(self, path, signature):
-        """Watch a source that the worker imports, and that Python itself compiles."""
-        self.watch_transformed_source(path, signature)
-        self.sources_of_worker[path] = True
-
-    def watch_transformed_source(self, path, signature):
-        """Watch a source that the worker imports; what is compiled may be another text."""
-        self.sources_of_worker.setdefault(path, False)
+    def watch_source(self, path, signature, is_plain):
+        """Watch a source that the worker imports; `is_plain`: Python compiles the file as it is."""
+        self.sources_of_worker[path] = is_plain or self.sources_of_worker.get(path, False)
         self.expected_sources.add(path)
         self.watch_file(path, signature)
 
@@ -4143,26 +4136,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if path == root or path.startswith(os.path.join(root, '')):
                 if pattern is None:
                     return {None}
-                rests |= self._glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
-        return rests
-
-    @staticmethod
-    def _glob_rests(pattern, names):
-        """Return what may be left of a glob after these components of a path: `**` stands for any number of folders."""
-        from fnmatch import fnmatch
-
-        rests = {pattern}
-        for name in names:
-            is_hidden = name.startswith('.')  # as in a shell, `*` matches no hidden name
-            before, rests = rests, set()
-            for rest in before:
-                while rest[:1] == ('**',):
-                    if not is_hidden:
-                        rests.add(rest)
-                    rest = rest[1:]
-                if rest and (not is_hidden or rest[0].startswith('.')):
-                    if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
-                        rests.add(rest[1:])
+                rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
         return rests
 
     # What a backend overrides; it leaves to these what it can't watch.
@@ -4731,6 +4705,28 @@ def _is_glob(path):
     return bool(_split_glob(path)[1])
 
 
+def _glob_rests(glob, names, is_shell=True):
+    """Return what may be left of a glob, as components, after these of a path; `**` stands for any number of them.
+
+    In a shell `*` and `**` match no hidden name.
+    """
+    from fnmatch import fnmatch
+
+    rests = {glob}
+    for name in names:
+        is_hidden = is_shell and name.startswith('.')
+        before, rests = rests, set()
+        for rest in before:
+            while rest[:1] == ('**',):
+                if not is_hidden:
+                    rests.add(rest)
+                rest = rest[1:]
+            if rest and (not is_hidden or rest[0].startswith('.')):
+                if fnmatch(name, rest[0]) or name == rest[0]:  # a name may have brackets
+                    rests.add(rest[1:])
+    return rests
+
+
 class _PathMatcher:
     """Says whether one of these patterns fits a path, or a folder above it.
 
@@ -4771,7 +4767,8 @@ class _PathMatcher:
         globs = self._globs[pattern]
         folder, last = os.path.split(path)
         paths = (path, os.path.join(self._real_folder(folder), last)) if globs else ()
-        return any(self._fits_glob(each.split(os.sep), glob) for each in paths for glob in globs)
+        rests = [_glob_rests(glob, each.split(os.sep), is_shell=False) for each in paths for glob in globs]
+        return any(set(rest) <= {'**'} for rest in set().union(*rests))
 
     def _globs_of(self, pattern):
         """Return the components of a path from the current folder, as it reads and without links."""
@@ -4780,7 +4777,7 @@ class _PathMatcher:
             return []
         escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in self._here)
         anchored = os.path.normpath(os.path.join(escaped, name))
-        return [each.split(os.sep) for each in (anchored, self._with_real_folder(anchored))]
+        return [tuple(each.split(os.sep)) for each in (anchored, self._with_real_folder(anchored))]
 
     def _with_real_folder(self, glob):
         """Return a glob without links in that part of its folder which has no wildcard."""
@@ -4788,16 +4785,6 @@ class _PathMatcher:
         if _has_magic(folder):
             return os.path.join(self._with_real_folder(folder), name)
         return os.path.join(os.path.realpath(folder), name)
-
-    def _fits_glob(self, names, glob):
-        """Whether the components of a path match those of a glob, in which ** stands for any number of them."""
-        from fnmatch import fnmatchcase
-
-        if not glob or not names:
-            return not names and set(glob) <= {'**'}
-        if glob[0] == '**':
-            return self._fits_glob(names, glob[1:]) or self._fits_glob(names[1:], glob)
-        return fnmatchcase(names[0], glob[0]) and self._fits_glob(names[1:], glob[1:])
 
 
 def find_default_monitor_factory(logger):
