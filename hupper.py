@@ -1118,7 +1118,7 @@ class FileMonitorProxy:
 
     def watch_since(self, path, since):
         """Watch a folder or glob that the worker asked for at that time (ns)."""
-        if not _is_glob(path) and not os.path.lexists(path):
+        if not _split_glob(path)[1] and not os.path.lexists(path):
             self.watch_changed(path)  # a folder that has gone since
         else:
             self._register(path, self._worker_number, since)
@@ -2342,12 +2342,8 @@ class _Source:
         return stat, data
 
 
-def _linked_ns(path):
-    """Return when the newest link was made on the way from a linked file to what it means; 0 for any other file."""
-    return _newest_link(path) if os.path.islink(path) else 0
-
-
 def _newest_link(path):
+    """Return when the newest link was made (ns) on the way to the file that a path means; 0 if there is none."""
     folder, name = os.path.split(path)
     newest = _newest_link(folder) if name else 0
     try:
@@ -3256,7 +3252,7 @@ class ReloaderProxy(IReloaderProxy):
         if isinstance(paths, (str, bytes, os.PathLike)):
             raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
         for path in map(_absolute, paths):
-            if os.path.isdir(path) or _is_glob(path):
+            if os.path.isdir(path) or _split_glob(path)[1]:
                 self._handshake.send('watch-since', path, _file_clock())
             else:
                 self._handshake.send('watch', path, _signature(path))
@@ -4005,7 +4001,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     @staticmethod
     def _is_moved_here(folder, since):
         """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
-        if since and _linked_ns(folder) >= since:
+        if since and os.path.islink(folder) and _newest_link(folder) >= since:
             return True
         stat = since and _stat(folder)
         return bool(stat) and stat.st_mtime_ns < since and _is_younger(folder, stat, since)
@@ -4699,10 +4695,6 @@ def _split_glob(path):
         if _has_magic(part) and not os.path.lexists(os.sep.join(parts[: at + 1])):
             return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
     return path, ()
-
-
-def _is_glob(path):
-    return bool(_split_glob(path)[1])
 
 
 def _glob_rests(glob, names, is_shell=True):
