@@ -904,9 +904,7 @@ class Parts(unittest.TestCase):
             ('**/d', '.b', False),
         ]:
             with self.subTest(glob=glob, path=path):
-                self.assertIs(
-                    any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads
-                )
+                self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
 
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
