@@ -2,7 +2,7 @@
 # Copyright (c) 2026 the hupper.py authors
 """hupper.py: restart your Python program when its code changes. One file, no dependencies.
 
-Use it from the command line, from any folder that this file was copied into (or after `pip install .`)::
+Use it from the command line, in any folder that has a copy of this file (or after `pip install .`)::
 
     python hupper.py -m myapp --port 8080      # as `python -m myapp --port 8080`, reloading
     python hupper.py -w conf.ini script.py     # as `python script.py`; conf.ini is watched too
@@ -16,8 +16,8 @@ or from a program; the worker runs the function, the monitor never returns::
         reloader.watch_files(['conf.ini'])
         ...
 
-How it works: a *monitor* process starts a *worker* process that runs the app, and starts it again when a file changes
-that the worker has imported, or has asked for::
+How it works: a *monitor* process starts a *worker* process, which runs the app. It starts a new worker when a file
+changes that the worker has imported or asked to watch::
 
     user's shell -- monitor process ---------------+            worker process
                       command line, start_reloader | fork or    handshake -> proxy
@@ -32,35 +32,35 @@ that the worker has imported, or has asked for::
 The life of one reload, in ten steps:
 
  1. A file monitor learns of the save: `InotifyFileMonitor.step` reads an event, or `PollingFileMonitor.step` looks at
-    the file. `check` drops a file that has not changed, `_changed` one that is ignored.
- 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether to delay it, because the app seems
-    to cause its own reloads; if not, `_Schedule.due` gives the time when we have waited long enough for more changes.
- 3. `_Supervisor._on_due` makes the decision. `_must_reload` checks again that the files are complete and parse, and
-    reports the change.
- 4. `_Supervisor._end_worker` sends the worker the polite stop; if none runs, step 6 follows at once. Meanwhile
-    `_Launcher.renew_standby` checks that the standby is still what a new start would be.
- 5. The worker's end wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
-    that it has left behind.
- 6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` writes one message to the standby: that is the new worker.
- 7. The standby was waiting for this message: `_WorkerMain.get_ready` had prepared all that it could. `_on_start` sets
-    the folder and the paths.
- 8. `run_app` runs the app. Python has called it as sys.excepthook, so that nothing else of ours is on the stack.
- 9. `_Observer` reports each source with the signature from before it was read. `_Channel.step` hands that to
-    `_Supervisor._on_import`. `PollingFileMonitor.watch_file` compares it: a save in between is a change.
-10. When no more imports come, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker, by a fork
-    of the monitor (`_fork`) or a new interpreter (`_spawn`; it runs `_BOOT`). `get_ready` is what that does.
+    the file. `check` drops a file that has not changed, and `_changed` one that is ignored.
+ 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether to delay it because the app seems
+    to cause its own reloads. If not, `_Schedule.due` says how long to wait for more changes.
+ 3. `_Supervisor._on_due` decides. `_must_reload` checks again that the files are complete and parse, and reports the
+    change.
+ 4. `_Supervisor._end_worker` sends the worker the polite stop; if no worker runs, step 6 follows at once.
+    Meanwhile `_Launcher.renew_standby` replaces a standby that is out of date.
+ 5. The worker's exit wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
+    that the worker has left behind.
+ 6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` makes the standby the new worker, by one message.
+ 7. `_WorkerMain.get_ready` was waiting for this message, having prepared all that it could. `_on_start` sets the
+    current folder and sys.path.
+ 8. `run_app` runs the app. Python calls it as sys.excepthook, so that no other frame of ours is on the stack.
+ 9. `_Observer` reports each source with its signature from before it was read. `_Channel.step` passes the report to
+    `_Supervisor._on_import`. `PollingFileMonitor.watch_file` compares the signature, so that a save in between counts.
+10. When the imports stop, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker: a fork of the
+    monitor (`_fork`), or a new interpreter (`_spawn`) that runs `_BOOT`. Either one runs `get_ready`.
 
-What else ends a worker: a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), a request of the worker
-(`_set_handlers`), and the end of the app itself, after which `_on_own_end` decides whether to leave or to wait.
+A worker also ends after a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), at its own request (`_set_handlers`),
+or when the app exits; then `_on_own_end` decides whether the monitor exits or waits for a change.
 
-A file monitor from elsewhere defines `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
-defines the list at the head of the platform section.
+A third-party file monitor implements `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
+defines the names listed at the head of the platform section.
 
-The sections, from what is called to what it calls: prelude, public API, monitor process, worker start, worker process,
+The sections, callers first: prelude, public API, monitor process, worker start, worker process,
 preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
-licensed under the MIT licence; "the software is provided as is, without warranty of any kind".
+licensed under the MIT license; "the software is provided as is, without warranty of any kind".
 """
 
 # ------------------------------------------------------------------------------------------------------------- prelude
@@ -69,10 +69,10 @@ from __future__ import annotations
 
 import sys
 
-_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # what Python imports at its start; empty in a program
+_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # imported at Python's startup; empty in a program
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
-_PRE_STDLIB_PATHS: list[str] = []  # what else stood before Python's own library, such as PYTHONPATH
+_PRE_STDLIB_PATHS: list[str] = []  # other entries before the stdlib, such as PYTHONPATH
 
 
 def _demote_project_paths():
@@ -82,15 +82,15 @@ def _demote_project_paths():
         _REMOVED_PATH0 = sys.path.pop(0)
     at = next((at for at, path in enumerate(sys.path) if path.endswith(_STDLIB_ENDINGS)), 0)
     _PRE_STDLIB_PATHS.extend(sys.path[:at])
-    sys.path[:] = sys.path[at:] + _PRE_STDLIB_PATHS  # a library there, such as watchdog, is still found
+    sys.path[:] = sys.path[at:] + _PRE_STDLIB_PATHS  # libraries there, such as watchdog, are still found
 
 
 import os  # already loaded by Python, so no project file can shadow it
 
-# How the first path to Python's own library ends.
+# How the first stdlib entry of sys.path ends.
 _STDLIB_ENDINGS = os.path.dirname(os.__file__), 'python{}{}.zip'.format(*sys.version_info)
 _main_file = getattr(sys.modules['__main__'], '__file__', None) or ''
-_main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the folder
+_main_file = _main_file and os.path.abspath(_main_file)  # before the program changes the current folder
 _IS_COMMAND = __name__ == '__main__' or os.path.basename(_main_file) == 'hupper'  # the script that pip makes for us
 
 if _IS_COMMAND or '_worker_fds' in globals():  # see _BOOT
@@ -108,12 +108,12 @@ from abc import ABC, abstractmethod
 
 
 def _private_copy(module, **others):
-    """Return a copy of a module: what a test of the app patches in the module does not reach our import hooks."""
+    """Return a copy of a module, so that patches made by the app's tests do not reach our import hooks."""
     copy = type(module)(module.__name__)
     names = vars(copy)
     names.update(vars(module), **others)
     for name, function in vars(module).items():
-        if isinstance(function, type(_private_copy)):  # it is to call what is in the copy, too
+        if isinstance(function, type(_private_copy)):  # it must call the copy's functions, too
             names[name] = type(function)(function.__code__, names, name, function.__defaults__, function.__closure__)
             names[name].__kwdefaults__ = function.__kwdefaults__
     return copy
@@ -130,15 +130,12 @@ __version__ = '1.12.1+onefile.1'
 __all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_supported', 'main', 'start_reloader']
 
 _DEFAULT = '<the reload interval>'  # for an argument that was not given
-_FILE = os.path.abspath(__file__)  # as long as the current folder is what it was
+_FILE = os.path.abspath(__file__)  # before the current folder can change
 _FOREVER = float('inf')
 
 
 def _hide_from_tracebacks(function):
-    """Disguise a function, or all of a class, as import machinery: tracebacks and tracers (coverage) skip it.
-
-    For what runs within an import of the app's.
-    """
+    """Disguise code run inside the app's imports as import machinery: tracebacks and tracers (coverage) skip it."""
 
     def disguise(code):
         parts = tuple(disguise(each) if isinstance(each, type(code)) else each for each in code.co_consts)
@@ -169,30 +166,30 @@ def start_reloader(
     keep_sockets: bool | None = None,
     stop_signal: str | int | None = None,
 ) -> IReloaderProxy:
-    """Become the monitor of a worker process that is started again whenever its files change.
+    """Become the monitor of a worker process, and restart the worker whenever its files change.
 
-    In the first process this never returns: it runs the monitor and leaves by `sys.exit` with the worker's status
-    (128 + n where signal n ended it). In a worker it returns the proxy at once, see `IReloaderProxy`.
+    In the first process this never returns: it runs the monitor, then calls `sys.exit` with the worker's status
+    (128 + n if signal n ended it). In a worker it returns an `IReloaderProxy` at once.
 
     worker_path: dotted path to the function that the worker calls, such as `'myapp.main'`. Without one the worker runs
         this program's own command line again.
-    reload_interval: seconds between two starts at the least, while files keep changing; a number > 0 or its text.
-    shutdown_interval: seconds a worker gets between the polite stop and the kill; if not given, the reload interval
-        at a reload, and 8 when the monitor is to end as well. None: no polite stop, kill at once.
+    reload_interval: least number of seconds between two starts while files keep changing; a number > 0 or its text.
+    shutdown_interval: seconds a worker gets between the polite stop and the kill; by default the reload interval
+        at a reload, and 8 when the monitor exits as well. None: no polite stop, kill at once.
     verbose: 0 errors only, 1 also what happens, 2 also why.
     logger: a `logging.Logger` or an `ILogger`, instead of lines on stderr.
     monitor_factory: an `IFileMonitorFactory`; by default the environment variable HUPPER_DEFAULT_MONITOR (a dotted
         path, or `inotify`, `watchdog`, `polling`), then the best that works.
-    worker_args, worker_kwargs: arguments for that function; they must be picklable.
+    worker_args, worker_kwargs: arguments for the function; they must be picklable.
     ignore_files: shell-style patterns of paths whose changes do not count.
-    preload: whether the next worker imports ahead of time what the last one imported of installed packages; if not
-        given, the environment variable HUPPER_PRELOAD says so (`1`; `0` or empty: no).
-    preload_except: packages that must not be loaded twice at a time, nor what imports them.
-    keep_sockets: keep the listening TCP sockets open over a reload, so that clients wait; by default the environment
+    preload: whether the next worker imports in advance the installed packages that the last one imported; by default
+        the environment variable HUPPER_PRELOAD, 1 or 0.
+    preload_except: packages not to preload, nor what imports them, because two processes must not load them at once.
+    keep_sockets: keep the listening TCP sockets open during a reload, so that clients wait; by default the environment
         variable HUPPER_KEEP_SOCKETS, 1 or 0.
-    stop_signal: the polite stop, SIGTERM if not given; a name such as 'INT', or its number. 'KILL': none.
+    stop_signal: the polite stop, by default SIGTERM; a name such as 'INT', or its number. 'KILL': none.
 
-    Raises ValueError for an interval that is not a number > 0, a worker_path that is no dotted path, or another signal.
+    Raises ValueError if an interval is not a number > 0, worker_path is not a dotted path, or the signal is unknown.
     """
     if logger is None:
         logger = DefaultLogger(verbose)
@@ -217,12 +214,12 @@ def start_reloader(
 
 
 def is_active() -> bool:
-    """Return True in a worker process: one that a monitor started and watches. Its children are not."""
+    """Return True in a worker process, which a monitor has started and watches; False in its children."""
     return _Handshake.here() is not None
 
 
 def get_reloader() -> IReloaderProxy:
-    """Return the proxy of this worker; raise RuntimeError where there is none, see `is_active`."""
+    """Return the proxy of this worker; raise RuntimeError if this process is not one, see `is_active`."""
     handshake = _Handshake.here()
     if handshake is None:
         raise RuntimeError('process is not controlled by hupper: no monitor started it (see hupper.is_active)')
@@ -237,7 +234,7 @@ def is_watchdog_supported() -> bool:
 
 
 def is_watchman_supported() -> bool:
-    """Return False: Watchman is a service to install and run; inotify tells the same without one."""
+    """Return False: Watchman is a service to install and run; inotify reports the same without one."""
     return False
 
 
@@ -246,22 +243,22 @@ class IReloaderProxy(ABC):
 
     @abstractmethod
     def watch_files(self, paths: Iterable[str | os.PathLike[str]]) -> None:
-        """Reload when one of these changes: files, folders (all below them), globs, also ones that come later.
+        """Reload when one of these changes: files, folders (all below them) or globs, which need not exist yet.
 
-        Relative paths are taken from the current folder at the time of the call.
+        Relative paths are resolved from the current folder at the time of the call.
         """
 
     @abstractmethod
     def trigger_reload(self) -> None:
-        """Ask for a reload now, also where a changed file does not parse."""
+        """Ask for a reload now, even if a changed file does not parse."""
 
     @abstractmethod
     def graceful_shutdown(self) -> None:
-        """Ask the monitor to stop the worker politely and to leave."""
+        """Ask the monitor to stop the worker politely and to exit."""
 
 
 class IFileMonitor(ABC):
-    """Tells which of the files it was given have changed, by calling back with the path, from any thread."""
+    """Calls back with the path, from any thread, when a watched file changes."""
 
     @abstractmethod
     def add_path(self, path):
@@ -296,15 +293,15 @@ class ILogger(ABC):
 
     @abstractmethod
     def error(self, msg):
-        """Take a line that matters always."""
+        """Log a line that is always of interest."""
 
     @abstractmethod
     def info(self, msg):
-        """Take a line about what happens."""
+        """Log what happens."""
 
     @abstractmethod
     def debug(self, msg):
-        """Take a line about why."""
+        """Log why it happens."""
 
 
 # ----------------------------------------------------------------------------------------------------- monitor process
