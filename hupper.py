@@ -308,7 +308,7 @@ class ILogger(ABC):
 
 
 class Reloader:
-    """The configuration of a monitor; the arguments are those of `start_reloader`, and some of the command line."""
+    """The configuration of a monitor: the arguments of `start_reloader`, and a few that only the command line sets."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ class Reloader:
         if isinstance(preload_except, str):
             raise TypeError(f'preload_except takes several packages, not {preload_except!r}: put it in a list')
         self.preload_except = list(preload_except or ())
-        self.extra_paths = extra_paths  # to watch beside what the worker imports
+        self.extra_paths = extra_paths  # to watch besides the worker's imports
         self.exit_on_crash, self.may_fork = exit_on_crash, may_fork
         self.keep_sockets = self._is_on(keep_sockets, 'HUPPER_KEEP_SOCKETS')
         self.monitor = None  # the FileMonitorProxy, while running
@@ -352,7 +352,7 @@ class Reloader:
             self.target = _Target.call(worker_path, worker_args, worker_kwargs)
 
     def _is_on(self, argument, variable):
-        """Whether an argument, or an environment variable if there is none, turns an option on; may exit with 2."""
+        """Whether an option is on, by the environment variable if the argument is None; may exit with 2."""
         text = os.environ.get(variable, '')
         if argument is None and text not in ('', '0', '1'):
             self.logger.error(f'{variable} must be 1 or 0, not {text!r}')
@@ -360,7 +360,7 @@ class Reloader:
         return text == '1' if argument is None else bool(argument)
 
     def _set_shutdown_intervals(self, seconds):
-        """Set what a worker gets for its polite stop at a reload, and when all is to end; None: there is none."""
+        """Set the seconds that a worker gets to stop, at a reload and when the monitor exits; None: kill it at once."""
         if seconds is None or self.stop_signal == _STOP_SIGNALS['KILL']:
             self.shutdown_interval = self.exit_interval = None
         elif seconds is _DEFAULT:
@@ -369,7 +369,7 @@ class Reloader:
             self.shutdown_interval = self.exit_interval = _seconds('shutdown_interval', seconds)
 
     def run(self) -> NoReturn:
-        """Run the monitor until it is told to stop; leave by `sys.exit` with the worker's status."""
+        """Run the monitor until it is told to stop, then call `sys.exit` with the worker's status."""
         sys.exit(_Supervisor(self).run())
 
     def run_once(self):
@@ -378,10 +378,10 @@ class Reloader:
 
 
 class _Supervisor:
-    """One run of the monitor: waits for whatever comes first, and decides.
+    """One run of the monitor: an event loop, of which `_step` is one turn.
 
-    `state` says what there is to wait for: a worker that runs (RUNNING) or was asked to end (STOPPING), the descendants
-    that it has left (REAPING), or a change, ENTER or SIGHUP (IDLE). `_after_exit` says what follows the worker's end.
+    `state` says what the loop waits for: a worker that runs (RUNNING) or was asked to stop (STOPPING), the end of its
+    orphans (REAPING), or a change, ENTER or SIGHUP (IDLE). `_after_exit` says what follows the worker's exit.
     """
 
     RUNNING, STOPPING, REAPING, IDLE = 'running', 'stopping', 'reaping', 'idle'
@@ -392,20 +392,20 @@ class _Supervisor:
         self._config = config
         self._logger = config.logger
         self._once = once  # leave after one worker
-        self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to end
+        self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to stop
         self._worker = None  # the running _Worker
-        self._kill_at = None  # when a worker that was asked to end is killed
-        self._boot_check_at = None  # when to see whether a new worker has booted
-        self._has_booted = False  # a worker has
-        self._interpreter_check_at = None  # when to see whether the first one leaves the work to others
+        self._kill_at = None  # when a worker that was asked to stop is killed
+        self._boot_check_at = None  # when to check whether a new worker has booted
+        self._has_booted = False  # any worker has
+        self._interpreter_check_at = None  # when to check whether the program runs in child interpreters
         self._orphans = None  # the _OrphanTerminator, while REAPING
-        self._status = None  # ours, once we leave
+        self._status = None  # the monitor's exit status, once it is to exit
         self._last_status = 0  # the last worker's
         self.is_interrupted = False  # Ctrl-C has ended the last worker, by SIGINT
-        self._is_stop_requested = False  # by a signal: a second one kills
+        self._is_stop_requested = False  # by a signal; a second one kills the worker
         self._has_sigquit = False
         self._ctrl_c = _CtrlC()
-        self._reload_requested = False  # whatever the files say
+        self._reload_requested = False  # whether or not files have changed
         self._pending = {}  # path -> when it changed, since the last start
         self._held = {}  # path -> when it becomes pending: see _LoopGuard
         self._broken = {}  # path -> signature of a source that does not parse
@@ -424,36 +424,36 @@ class _Supervisor:
         self._reaper = _ChildReaper()
 
     def run(self):
-        """Supervise workers until something ends that; return the status."""
+        """Supervise workers until it is time to exit; return the status."""
         pid = os.getpid()
         try:
             self._start()
             while self._status is None:
                 self._step()
         finally:
-            if os.getpid() == pid:  # a forked worker leaves through here as well
+            if os.getpid() == pid:  # a forked worker passes here as well
                 self._close()
         return self._status
 
     def run_as_command(self):
-        """The same; but after Ctrl-C end as the program itself would have ended."""
+        """Like `run`; but after Ctrl-C, end as the program itself would have."""
         status = self.run()
         if self.is_interrupted and _IS_COMMAND:
             _end_by_sigint()
         return status
 
     def run_until_forked(self):
-        """Run, and end this process by `sys.exit`; but return in each worker that is forked."""
+        """Run, then end this process by `sys.exit`; in a forked worker, return the worker."""
         try:
-            _LibC.call('malloc_trim', 0)  # give back what is freed: each fork would have a copy of it
+            _LibC.call('malloc_trim', 0)  # return freed memory, or each fork would copy it
         except OSError:
-            pass  # not in this C library
+            pass  # this C library does not have it
         try:
             sys.exit(self.run_as_command())
         except _Forked as forked:
             _WorkerMain.forget_stack(forked, forked.__traceback__.tb_next)  # without this frame
             return forked.worker
-        except Exception as error:  # ours, or a file monitor's; Python would say that sys.excepthook failed
+        except Exception as error:  # ours, or a file monitor's; Python would blame sys.excepthook
             sys.excepthook(type(error), error, error.__traceback__)
             sys.exit(1)
 
@@ -474,10 +474,10 @@ class _Supervisor:
         self._terminal.close()
         self._waiter.close(leaving=not self._once)
 
-    # One turn of the loop: wait, take what has come, do what is due.
+    # One turn of the loop: wait, handle events, run the timers that are due.
 
     def _step(self):
-        for change in self.monitor.take_changes():  # whatever has found them: the end of the last turn, too
+        for change in self.monitor.take_changes():  # including those found late in the last turn
             self._on_change(change, time.monotonic())
         for pollable in self._waiter.wait(self._pollables(), [at for at, _ in self._timers()]):
             pollable.step()
@@ -498,7 +498,7 @@ class _Supervisor:
         yield self._kept_sockets
 
     def _timers(self):
-        """Yield when something is to be done, None if nothing is, and the method that does it."""
+        """Yield pairs: when something is due, or None if it is not, and the method to call then."""
         yield self._kill_at, self._kill_late_worker
         yield self._orphans and self._orphans.kill_at, self._poll_orphans
         yield self._boot_check_at, self._check_booted
@@ -510,7 +510,7 @@ class _Supervisor:
     # Starting and ending workers.
 
     def _start(self):
-        """Start a worker, which reads all that has changed until now."""
+        """Start a worker, and forget the changes so far: it reads the files as they are now."""
         for pollable in self.monitor.pollables():
             pollable.drain()
         changes = [change.path for change in self.monitor.take_changes()]
@@ -551,7 +551,7 @@ class _Supervisor:
             self.monitor.add_path(error.filename)
 
     def _check_booted(self, now):
-        """The worker has booted if it imports no more: time for what it should not wait for."""
+        """If the worker has stopped importing, it has booted: do the work that would have slowed it down."""
         self._boot_check_at = None
         if self.state != self.RUNNING:
             return
@@ -569,18 +569,18 @@ class _Supervisor:
         self._has_booted = True
 
     def _has_project_source(self):
-        """Whether the worker has imported more than a console script, and us."""
+        """Whether the worker has imported more than a console script and this file."""
         scripts = os.path.dirname(sys.executable)
         return any(os.path.dirname(path) != scripts for path in self.monitor.sources_of_worker.keys() - {_FILE})
 
     def _check_interpreters(self, now):
-        """Advise -w for a program that works in interpreters of its own (hypercorn, uvicorn --workers)."""
+        """Suggest -w for a program that runs in child interpreters (hypercorn, uvicorn --workers)."""
         self._interpreter_check_at = None
         if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
             self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
 
     def _end_worker(self, after, signum):
-        """End the worker; politely, with `signum`, if it gets time for that. If none runs, go on at once.
+        """Stop the worker: politely, with `signum`, if it gets time for that. If none runs, go on at once.
 
         `after`: RESTART or QUIT.
         """
@@ -601,7 +601,7 @@ class _Supervisor:
                 if signum:
                     self._worker.ask_to_stop(signum)
         elif was_restart and self._kill_at is not None:
-            self._kill_at = time.monotonic() + seconds  # more than at a reload
+            self._kill_at = time.monotonic() + seconds  # may be longer than at a reload
         if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
@@ -616,7 +616,7 @@ class _Supervisor:
             self._launcher.replace_standby()
 
     def _seconds_to_stop(self):
-        """How long a worker that was asked to end gets for that."""
+        """Return how long a worker that was asked to stop may take."""
         return self._config.exit_interval if self._after_exit == self.QUIT else self._config.shutdown_interval
 
     def _kill_late_worker(self, now):
@@ -628,7 +628,7 @@ class _Supervisor:
         self._worker.kill()
 
     def _on_exit(self, status):
-        """The worker has ended: settle our status and what follows, then end what it has left behind."""
+        """Handle the worker's exit: decide on our status and what follows, then end its orphans."""
         worker = self._worker
         worker.channel.drain()
         worker.close()
@@ -656,7 +656,7 @@ class _Supervisor:
         self._poll_orphans(time.monotonic())
 
     def _known_pids(self):
-        """Those of our children that no worker has left behind."""
+        """Return the pids of our children that are not orphans of a worker."""
         return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
@@ -670,7 +670,7 @@ class _Supervisor:
             self._logger.info(f'Worker {worker.pid} ended with status {status}.')
 
     def _poll_orphans(self, now):
-        """End what the worker has left behind; once that is gone, go on."""
+        """End the worker's orphans; once they are gone, go on."""
         if not self._orphans.poll(now):
             return
         names, is_noteworthy = self._orphans.names, self._orphans.used_force or self._after_exit != self.RESTART
@@ -682,7 +682,7 @@ class _Supervisor:
         self._go_on()
 
     def _go_on(self):
-        """No worker runs, nor anything that it has left: start the next one, leave, or wait."""
+        """Start the next worker, exit, or wait: the last worker and its orphans are gone."""
         if self._after_exit == self.QUIT:
             self._status = self._last_status
         elif self._after_exit == self.RESTART:
@@ -707,7 +707,7 @@ class _Supervisor:
             self._reaper.reap(self._known_pids())
 
     def _on_ctrl_c(self):
-        """Ctrl-C at our terminal reaches the worker as well, and is the app's affair once that has begun."""
+        """Leave a typed Ctrl-C, which the worker receives as well, to the app if that has begun."""
         is_third = self._ctrl_c.press(time.monotonic())
         if self.state != self.RUNNING or not self._worker.has_begun():
             self._end_worker(self.QUIT, signal.SIGINT)
@@ -747,11 +747,11 @@ class _Supervisor:
     _SIGNAL_HANDLERS = {
         'SIGCHLD': _on_sigchld,
         'CTRL-C': _on_ctrl_c,
-        'SIGINT': lambda self: self._on_stop_signal(signal.SIGINT),  # a process has sent it
+        'SIGINT': lambda self: self._on_stop_signal(signal.SIGINT),  # sent by a process
         'SIGTERM': _on_sigterm,
         'SIGQUIT': _on_sigquit,
         'SIGHUP': _on_sighup,
-        'SIGCONT': lambda self: None,  # it wakes the loop, which looks whether we are in the foreground
+        'SIGCONT': lambda self: None,  # wakes the loop, which checks whether we are in the foreground
     }
 
     # Requests of the user and of the worker.
@@ -795,7 +795,7 @@ class _Supervisor:
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
         if has_discarded_sigint and (self._ctrl_c.is_pressed or 'CTRL-C' in self._waiter.read_signals()):
-            self._end_worker(self.QUIT, signal.SIGINT)  # it came after the start
+            self._end_worker(self.QUIT, signal.SIGINT)  # Ctrl-C came after the start
 
     def _on_no_target(self, message):
         self._worker.missing_target = message
@@ -828,7 +828,7 @@ class _Supervisor:
             )
 
     def _due(self):
-        """When the pending changes lead to a start; None where there are none, or an end is under way."""
+        """Return when the pending changes lead to a start; None if there are none, or the worker is stopping."""
         if self.state not in (self.RUNNING, self.IDLE):
             return None
         times = [self._schedule.due(), *self._held.values()]
@@ -853,7 +853,7 @@ class _Supervisor:
     def _must_reload(self):
         """Whether the pending changes still call for a reload now; report them if so."""
         if self._worker:
-            self._worker.channel.drain()  # it may have imported one of them just now
+            self._worker.channel.drain()  # the worker may have imported one of them just now
         if self.monitor.recheck(self._pending):
             return False  # still being written
         for path in filter(self.monitor.is_undone, list(self._pending)):
@@ -876,14 +876,14 @@ class _Supervisor:
                     self._logger.error(
                         f'{path} does not parse; still running the code of {self._worker.clock}.', *error.split('\n')
                     )
-        if broken and broken.items() <= self._broken.items():  # nothing new has been shown
+        if broken and broken.items() <= self._broken.items():  # no new error was shown
             self._logger.info('The reload waits until these parse: {}.'.format(', '.join(broken)))
         self._broken = broken
         return not broken
 
     @staticmethod
     def _syntax_error(path):
-        """Return what CPython says of a source that does not parse; None if it does, or if only the worker can tell."""
+        """Return CPython's error for a source that does not parse; None if it parses or only a worker can tell."""
         import warnings
 
         try:
@@ -898,7 +898,7 @@ class _Supervisor:
         except ValueError as error:  # what older Pythons raise for a NUL
             return f'  File "{path}"\nValueError: {error}'
         except (OSError, MemoryError, RecursionError):
-            pass  # the new worker will tell
+            pass  # the new worker will report it
 
 
 class _Schedule:
@@ -906,19 +906,19 @@ class _Schedule:
 
     A complete change fires at once if the last start is `interval` old. Otherwise it waits for `quiet` seconds of
     silence, which takes one of BURST tokens; without a token, and while changes keep coming, until `interval` after
-    the last start. One token comes back in each interval.
+    the last start. One token returns per interval.
     """
 
     BURST = 5
-    CONFIRM_AFTER = 0.02  # seconds until a polled file that has changed is looked at again: see recheck()
+    CONFIRM_AFTER = 0.02  # seconds until a polled file that has changed is checked again: see recheck()
 
     def __init__(self, interval):
         self.interval = interval
         self.quiet = min(0.1, interval)
-        self._tokens = self.BURST  # left by the last start
+        self._tokens = self.BURST  # left at the last start
         self._started_at = self._changed_at = -_FOREVER
         self._pending_since = None
-        self._unsettled = {}  # path -> until when more of its change may come
+        self._unsettled = {}  # path -> when its change counts as complete
 
     def note_change(self, now, path=None, settle=0):
         """Note a change; `settle`: how long to wait for more of it, 0 for a complete one."""
@@ -932,7 +932,7 @@ class _Schedule:
         self.cancel()
 
     def cancel(self):
-        """Wait for the next change."""
+        """Schedule no start until the next change."""
         self._pending_since = None
         self._unsettled.clear()
 
@@ -953,13 +953,13 @@ class _Schedule:
 class _CtrlC:
     """What Ctrl-C at the terminal means while a worker runs; the caller supplies the time, in seconds.
 
-    The worker gets it too. If that ends the worker, we leave; a second later that does not seem to be so.
+    The worker receives it too. If it ends the worker, the monitor exits; after a second, the worker has survived it.
     """
 
     def __init__(self):
         self.is_pressed = False
-        self.settled_at = None  # when to see whether the worker goes on
-        self._presses = []  # when the last three came
+        self.settled_at = None  # when to check whether the worker has survived
+        self._presses = []  # times of the last three
         self._settlements = 0
 
     def press(self, now):
@@ -970,7 +970,7 @@ class _CtrlC:
         return len(self._presses) == 3 and now - self._presses[0] <= 2
 
     def settles(self, now):
-        """Return whether it turns out now, for the first time, that the worker goes on."""
+        """Return whether the worker turns out, for the first time, to have survived."""
         if self.settled_at is None or now < self.settled_at:
             return False
         self.settled_at = None
@@ -978,16 +978,16 @@ class _CtrlC:
         return self._settlements == 1
 
     def explains_end(self, now, status):
-        """Whether a worker that ends now was meant to, rather than has crashed long after."""
+        """Whether a worker that ends now does so because of Ctrl-C, rather than by a later crash."""
         return self.is_pressed and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
 
 
 class _LoopGuard:
-    """Slows down an app that causes its own reloads by writing, while it boots, to what is watched.
+    """Slows down an app that causes its own reloads by writing to watched files while it boots.
 
-    A start is self-caused if its change came before the worker had booted, or within a second after. After five in a
-    row such a change is held: for twice the interval, four times, and so on up to a minute. The caller supplies the
-    time, in seconds.
+    A start is self-caused if its changes came before the worker had booted, or within a second after. After five such
+    starts in a row, such a change is held: for twice the interval, then four times, and so on, up to a minute. The
+    caller supplies the time, in seconds.
     """
 
     FREE_STARTS, LONGEST_HOLD = 5, 60
@@ -1000,7 +1000,7 @@ class _LoopGuard:
         self._causes = set()  # paths that caused them
 
     def note_start(self, now, causes, was_requested=False):
-        """A worker starts because of changes of these paths, or because somebody has asked for it."""
+        """Note that a worker starts because these paths have changed, or because a reload was requested."""
         if causes and self._suspects.issuperset(causes):
             self._streak += 1
             self._causes.update(causes)
@@ -1011,11 +1011,11 @@ class _LoopGuard:
         self._window_end = _FOREVER
 
     def note_boot(self, now):
-        """The worker has booted, or ended before that."""
+        """Note that the worker has booted, or has exited before that."""
         self._window_end = min(self._window_end, now + 1)
 
     def hold(self, path, changed_at, is_source):
-        """Return for how many seconds to hold a change; `is_source`: the worker has imported the file."""
+        """Return how many seconds to hold a change; `is_source`: the worker has imported the file."""
         if changed_at > self._window_end:
             return 0
         self._suspects.add(path)
@@ -1028,8 +1028,8 @@ class _LoopGuard:
 class FileMonitorProxy:
     """Records what is watched, and for whom; adapts any file monitor to the reloader.
 
-    A monitor from elsewhere calls `file_changed(path)`, from any thread. A program for hupper 1.x may replace that
-    by a function that uses `lock`, `changed_paths` and `callback`: then what our own monitors find goes through it too.
+    A third-party monitor calls `file_changed(path)`, from any thread. A program for hupper 1.x may replace this method
+    by a function that uses `lock`, `changed_paths` and `callback`: then our own monitors' changes go through it too.
     """
 
     def __init__(self, logger, ignore_files=None):
@@ -1043,16 +1043,16 @@ class FileMonitorProxy:
         self._is_ignored = _PathMatcher(ignore_files) if ignore_files else lambda path: False
         self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
-        self._trees = set()  # folders in which paths may be watched that nobody has named
+        self._trees = set()  # roots of the watched folders and globs
         self._reported = []  # paths that came through file_changed
 
     def file_changed(self, path):
-        """Take note that `path` has changed."""
+        """Note that `path` has changed."""
         with self.lock:
             self.changed_paths.add(path)
             self.callback(self.changed_paths)
 
-    _file_changed = file_changed  # to see whether another one has been put in its place
+    _file_changed = file_changed  # to detect a replacement
 
     def _take_paths(self, paths):
         self._reported.extend(paths)
@@ -1067,14 +1067,14 @@ class FileMonitorProxy:
             found, changes = {change.path: change for change in changes}, []
             for path in found:
                 self.file_changed(path)
-        while self._reported:  # other threads may add to it meanwhile
+        while self._reported:  # other threads may append to it meanwhile
             path = self._reported.pop(0)
             if path in found or not self._is_ignored(path):
                 changes.append(found.get(path) or _Change(path, _Change.UNSETTLED, time.monotonic()))
         return changes
 
     def open(self, factory, interval, wake):
-        """Make and start the file monitor; if that fails, report why and take one of ours."""
+        """Make and start the file monitor; if that fails, report why and use a built-in one."""
         self._interval, self._wake = interval, wake
         try:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
@@ -1085,11 +1085,11 @@ class FileMonitorProxy:
             self.monitor = monitor
         except Exception as error:
             if factory is _best_monitor:
-                raise  # there is none to go on with
+                raise  # there is no other to try
             self._replace(factory, error)
 
     def _replace(self, failed, error):
-        """A monitor from elsewhere has raised: go on with one of ours."""
+        """Replace a third-party monitor that has raised by a built-in one."""
         name = getattr(failed, '__qualname__', None) or repr(failed)
         error = ' '.join(f'{type(error).__name__}: {error}'.split())
         self.logger.error(f'File monitor {name} failed: {error}; using a built-in one.')
@@ -1102,11 +1102,11 @@ class FileMonitorProxy:
             self.monitor.stop()
 
     def pollables(self):
-        """Return what the loop has to drive."""
+        """Return the pollables that the loop drives for this."""
         return [self.monitor] if self.monitor else []
 
     def add_path(self, path, since=None):
-        """Watch a file, folder or glob that the user asks for; what is younger than `since` (ns) has changed."""
+        """Watch a file, folder or glob for the user; files newer than `since` (ns) have changed."""
         path = _absolute(os.path.expanduser(path))
         root, _ = _split_glob(path)
         if path not in self._requested_in and not os.path.lexists(root):
@@ -1114,9 +1114,9 @@ class FileMonitorProxy:
         self._register(path, _FOREVER, since)
 
     def watch_since(self, path, since):
-        """Watch a folder or glob that the worker asked for at that time (ns)."""
+        """Watch a folder or glob that the worker asked for at the time `since` (ns)."""
         if not _split_glob(path)[1] and not os.path.lexists(path):
-            self.watch_changed(path)  # a folder that has gone since
+            self.watch_changed(path)  # a folder that was deleted since
         else:
             self._register(path, self._worker_number, since)
 
@@ -1147,10 +1147,10 @@ class FileMonitorProxy:
         self.watch_file(path, signature)
 
     def is_python(self, path):
-        """Whether Python compiles a file as it is, so that a SyntaxError in it is one.
+        """Whether Python compiles a file as it is, so that a SyntaxError in it is a real one.
 
-        That is known if this worker imports it in that way; or if it is in a watched folder, and another interpreter
-        (a server's worker) has left its bytecode, unless a worker of ours has read it in another way.
+        It does if this worker imports the file that way. It also does if the file is in a watched folder and another
+        interpreter (a server's worker) has left its bytecode, unless our workers have read the file in another way.
         """
         if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
             return self.sources_of_worker.get(path, False)
@@ -1167,7 +1167,7 @@ class FileMonitorProxy:
             return False  # no bytecode here
 
     def watched_paths(self):
-        """Return the paths of all files that are watched, as os.path.normcase() spells them."""
+        """Return the paths of all watched files, normalized by os.path.normcase()."""
         return {os.path.normcase(path) for path in (*self._requested_in, *getattr(self.monitor, 'files', ()))}
 
     def watch_missing(self, path, has_parent):
@@ -1175,7 +1175,7 @@ class FileMonitorProxy:
         self.monitor.add_missing(path, has_parent)
 
     def new_worker(self, started_ns):
-        """Forget what only workers before the last one had asked for."""
+        """Forget paths that none of the last two workers has asked for."""
         self._worker_number += 1
         self.sources_of_worker = {}
         old = [path for path, number in self._requested_in.items() if number < self._worker_number - 2]
@@ -1186,12 +1186,12 @@ class FileMonitorProxy:
             self.monitor.discard(old)
 
     def worker_booted(self):
-        """The worker has booted: the next one will look for what this one has imported."""
+        """Expect the next worker to import what this one has, now that it has booted."""
         self.expected_sources = set(self.sources_of_worker)
         self.logger.debug(f'Watching {len(self._requested_in)} files and folders.')
 
     def settle_time(self, change, schedule):
-        """Seconds to wait for the rest of a change: a file is being written, or is missing for a moment."""
+        """Return the seconds to wait for the rest of a change: the file may be half written, or briefly missing."""
         if not os.path.lexists(change.path):
             return schedule.interval if change.path in self.expected_sources else schedule.quiet
         times = {
@@ -1202,16 +1202,16 @@ class FileMonitorProxy:
         return times.get(change.evidence, 0)
 
     def is_undone(self, path):
-        """Whether a change has left nothing."""
+        """Whether a change has left no trace: a temporary file came and went."""
         return self.monitor.is_undone(path)
 
     def recheck(self, paths):
-        """Look at those of these paths that are polled; return whether one has changed again, and note that."""
+        """Check the polled ones of these paths again; note new changes, and return whether there are any."""
         return any([self.monitor.recheck(path) for path in paths])
 
 
 def _seconds(name, value):
-    """Return a number of seconds > 0, from a number or its text; raise ValueError."""
+    """Return a number of seconds > 0, given as a number or its text; raise ValueError."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -1222,7 +1222,7 @@ def _seconds(name, value):
 
 
 def _stop_signal(name, value):
-    """Return the number of a signal that may stop a worker, from that or its name, with or without SIG."""
+    """Return the number of a stop signal, given the number or the name, with or without SIG."""
     for each, number in _STOP_SIGNALS.items():
         if value == number or str(value).upper() in (each, 'SIG' + each):
             return number
