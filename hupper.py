@@ -1239,7 +1239,7 @@ class _Target:
         self.kind = kind
         self.name = name
         self.args = args  # for the app's sys.argv; for a call, the pickled arguments
-        self.options = options  # of the interpreter, for a new one
+        self.options = options  # of the interpreter, for a spawned one; None: those of this process
         self.orig_argv = orig_argv
 
     @classmethod
@@ -1258,7 +1258,7 @@ class _Target:
 
     @classmethod
     def of_command_line(cls, args):
-        """What a command line without options names; raise ValueError."""
+        """Return what a command line without options names; raise ValueError."""
         command = cls.command_line()
         options = cls.split_command_line(command[1:])[0] if command else None
         is_module = bool(args) and args[0].startswith('-m')
@@ -1292,7 +1292,7 @@ class _Target:
 
     @classmethod
     def this_program(cls):
-        """This process's own command line, from sys.orig_argv where there is one (3.10+), else from `__main__`."""
+        """Return what this process itself runs, by its command line where that is known, else by `__main__`."""
         command = cls.command_line()
         if command:
             options, kind, name, args = cls.split_command_line(command[1:])
@@ -1317,12 +1317,12 @@ class _Target:
         """Return the command line of this process where Python (3.10+) or Linux knows it; empty elsewhere."""
         if hasattr(sys, 'orig_argv'):
             return sys.orig_argv
-        line = _read_proc('self', 'cmdline') if _LINUX else b''  # what Wine shows there is not Windows' doing
+        line = _read_proc('self', 'cmdline') if _LINUX else b''  # Wine may show a /proc, Windows has none
         return [os.fsdecode(arg) for arg in line.split(b'\0')[:-1]]
 
     @staticmethod
     def split_command_line(argv):
-        """Split python's arguments: its own options, kind and name of the target, the app's arguments."""
+        """Split Python's arguments into its own options, the target's kind and name, and the app's arguments."""
         rest = list(argv)
         options = []
         while rest and rest[0].startswith('-') and rest[0] != '-':
@@ -1339,12 +1339,12 @@ class _Target:
 
     @staticmethod
     def _script_from_here(name):
-        """Return the path of this program's script, also if the program has changed the folder since Python began."""
+        """Return the path of this program's script, even if the program has changed the current folder."""
         is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
         return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
 
     def second_reloader(self):
-        """Return how to turn off a reloader that a well-known program brings itself; None if it uses none."""
+        """Return how to turn off the reloader of a well-known program; None if it uses none."""
         program, args = os.path.basename(self.name).partition('.')[0], set(self.args)
         if program == 'uvicorn' and '--reload' in args:
             return 'leave out --reload'
@@ -1362,7 +1362,7 @@ class _Target:
                 file.seek(max(0, os.path.getsize(self.name) - (1 << 16)))
                 return b'PK\5\6' in file.read()  # where a zip file's directory ends
         except OSError:
-            return False  # it is missing: the app fails
+            return False  # it is missing: the app will fail
 
     def main_path(self):
         """Return the path of a script as Python has it in sys.argv[0] and __file__."""
@@ -1372,7 +1372,7 @@ class _Target:
 
 
 class _LaunchSpec(_Target):
-    """What a worker has to know to run the app. A new interpreter gets it through its control pipe."""
+    """What a worker needs to know to run the app. A new interpreter receives it through its control pipe."""
 
     __slots__ = (
         *('kind', 'name', 'args', 'options', 'orig_argv'),  # of the _Target
@@ -1381,12 +1381,12 @@ class _LaunchSpec(_Target):
         'folder',
         'monitor_pid',
         'is_first',  # the first worker reports a missing target
-        'expected_sources',  # what the last worker had imported: if one is missing, it comes back in a moment
+        'expected_sources',  # what the last worker had imported: a missing one is likely to return
         'reload_interval',
         'signal_mask',
         'ignored_signals',
         'installation_changed',  # since the monitor began
-        'made_ns',  # when the worker was made, as file times are kept
+        'made_ns',  # when the worker was made, by the clock of file times
         'records_imports',  # with --preload
         'preload',  # see _Preload.plan
         'sockets_fd',  # the worker's end of _KeptSockets, if there is one
@@ -1407,12 +1407,12 @@ class _LaunchSpec(_Target):
         return spec
 
     def front_paths(self):
-        """Return what stands in front of Python's own library in the app's sys.path."""
+        """Return the entries of the app's sys.path before the stdlib."""
         path0 = self._path0()
         return ([] if path0 is None else [path0]) + _PRE_STDLIB_PATHS
 
     def _path0(self):
-        """Return what plain Python puts in front of sys.path for this target; None: nothing."""
+        """Return what plain Python has as sys.path[0] for this target; None if nothing."""
         if self.kind == 'script' and self.has_main():
             return self.main_path()
         if _SAFE_PATH:
@@ -1424,7 +1424,7 @@ class _LaunchSpec(_Target):
         return self.folder if self.kind == 'module' else ''
 
     def shadowed(self, names):
-        """Return which of these modules the app's own folders or zip files have a file or folder for."""
+        """Return which of these modules the app's own folders or zip files shadow."""
         shadowed = set()
         for path in self.front_paths():
             shadowed.update(name for name in _names_in(path).intersection(names) if not self._is_its_own(path, name))
@@ -1432,25 +1432,25 @@ class _LaunchSpec(_Target):
 
     @staticmethod
     def _is_its_own(path, name):
-        """Whether a module is the app's already: ours, or one that Python imported at its start."""
+        """Whether the loaded module is the one in `path`: this file, or a module imported at Python's startup."""
         file = str(getattr(sys.modules[name], '__file__', None))
         is_early = name in _STARTUP_MODULES or name == __name__
         return bool(path) and is_early and file.startswith(os.path.join(path, name))
 
 
 class _Launcher:
-    """Makes and starts workers. The next one, the standby, is made while the last one runs.
+    """Makes and starts workers. The next one, the standby, is made while the current one runs.
 
-    A worker is a fork of this process where that is clean, else a new interpreter. Either way it gets ready to the
-    last step, then waits on its control pipe: see _WorkerMain.
+    A worker is a fork of this process, or a new interpreter if there is a `_fork_obstacle`. Either one gets as ready
+    as it can, then waits on its control pipe: see _WorkerMain.
     """
 
     def __init__(self, config, waiter, sockets_fd, preload):
         self.may_fork = config.may_fork
         self.standby = None
-        self.started_ns = None  # wall clock of the last start, as file times are kept
+        self.started_ns = None  # when the last worker was started, by the clock of file times
         self.watched_paths = None  # function: see FileMonitorProxy
-        self.set_handlers = None  # function: sets those of a channel
+        self.set_handlers = None  # function: sets the handlers of a channel
         self._target = config.target
         self._reload_interval = config.reload_interval
         self._waiter = waiter
@@ -1459,13 +1459,13 @@ class _Launcher:
         self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
-        self.startup_files = _startup_files()  # and those that a worker reports: a spawned one may have others
-        self._own_installation = {}  # signatures of the installation that this interpreter began in
-        self._standby_made_for = None  # (signatures of its installation, whether a fork is clean)
+        self.startup_files = _startup_files()  # plus those that a spawned worker reports
+        self._own_installation = {}  # signatures of the installation, as this interpreter found it
+        self._standby_made_for = None  # the _circumstances() at that time
         self._expected_sources = ()
 
     def start(self, expected_sources):
-        """Start the standby, or a worker made now, and return it; raise OSError if none can be made."""
+        """Start the standby, or a new worker if there is none, and return it; raise OSError if none can be made."""
         self._expected_sources = expected_sources
         if self._preload.is_used_by(self.standby):
             self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
@@ -1476,13 +1476,13 @@ class _Launcher:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
                 worker.start(list(set(expected_sources) - worker.expected_sources))
                 return worker
-            except BrokenPipeError as error:  # it has died while it waited, for lack of memory, say
+            except BrokenPipeError as error:  # it died while waiting, for lack of memory, say
                 worker.discard()
                 failure = error
         raise failure
 
     def make_standby(self):
-        """Make the next worker, if there is none yet: the running one has booted, or has ended."""
+        """Make a standby, if there is none yet, once the worker has booted or exited."""
         if not self.preload():
             self._make_standby(_Preload.NO_PLAN)
 
@@ -1504,7 +1504,7 @@ class _Launcher:
             self._preload.note_standby(self.standby if plan is not _Preload.NO_PLAN else None)
 
     def renew_standby(self):
-        """Make the next worker, also where there is one that is no longer what a new start would be."""
+        """Make a standby if there is none, or the present one is out of date."""
         if self.standby and self._standby_made_for != self._circumstances():
             self._logger.debug('The standby is thrown away: it is not what a new start would be.')
             self.drop_standby()
@@ -1527,7 +1527,7 @@ class _Launcher:
             self.standby = None
 
     def reap_standby(self):
-        """Take note that it has died by itself: then the next start makes a new one."""
+        """If the standby has died, drop it, or replace it if an import has killed it."""
         if self.standby and self.standby.poll() is not None:
             if self._preload.is_under_way(self.standby):
                 self.replace_standby()
@@ -1535,7 +1535,7 @@ class _Launcher:
                 self.drop_standby()
 
     def replace_standby(self):
-        """An import has failed in the standby: make one that leaves it out."""
+        """Replace a standby in which an import has failed by one without that import."""
         self.standby.channel.drain()
         self._preload.reject()
         self.standby.kill_children()
@@ -1543,15 +1543,12 @@ class _Launcher:
         self.make_standby()
 
     def _paths_in_front(self):
-        """Return what stands in front of Python's own library in the worker's sys.path."""
+        """Return the entries of the worker's sys.path before the stdlib."""
         at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_STDLIB_ENDINGS)), 0)
         return [*self._make_spec().front_paths(), *self._sys_path[:at]]
 
     def _circumstances(self):
-        """Return what a worker made now depends on: the installation, and why it can't be a fork.
-
-        The installation: signatures of what an interpreter reads at its start.
-        """
+        """Return what a worker made now depends on: signatures of what Python reads at startup, and a fork obstacle."""
         paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *self.startup_files]
         for folder in _site_folders():
             paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
@@ -1588,7 +1585,7 @@ class _Launcher:
         return spec
 
     def _make(self, plan):
-        """Make a worker that gets ready and waits."""
+        """Make a worker, which gets ready and waits for its start."""
         spec = self._make_spec()
         spec.preload = plan
         spec.expected_sources = sorted(self._expected_sources)
@@ -1613,7 +1610,7 @@ class _Launcher:
         return worker
 
     def _fork(self, spec, channel_fd, control_fd):
-        """Return the pid of a fork, which leaves this stack by _Forked."""
+        """Return the pid of a forked worker, which leaves this stack by raising _Forked."""
         _flush()
         with self._waiter:
             pid = os.fork()
@@ -1625,7 +1622,7 @@ class _Launcher:
         return pid
 
     def _spawn(self, channel_fd, control_fd):
-        """Return the process of a new interpreter, with nothing of the app imported."""
+        """Start a new interpreter, in which nothing of the app is imported; return the process."""
         import subprocess
 
         if not os.path.exists(_FILE):
@@ -1647,20 +1644,20 @@ class _Launcher:
 
     @staticmethod
     def _remove_bytecode(path):
-        """Make Python read a source again: it trusts its cache too easily, see _Source."""
+        """Delete a source's bytecode, which Python trusts too easily: see _Source."""
         try:
             os.remove(_external.cache_from_source(path))
-        except (OSError, NotImplementedError):  # there is none, or no place for one
+        except (OSError, NotImplementedError):  # there is none, nor a place for one
             pass
 
     @staticmethod
     def _prints_startup_trace():
-        """Whether the user has asked Python to report its start and imports: a standby would do so ahead of time."""
+        """Whether Python is to trace its startup or imports: a standby would print the trace too early."""
         return sys.flags.verbose or not {'importtime', 'tracemalloc'}.isdisjoint(sys._xoptions)
 
 
-# What a spawned interpreter executes: this file, without a search of sys.path, where the project may have modules of
-# its own. It enters sys.modules only under the name by which the monitor's program has imported it.
+# A spawned interpreter executes this file by its path, because on sys.path the project may shadow modules.
+# The module enters sys.modules only if the monitor's program has imported it, as `hupper`.
 _BOOT = """
 import sys
 from _frozen_importlib import module_from_spec
@@ -1680,18 +1677,18 @@ sys.excepthook(None, None, None)  # PyPy takes no SystemExit from there
 
 
 def _startup_files():
-    """Return the files of the project that Python itself has imported, for a sitecustomize.py or a .pth file, say."""
+    """Return the project's files that Python has imported at startup, because of a .pth file, for example."""
     paths = {_absolute(_file_of(sys.modules.get(name)) or os.__file__) for name in _STARTUP_MODULES - {'__main__'}}
     return {path for path in paths if not _is_installed(path)}
 
 
 def _names_in(path):
-    """Return the names that modules in a folder or zip file would have, whatever its entries are."""
+    """Return the module names that the entries of a folder or zip file could have."""
     try:
         if path and os.path.isfile(path):
             import zipimport
 
-            entries = getattr(zipimport, '_read_directory', lambda path: ())(path)  # remembers nothing
+            entries = getattr(zipimport, '_read_directory', lambda path: ())(path)  # which caches nothing
         else:
             found = [(os.path.basename(entry), is_folder) for entry, is_folder in _entries(path or os.curdir)]
             entries = [name for name, is_folder in found if is_folder or '.' in name]  # bin/flask is no module
@@ -1701,7 +1698,7 @@ def _names_in(path):
 
 
 def _flush():
-    """Write out what is buffered: after a fork, two processes would write it."""
+    """Flush the standard streams: after a fork, both processes would write what is buffered."""
     for name in ('stdout', 'stderr'):
         try:
             if getattr(sys, name) is not None:
@@ -1714,7 +1711,7 @@ def _flush():
 
 
 class _ControlPipe:
-    """The worker's end of the pipe through which the monitor sends the spec, if need be, and the start."""
+    """The worker's end of the pipe through which the monitor sends the spec (if spawned) and the start."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -1742,7 +1739,7 @@ class _ControlPipe:
 
 
 class _Forked(BaseException):
-    """Raised in a forked worker, to leave the stack of the monitor."""
+    """Raised in a forked worker to leave the monitor's stack."""
 
     def __init__(self, worker):
         super().__init__()
@@ -1750,15 +1747,15 @@ class _Forked(BaseException):
 
 
 class _WorkerMain:
-    """What a worker does around the app: it gets ready, waits for its start, runs the app and reports its end.
+    """Gets a worker ready, waits for its start, runs the app and reports its end.
 
-    The app is to run with nothing of ours below it but one frame. So a new interpreter, and our command line before it
-    runs the monitor, leave the stack by KeyboardInterrupt. Python then calls `sys.excepthook`: a function of ours that
-    runs the monitor, if need be, and in a worker the app. It must be exactly that exception: if it is the app's end as
-    well, Python itself dies by SIGINT. By then Python has also freed the syntax tree of this file, which is large.
+    Only one frame of ours may be below the app. So a new interpreter, and our command line before it runs the monitor,
+    leave the stack by KeyboardInterrupt. Python then calls `sys.excepthook`, a function of ours that runs the monitor
+    (on the command line) and, in a worker, the app. It must be KeyboardInterrupt: if the app ends by one, too,
+    Python itself dies by SIGINT. By then Python has also freed the syntax tree of this file, which is large.
     """
 
-    _bootstrap_main = None  # kept alive: before 3.12 `python -c` goes on to use the namespace that it began in
+    _bootstrap_main = None  # kept alive: before 3.12, `python -c` still uses its namespace afterwards
     _OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
 
     def __init__(self, spec, channel_fd, control, is_spawned=False):
@@ -1767,12 +1764,12 @@ class _WorkerMain:
         self._control = control
         self._is_spawned = is_spawned
         self._preloader = None
-        self._has_moved = False  # a preloaded package has changed the folder
-        self._front_paths = None  # of sys.path, if that is set already
+        self._has_moved = False  # a preloaded package has changed the current folder
+        self._front_paths = None  # those now in sys.path; None: not set yet
 
     @classmethod
     def begin_spawned(cls, channel_fd, control_fd, monitor_pid):
-        """Where a new interpreter begins."""
+        """The entry point of a new interpreter."""
         _set_inheritable(channel_fd, False)
         _set_inheritable(control_fd, False)
         _set_parent_death_signal(monitor_pid)
@@ -1790,9 +1787,9 @@ class _WorkerMain:
 
     @classmethod
     def _make_excepthook(cls, target, find_worker):
-        """Return the function that runs the app: the outermost frame, which has the file name of plain Python's one.
+        """Return the function that runs the app: its frame is the outermost, with the file name that plain Python has.
 
-        That is where debuggers look. Its globals are those that `warnings` falls back to beyond the outermost frame.
+        Debuggers look for that name. Its globals are those that `warnings` falls back to beyond the outermost frame.
         """
         former_excepthook = sys.excepthook
         module = target.name.rpartition('.')[0] if target.kind == 'call' else None
@@ -1801,9 +1798,9 @@ class _WorkerMain:
             nonlocal find_worker
             sys.excepthook = former_excepthook
             cls.forget_stack(interrupt, traceback)
-            find, find_worker = find_worker, None  # so that what it refers to is freed
+            find, find_worker = find_worker, None  # frees what it refers to
             worker = find()
-            worker.get_ready()  # returns when it is to start
+            worker.get_ready()  # returns when the app is to start
             return worker
 
         def run_app(_, interrupt, traceback):
@@ -1834,7 +1831,7 @@ class _WorkerMain:
 
     @staticmethod
     def forget_stack(error, traceback):
-        """Free what an exception that has left the stack keeps of it."""
+        """Free the frames that an exception keeps after it has left the stack."""
         for name in ('last_type', 'last_value', 'last_traceback', 'last_exc'):
             vars(sys).pop(name, None)
         while traceback:
@@ -1855,21 +1852,21 @@ class _WorkerMain:
     # Before the start.
 
     def get_ready(self):
-        """Prepare all that the app does not depend on, wait for the start, and do the rest."""
+        """Prepare all that can be done in advance, wait for the start, then do the rest."""
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
         self._pass_on_activation(self._spec.monitor_pid)
         if self._spec.sockets_fd is not None:
             _SocketHooks(self._spec.sockets_fd)
-        import importlib.machinery  # noqa: F401  while no folder of the app's is searched for these
+        import importlib.machinery  # noqa: F401  before the app's folders are searched
         import marshal
         import runpy  # noqa: F401
 
         global _observer
         _observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
-            _observer.report_loaded(_FILE)  # the app's own import of it will find it there
+            _observer.report_loaded(_FILE)  # the app's own import will find it loaded
         needed_by_us = set(sys.modules) - _STARTUP_MODULES
         if self._spec.preload[0]:
             self._preload(handshake)
@@ -1881,7 +1878,7 @@ class _WorkerMain:
         """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
         if os.environ.get('LISTEN_PID') == str(monitor_pid):
             os.environ['LISTEN_PID'] = str(os.getpid())
-            os.environ.pop('LISTEN_PIDFDID', None)  # this, too, identifies the monitor
+            os.environ.pop('LISTEN_PIDFDID', None)  # also identifies the monitor
 
     def _preload(self, handshake):
         self._set_surroundings()
@@ -1893,19 +1890,19 @@ class _WorkerMain:
         self._has_moved = _inode(os.curdir) != folder
         if self._preloader.has_failed:
             self._control.receive()
-            os._exit(1)  # started meanwhile, but not to be used: the monitor makes another one
+            os._exit(1)  # started meanwhile, but unusable: the monitor makes another one
 
     def _make_main_module(self):
         _WorkerMain._bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
         sys.modules['__main__'] = main
         main.__builtins__ = sys.modules['builtins']
         main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
-        if sys.version_info < (3, 14):  # from there on it is made when somebody asks for it
+        if sys.version_info < (3, 14):  # newer Pythons make it on demand
             main.__annotations__ = {}
 
     @staticmethod
     def _clear_importer_caches():
-        """Forget what was found, or not, in folders and zip files of the project."""
+        """Forget cached listings of the project's folders and zip files."""
         for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
             del sys.path_importer_cache[path]
         getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
@@ -1927,11 +1924,11 @@ class _WorkerMain:
         _observer.handshake.send('app-start', int(_discard_pending_signals()))
 
     def _set_surroundings(self):
-        """Set the folder and the paths; again, after preloading, if the folders are others by now."""
+        """Set the current folder and sys.path; after preloading, again, as the folders may have changed."""
         try:
             os.chdir(self._spec.folder if self._spec.folder and not self._has_moved else os.curdir)
         except OSError:
-            _observer.handshake.send('missing', self._spec.folder, 1)  # when it is back, so are we, in it
+            _observer.handshake.send('missing', self._spec.folder, 1)  # once it exists again, a new worker starts in it
         before, self._front_paths = self._front_paths, self._spec.front_paths()
         if before is None:
             self._set_paths()
@@ -1956,7 +1953,7 @@ class _WorkerMain:
         _hand_over(self._spec, self._control.fd)  # from here on they are the app's
 
     def entry_point(self):
-        """Return what runs the app, as Python itself would: a function of the library or the app, and its arguments."""
+        """Return the function that runs the app, as Python itself would run it, and its arguments."""
         kind, name = self._spec.kind, self._spec.name
         if kind == 'call':
             return self._function()
@@ -1976,7 +1973,7 @@ class _WorkerMain:
 
     @staticmethod
     def _script_code(path, main):
-        """Return the code of a script, with `__main__` made ready for it."""
+        """Return the code of a script, after preparing `__main__` for it."""
         is_bytecode = path.endswith('.pyc')
         loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
         main.update(__loader__=loader, __file__=path)
@@ -2007,13 +2004,13 @@ class _WorkerMain:
                 error.code = 2
             _observer.report_new_modules()
             _observer.report_traceback_files(error)
-            if _observer.recorder and type(error) is SystemExit:  # whatever its status is: no crash
+            if _observer.recorder and type(error) is SystemExit:  # no crash, whatever its status
                 _observer.recorder.end()
         except KeyboardInterrupt:
             pass
 
     def prepare_to_print(self, error):
-        """Take our frames out of the traceback, as the app's own excepthook is to see it; return that."""
+        """Remove our frames from the traceback; return the app's excepthook, which is to see it."""
         trace = None
         for each in reversed(list(_traces(error))):
             if each.tb_frame.f_globals is not globals() and each.tb_frame.f_globals is not self._OUTERMOST_GLOBALS:
@@ -2025,7 +2022,7 @@ class _WorkerMain:
         return getattr(sys, 'excepthook', sys.__excepthook__)
 
     def print_failure_of_excepthook(self, failure, error):
-        """Print what Python itself does in that case."""
+        """Print what Python itself prints when sys.excepthook fails."""
         failure.__traceback__ = failure.__traceback__ and failure.__traceback__.tb_next
         print('Error in sys.excepthook:', file=sys.stderr)
         sys.__excepthook__(type(failure), failure, failure.__traceback__)
@@ -2033,13 +2030,13 @@ class _WorkerMain:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
     def end(self, error):
-        """End the process. After KeyboardInterrupt return: Python then ends it by SIGINT."""
+        """End the process. After KeyboardInterrupt, return: Python then ends by SIGINT."""
         if type(error) is not KeyboardInterrupt:
             sys.exit(1 if error else 0)
         if sys.implementation.name != 'cpython':
             sys.exit(130)
         try:
-            exec('raise KeyboardInterrupt')  # sets the flag that any exec or eval of a text resets
+            exec('raise KeyboardInterrupt')  # sets CPython's flag for that, which any exec of a text resets
         except KeyboardInterrupt:
             pass
 
@@ -2050,16 +2047,16 @@ _observer = None
 _external = sys.modules['_frozen_importlib_external']
 _ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
 
-# What follows, to the end of the section, runs within imports of the app's: tracebacks and tracers skip it.
+# The rest of this section runs inside the app's imports: tracebacks and tracers skip it.
 _names_above = set(globals())
 
 
 class _Observer:
-    """Reports every file that this process imports, with the signature from before it was read.
+    """Reports every file that this process imports, with its signature from before it was read.
 
     Python's own loader calls `path_stats` just before it reads a source. `_init_module_attrs` is called for each module
-    that is made from a spec, whoever its loader is. Modules that come into sys.modules by other ways are looked for at
-    the next import. Nothing here may run code of the app's or raise into its import: see `_attribute`.
+    that is made from a spec, whatever its loader is. Modules that enter sys.modules in other ways are found at the next
+    import. Nothing here may run the app's code or raise into its import: see `_attribute`.
     """
 
     _MOMENT = 200_000_000  # ns
@@ -2067,13 +2064,13 @@ class _Observer:
 
     def __init__(self, handshake, spec):
         self.handshake = handshake
-        self.started_ns = spec.made_ns  # later than that once the worker starts
+        self.started_ns = spec.made_ns  # set again when the worker starts
         self.expected_sources = set(spec.expected_sources)  # the last worker's: one that is missing may return
         self.reload_interval = spec.reload_interval
-        self._deadline = None  # until when we wait for those
+        self._deadline = None  # until when we wait for missing ones
         self._reported = set()  # paths
-        self._known = set(sys.modules)  # names of modules that were looked at
-        self._count = len(sys.modules)  # what it must be, unless a module has come past our hooks
+        self._known = set(sys.modules)  # names of modules that were checked
+        self._count = len(sys.modules)  # what it should be; if not, a module has bypassed our hooks
         self._main_id = id(sys.modules.get('__main__'))
         self.recorder = None  # with --preload: a _Preloader, then an _ImportRecorder
         self._hook_imports()
@@ -2098,7 +2095,7 @@ class _Observer:
 
     @staticmethod
     def _call_before(owner, name, report):
-        """Have a function of a class or module, if there is one, call `report` first, with its arguments."""
+        """Wrap a function of a class or module, if there is one, to call `report` first, with the same arguments."""
         function = getattr(owner, name, None)
 
         def wrapper(*args, **kw):
@@ -2137,7 +2134,7 @@ class _Observer:
         def methods():
             return owner.get_data, owner.get_code, owner.source_to_code
 
-        # A loader with these compiles what the file says, as the monitor can: unless they were patched before we came.
+        # A loader with these methods compiles the text of the file, unless they were patched before we came.
         is_pythons = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
         owner.path_stats, owner.get_data = path_stats, get_data
         plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_pythons else None
@@ -2157,7 +2154,7 @@ class _Observer:
         return stat
 
     def _is_being_saved(self, path, stat):
-        """Whether a source of the last worker is missing, or empty and new: git and editors write it that way."""
+        """Whether a source of the last worker is missing, or empty and new, as git and editors briefly leave it."""
         if path not in self.expected_sources:
             return False
         if stat:
@@ -2175,7 +2172,7 @@ class _Observer:
             self.handshake.send(kind, path, _signature(path, stat))
 
     def report_spec(self, spec, *_, **kw):
-        """Report the file of a module that is about to be made, unless Python's own source loader will do so."""
+        """Report the file of a module that is about to be made, unless Python's own source loader will report it."""
         if len(sys.modules) != self._count or id(sys.modules.get('__main__')) != self._main_id:
             self.report_new_modules()
         self._count = len(sys.modules) + 1
@@ -2183,17 +2180,17 @@ class _Observer:
         if self.recorder:
             self.recorder.note(attributes)
         kind, folders = type(attributes.get('loader')), attributes.get('submodule_search_locations')
-        if type(folders) is _external._NamespacePath:  # to iterate over it may run code of the app's
+        if type(folders) is _external._NamespacePath:  # iterating over it may run the app's code
             self._report_missing(os.path.join(_absolute(folder), '__init__') for folder in folders._path)
         if kind is not _external.SourceFileLoader:
             path = _file_of_spec(spec)
             self.report_loaded(path, reads_later=issubclass(kind, _external.FileLoader))
             if not path:
-                self._count = -1  # look at the module with the next import
+                self._count = -1  # check the module at the next import
 
     def report_new_modules(self):
-        """Report the files of modules that have come past our hooks, and that of a new __main__."""
-        main = sys.modules.get('__main__')  # coverage and others make one
+        """Report the files of modules that have bypassed our hooks, and of a new __main__."""
+        main = sys.modules.get('__main__')  # which coverage and others make
         names = set(sys.modules) - self._known
         self._known |= names
         self._count, self._main_id = len(sys.modules), id(main)
@@ -2201,7 +2198,7 @@ class _Observer:
             self.report_loaded(_file_of(module))
 
     def report_loaded(self, path, reads_later=False):
-        """Report a file that may have been read already: it counts as changed if it is younger than this worker."""
+        """Report a file that may have been read already: it counts as changed if it is newer than this worker."""
         if type(path) is not str or not path:
             return
         path = _absolute(path)
@@ -2217,7 +2214,7 @@ class _Observer:
             self.handshake.send('watch', path, _signature(path, stat))
 
     def report_arguments(self):
-        """Report the sources that the app's arguments name: coverage and other tools read a script by themselves."""
+        """Report the sources that the app's arguments name: coverage and other tools read a script themselves."""
         for argument in sys.argv[1:]:
             path = argument.rpartition('=')[2]
             if path.endswith('.py') and os.path.isfile(path):
@@ -2239,7 +2236,7 @@ class _Observer:
             todo += _attribute(error, 'exceptions', self._EXCEPTION_GROUP) or ()
 
     def find_spec(self, name, path=None, target=None):
-        """As the last entry of sys.meta_path: report where a module would appear that nobody has found."""
+        """Report where a module would appear that no other finder in sys.meta_path has found."""
         tail = name.rpartition('.')[2]
         path = sys.path if path is None else path
         folders = path if issubclass(type(path), (list, tuple, _external._NamespacePath)) else ()
@@ -2259,31 +2256,31 @@ class _Observer:
 
 
 class _Source:
-    """A source that is being imported, and which bytecode is trusted for it.
+    """A source that is being imported, and the decision which bytecode to trust for it.
 
-    CPython trusts a .pyc that has its source's size, and its time in whole seconds: after two saves of one length
-    within a second it runs the old code. We trust one only if it is two seconds newer than its source. For a source
-    changed within two seconds Python writes and reads one that has a hash of the source in it (PEP 552, "checked").
+    CPython trusts a .pyc that has its source's size and its mtime in whole seconds: after two saves of the same size
+    within a second it runs the old code. We trust a .pyc only if it is two seconds newer than its source. For a source
+    changed within two seconds, we make Python write and read a .pyc with a hash of the source (PEP 552, "checked").
     """
 
     __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
 
-    CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # Python does, in checked bytecode
-    _CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc with a hash begins that Python is to check
-    _OUTDATED = _CHECKED + b'\xff' * 8  # one with a wrong hash, so that Python writes another such one
+    CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # whether Python checks such hashes
+    _CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc begins whose hash Python checks
+    _OUTDATED = _CHECKED + b'\xff' * 8  # a wrong hash makes Python write a new checked .pyc
     _BINARY = getattr(os, 'O_BINARY', 0)
-    _MARGIN = 2_000_000_000  # ns, of the clock of the files
-    _TICK = 100_000_000  # of that clock, at the most
+    _MARGIN = 2_000_000_000  # ns, by the clock of file times
+    _TICK = 100_000_000  # ns, the longest of that clock
 
     def __init__(self, path, stat, may_be_link):
         self.path = path
         self.stat = stat
-        linked_ns = _newest_link(path) if may_be_link or sys.pycache_prefix else 0  # else a folder has its own cache
+        linked_ns = _newest_link(path) if may_be_link or sys.pycache_prefix else 0  # else each folder has its own cache
         self.trusted_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns) + self._MARGIN
         self.is_young = self.trusted_ns + self._TICK > time.time_ns()
 
     def read_bytecode(self, path):
-        """Return the contents of a .pyc for Python to judge; raise OSError if it is not to be trusted."""
+        """Return the contents of a .pyc for Python to check; raise OSError if we do not trust it."""
         if self.is_young:
             return self._read_checked(path)
         stat, data = self._read_file(path)
@@ -2303,7 +2300,7 @@ class _Source:
         return data if data[:8] == self._CHECKED and len(data) > 16 else self._OUTDATED
 
     def _make_ordinary(self, path, stat, data):
-        """Make an ordinary .pyc of a checked one whose source has got old enough: later starts are quicker."""
+        """Convert a checked .pyc, whose source is old enough by now, to an ordinary one, which loads faster."""
         _, text = self._read_file(self.path)
         if data[8:16] != _imp.source_hash(int.from_bytes(_external.MAGIC_NUMBER, 'little'), text):
             raise OSError(f'{path} is older than its source')
@@ -2315,11 +2312,11 @@ class _Source:
 
     @staticmethod
     def _overwrite(path, head):
-        """Write the first bytes of a .pyc: who reads half of them finds no match. (A new file takes far longer.)"""
+        """Overwrite the head of a .pyc. Half a head matches no source; to write a new file would take far longer."""
         try:
             fd = os.open(path, os.O_WRONLY | _Source._BINARY)
         except OSError:
-            return  # a cache that can only be read
+            return  # a read-only cache
         try:
             os.write(fd, head)
         finally:
@@ -2327,7 +2324,7 @@ class _Source:
 
     @staticmethod
     def _read_file(path):
-        """Return the status and the contents of a file, by few system calls: that pays for what we add to an import."""
+        """Return the status and contents of a file, by few system calls, to offset the cost of our hooks."""
         fd = os.open(path, os.O_RDONLY | _Source._BINARY)
         try:
             stat = os.fstat(fd)
@@ -2347,15 +2344,15 @@ def _newest_link(path):
         target = os.path.join(folder, os.readlink(path))
         stat = os.lstat(path)
     except OSError:
-        return newest  # it is no link
+        return newest  # not a link
     return max(newest, stat.st_mtime_ns, stat.st_ctime_ns, _newest_link(target))
 
 
 def _attribute(instance, name, owner):
-    """Return an attribute of an instance of `owner` as that defines it; None if it is no such instance.
+    """Return an attribute of an instance of the class `owner`, as that class defines it; None for any other object.
 
-    Objects in sys.modules, loaders and exceptions may be lazy ones or proxies, with properties or a __getattr__ of the
-    app's. None of their own code runs here, that of their __class__ neither, which isinstance() would look at.
+    Objects in sys.modules, loaders and exceptions may be lazy or proxies, with the app's properties or __getattr__.
+    None of their code runs here, not even a __class__ property, which isinstance() would read.
     """
     return vars(owner)[name].__get__(instance) if issubclass(type(instance), owner) else None
 
@@ -2388,7 +2385,7 @@ def _traces(error):
 
 
 def _absolute(path):
-    """Return an absolute path, without `..` unless that leads, after a link, elsewhere than it reads."""
+    """Return an absolute path; a `..` stays only if it follows a link, and so does not lead where it seems to."""
     path = os.fsdecode(path)  # a loader may have been given a Path
     if path.startswith('/') and '/.' not in path and '//' not in path and os.sep == '/':
         return path.rstrip('/') or path  # the same, and quicker
@@ -2425,7 +2422,7 @@ def _is_installed(path):
     return installed and not (os.path.islink(path) and not _real_path(path).startswith(tuple(_installed_roots)))
 
 
-# Both are kept for the workers that are forked.
+# Caches, which forked workers inherit.
 _installed_roots: list[str] = []  # real paths
 _installed_folders: dict[str, bool] = {}
 
