@@ -2442,15 +2442,15 @@ for _name in globals().keys() - _names_above:
 
 # ---------------------------------------------------------------------------------------------------------- preloading
 
-# A reader may skip this section: without --preload none of it runs. It is entered through `_Preload` in the monitor,
+# A reader may skip this section: without --preload it does nothing. It is entered through `_Preload` in the monitor,
 # `_ImportRecorder` in a worker and `_Preloader` in a standby.
 
 
 class _Preload:
-    """In the monitor: the modules that the next worker imports ahead of time, and whether that worker may be used.
+    """In the monitor: chooses the modules that the standby imports in advance, and decides whether it may be used.
 
-    A worker reports what it imports until it has booted. That is the list for the standby after it, which reports how
-    it gets on. A standby in which an import has failed is thrown away; the next one leaves that module out.
+    A worker reports its imports until it has booted. The next standby imports the same modules and reports its
+    progress. A standby in which an import has failed is thrown away; the next one leaves that module out.
     """
 
     LONGEST_STREAK = 3  # standbys in a row that were thrown away
@@ -2463,22 +2463,22 @@ class _Preload:
         self._excepted = tuple(excepted)
         self._main = target.name if target.kind == 'module' else None
         self._logger = logger
-        # name -> (path, what the app had changed in os.environ, whether it has not stayed), in the last run's order
+        # name -> (path, the app's changes of os.environ, whether the module has not stayed), in the last run's order
         self._list = {}
-        self._recorded = None  # the same, of a worker that has not booted yet
-        self._environ = {}  # what that one has changed in os.environ
+        self._recorded = None  # the same, of a worker that is still booting
+        self._environ = {}  # that worker's changes of os.environ
         self._argv0 = ''  # its sys.argv[0], which runpy sets
-        self._sources = {}  # path -> signature, of what the last worker has read
-        self._plain_because = None  # why the next start has to be a plain one
+        self._sources = {}  # path -> signature, of the sources that the worker has read
+        self._plain_because = None  # why the next start must not use preloading
         self._left_out = {}  # name -> why
         self._streak = 0
-        self._has_grown = True  # the list, since it was compared with what the standby has imported
+        self._has_grown = True  # the list, since it was compared with the standby's imports
         self._run = _PreloadRun(None)
 
     # The list.
 
     def handlers(self):
-        """What is called with the fields of each message of a running worker."""
+        """Return what is called with the fields of each message of a running worker."""
         return {
             'module': self._on_module,
             'module-gone': self._on_module_gone,
@@ -2494,14 +2494,14 @@ class _Preload:
 
     def _on_module_gone(self, name):
         for each in self._recorded or ():
-            if self.is_within(each, [name]):  # its parts stay, but none can be imported without it
+            if self.is_within(each, [name]):  # its submodules stay, but can't be imported without it
                 self._recorded[each] = (*self._recorded[each][:2], True)
 
     def _on_argv0(self, text):
         self._argv0 = text[1:]
 
     def _on_environ(self, name, text):
-        """`text` is = and the value, + and more of it, or a minus: it was deleted."""
+        """`text`: = and the value, + and more of it, or - for a variable that was deleted."""
         begin = (self._environ.get(name) or '') * (text[0] == '+')
         self._environ = {**self._environ, name: None if text[0] == '-' else begin + text[1:]}
 
@@ -2511,19 +2511,18 @@ class _Preload:
             self._recorded = None
 
     def note_start(self, worker):
-        """A worker has started; if it has preloaded, what it imports is added to that."""
+        """Begin a new list for a worker that has started; if it has preloaded, extend the old one."""
         self._recorded = dict(self._list) if self.is_used_by(worker) else {}
         self._environ, self._sources, self.imports.is_due = {}, {}, False
 
     def note_boot(self):
-        """The running worker has booted."""
         self.imports.is_due = True
         self.imports.step()
         if self._recorded is not None:
             self._commit()
 
     def note_exit(self, worker, status):
-        """A worker has ended; a crash keeps the last list."""
+        """Accept the list of a worker that has exited; after a crash keep the last one."""
         if self.is_used_by(worker):
             self.note_standby(None)
         self.imports.is_due = True
@@ -2532,7 +2531,6 @@ class _Preload:
         self._recorded = None
 
     def note_source(self, path, signature):
-        """The running worker has read a source."""
         if self.is_wanted:
             self._sources[path] = signature
             self.imports.add(path, signature)
@@ -2541,9 +2539,9 @@ class _Preload:
         self._list, self._plain_because = self._recorded, None
 
     def plan(self, watched_paths):
-        """Return what a standby made now is to import, the packages that it must not, and sys.argv[0].
+        """Return the modules that a standby made now is to import, the packages that it must not, and sys.argv[0].
 
-        The first is a list of (name, path, what the app had changed in os.environ, whether it has not stayed).
+        A module is a tuple (name, path, the app's changes of os.environ, whether the module has not stayed).
         """
         if not self.is_wanted or self._plain_because or self._streak >= self.LONGEST_STREAK:
             return self.NO_PLAN
@@ -2564,7 +2562,7 @@ class _Preload:
     # The standby.
 
     def note_standby(self, standby):
-        """It has begun to preload; None: there is no such standby."""
+        """Follow a standby that has begun to preload; None: follow none."""
         self._run.close()
         self._run = _PreloadRun(standby)
         self._has_grown = True
@@ -2585,7 +2583,7 @@ class _Preload:
             yield self._run.standby.channel
 
     def is_hopeless(self, now):
-        """The deadline has come. Return whether the standby has failed, or hangs."""
+        """At the deadline, return whether the standby has failed or hangs; if it is done, finish."""
         run = self._run
         if run.failed or run.is_unusable or not run.result:
             return True
@@ -2602,7 +2600,7 @@ class _Preload:
         return False
 
     def reject(self):
-        """The standby is thrown away: leave out what has failed, or what has ended the process or hangs."""
+        """Give up the standby; leave out what has failed in it, has ended it, or hangs."""
         failed, why = self._run.blame()
         for name, reason in failed.items():
             self._logger.debug(f'{name} is not preloaded: {reason}.')
@@ -2616,7 +2614,7 @@ class _Preload:
     # Whether the standby may be used.
 
     def retry_all(self):
-        """Somebody has asked for a reload: that is a plain start, and what has failed is tried again."""
+        """Make the requested reload a plain start; after it, try again what has failed."""
         self._plain_because = self._plain_because or 'a reload was asked for'
         self._left_out.clear()
         self._streak = 0
@@ -2639,7 +2637,7 @@ class _Preload:
 
     @staticmethod
     def _is_named(path, name, modules):
-        """Whether the name that a source imports, which may be a relative one, is that of one of these modules."""
+        """Whether the name that a source imports, which may be relative, means one of these modules."""
         tail = name.lstrip('.')
         if tail == name:
             return name in modules
@@ -2656,7 +2654,7 @@ class _Preload:
         return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
 
     def obstacle(self):
-        """Return why the standby that has preloaded may not be used; None if it may."""
+        """Return why the preloaded standby may not be used; None if it may."""
         why = self._plain_because or next(iter(self._run.strange_modules(self._list).values()), None)
         if not why:
             changed = self._run.changed_file()
@@ -2664,42 +2662,42 @@ class _Preload:
         return why
 
     def obstacle_at_start(self, front_paths):
-        """Return the same for what may have come since, and for what the project has put in front of the library."""
+        """Return the same at the start, when a folder before the stdlib may have come to shadow a module."""
         from importlib.machinery import PathFinder
 
         paths = {name.partition('.')[0]: path for name, (path, *_) in reversed(self._list.items())}
         for folder in front_paths:
             for name in _names_in(folder).intersection(paths):
-                sys.path_importer_cache.pop(folder, None)  # it may be out of date
+                sys.path_importer_cache.pop(folder, None)  # its cache may be out of date
                 spec = PathFinder.find_spec(name, [folder])
-                is_code = spec and spec.loader  # rather than a folder of data, or of a namespace
+                is_code = spec and spec.loader  # rather than a folder of data or a namespace package
                 if is_code and not paths[name].startswith(os.path.join(folder, name)):
                     return f'the project has a {name} of its own'
         return self._plain_because
 
     @staticmethod
     def is_within(name, packages):
-        """Whether a module is one of these packages or below one."""
+        """Whether a module is one of these packages, or part of one."""
         return any(name == package or name.startswith(package + '.') for package in packages)
 
 
 class _PreloadRun:
-    """In the monitor: how the standby that imports modules ahead of time gets on, by its messages."""
+    """In the monitor: the progress of a standby that preloads, according to its messages."""
 
     LONGEST_IMPORT = 10  # seconds
 
     def __init__(self, standby):
-        """None: there is no such standby."""
+        """`standby`: None if none preloads."""
         self.standby = standby
         self.is_under_way = standby is not None
-        self.deadline = None  # until when there must be news
+        self.deadline = None  # when the next message must have come
         self.failed = {}  # name of a module -> why
-        self.is_unusable = False  # it was started before we could see to that
-        self.result = None  # what to say of it, at the end
+        self.is_unusable = False  # it was started before we could check its imports
+        self.result = None  # the summary to log, once it is done
         self._importing = None  # name of a module
-        self._unlisted = {}  # name -> (path, the module that has led to it, whether it has not stayed)
-        self._signatures = {}  # path -> from before the standby has read the file
-        self._files = None  # the _InstalledFiles, once it has read all
+        self._unlisted = {}  # name -> (path, the module whose import caused it, whether it has not stayed)
+        self._signatures = {}  # path -> signature from before the standby read the file
+        self._files = None  # the _InstalledFiles, once all is imported
         if standby:
             self._extend_deadline()
             standby.channel.handlers.update(self._handlers())
@@ -2741,7 +2739,7 @@ class _PreloadRun:
         self.deadline = time.monotonic() + self.LONGEST_IMPORT
 
     def strange_modules(self, listed):
-        """Return modules that have led to one that the last run has not imported, each with the reason."""
+        """Return the modules whose import caused one that the last run did not have, each with the reason."""
         strange = {}
         for name, (path, cause, is_lost) in self._unlisted.items():
             listed_path, _, was_lost = listed.get(name, ('', None, is_lost))
@@ -2752,7 +2750,7 @@ class _PreloadRun:
         return strange
 
     def finish(self):
-        """All is imported, and may be used as long as no file changes."""
+        """All is imported, and usable as long as no file changes."""
         self.is_under_way, self.deadline = False, None
         self._files = _InstalledFiles(self._signatures)
 
@@ -2761,7 +2759,7 @@ class _PreloadRun:
         return self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
 
     def blame(self):
-        """Return what has failed, or has ended the process or hangs, and the reason for the last two."""
+        """Return what has failed, has ended the process or hangs, with reasons; and the reason for the last two."""
         why = 'it takes longer than 10 s' if 0 < self.deadline <= time.monotonic() else 'it ends the process'
         if self._importing and not self.failed and not self.result:
             self.failed[self._importing] = why
@@ -2773,7 +2771,7 @@ class _PreloadRun:
 
 
 class _InstalledFiles:
-    """The files that a standby has read; inotify is asked for changes, without waiting for them, where it works."""
+    """The files that a standby has read. Changes come from inotify, or where it fails, from a comparison of all."""
 
     def __init__(self, signatures):
         self._signatures = signatures
@@ -2796,7 +2794,7 @@ class _InstalledFiles:
         while self._inotify and events:
             events = [(name, self._folders.get(wd)) for wd, _, name in self._inotify.read()]
             if any(not name or folder is None for name, folder in events):
-                self.close()  # a folder has gone, or events were lost: from now on all are compared
+                self.close()  # a folder has gone, or events were lost: from now on compare all
             elif any(os.path.join(folder, name) in self._signatures for name, folder in events):
                 self._changed = self._changed or self.first_changed(self._signatures)
         return self._changed if self._inotify else self.first_changed(self._signatures)
@@ -2812,7 +2810,7 @@ class _InstalledFiles:
 
 
 class _SourceImports:
-    """In the monitor: which imports a save takes away. Compiled code is compared with compiled code."""
+    """In the monitor: finds the imports that a save takes away, by comparing compiled code."""
 
     SLICE = 0.01  # seconds of one step
 
@@ -2822,7 +2820,7 @@ class _SourceImports:
         self.is_due = False  # not while a worker boots
 
     def add(self, path, signature):
-        """Look at a source that a worker has read."""
+        """Queue a source that a worker has read."""
         if signature not in self._names.setdefault(path, {}):
             self._unread[path] = signature
 
@@ -2833,7 +2831,7 @@ class _SourceImports:
         return 0 if self._unread and self.is_due else None
 
     def step(self):
-        """Look at some of the sources; the loop has other things to do as well."""
+        """Look at some of the queued sources, and return to the loop after a slice of time."""
         end = time.monotonic() + self.SLICE
         while self._unread and time.monotonic() < end:
             path, signature = self._unread.popitem()
@@ -2845,7 +2843,7 @@ class _SourceImports:
                     self._names[path][signature] = names
 
     def taken_away(self, path, signature):
-        """Return the names that a source imported with that signature and no longer does; None: that is not known."""
+        """Return the names that a source with that signature imported and no longer does; None if unknown."""
         old = self._names.get(path, {}).get(signature)
         if isinstance(old, tuple):
             old = self._in_bytecode(path, old)
@@ -2859,7 +2857,7 @@ class _SourceImports:
 
     @staticmethod
     def _in_source(path):
-        """Return what a source imports; None if it can't be compiled, or compiled code is not what we take it for."""
+        """Return what a source imports; None if it can't be compiled, or its code is not as we expect."""
         import warnings
 
         try:
@@ -2871,7 +2869,7 @@ class _SourceImports:
 
     @staticmethod
     def _bytecode(path, key):
-        """Return the bytecode of a source, if it is that of this key: its mtime and size (for the header: PEP 552)."""
+        """Return the cached bytecode of a source if its header (PEP 552) has this key: mtime and size."""
         from importlib.util import MAGIC_NUMBER, cache_from_source
 
         header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
@@ -2908,7 +2906,7 @@ class _SourceImports:
                 constants.append(None)
             elif opcode == opmap['IMPORT_NAME']:
                 level, attributes = constants[-2:]
-                index = argument >> 2 if sys.version_info >= (3, 15) else argument  # two bits tell whether it is lazy
+                index = argument >> 2 if sys.version_info >= (3, 15) else argument  # two bits say whether it is lazy
                 module = '.' * level + code.co_names[index]
                 names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
                 names.add(module)
@@ -2922,9 +2920,9 @@ class _SourceImports:
 
 @_hide_from_tracebacks
 class _ImportRecorder:
-    """In a worker: reports the installed modules that it imports, and what it has changed in os.environ before.
+    """In a worker: reports the installed modules that it imports, and its changes of os.environ before each.
 
-    Only those that Python's own, unpatched loaders load, and only until the worker forks.
+    It reports only modules that Python's own, unpatched loaders load, and stops when the worker forks.
     """
 
     def __init__(self, handshake):
@@ -2935,7 +2933,7 @@ class _ImportRecorder:
         self._is_active = self._has_reported_none = True
         self._under_way = []  # names of modules
         self._locks = getattr(sys.modules['_frozen_importlib'], '_module_locks', {})  # name -> weak reference
-        self._ref, self._ends = ref, []  # of ours to the same, as a lock goes when its import ends
+        self._ref, self._ends = ref, []  # our own references: a lock is freed when its import ends
         self._noted_at = time.monotonic()
         self._environ = {}
         self._environ = self._copy_environ()
@@ -2947,7 +2945,7 @@ class _ImportRecorder:
             os.register_at_fork(before=self.end)
 
     def note(self, spec):
-        """A module is being made from a spec, whose attributes these are."""
+        """Report a module that is about to be made from a spec with these attributes."""
         name, path, kind = spec.get('name'), spec.get('origin'), type(spec.get('loader'))
         if not self._is_active or os.getpid() != self._handshake.worker or self._has_booted():
             return
@@ -2965,12 +2963,12 @@ class _ImportRecorder:
                 self._ends.append(self._ref(lock(), self._settle))
 
     def _settle(self, _=None):
-        """Look which imports have ended."""
+        """Find out which imports have ended."""
         if self._is_active:  # not in a fork
             self._under_way = [name for name in self._under_way if self._is_under_way(name)]
 
     def _has_booted(self):
-        """Whether nothing was imported for half a second; an import that takes longer goes on."""
+        """Whether half a second has passed without an import, and none is still running."""
         self._settle()
         before, self._noted_at = self._noted_at, time.monotonic()
         if self._noted_at - before > 0.5 and not self._under_way:
@@ -2979,7 +2977,7 @@ class _ImportRecorder:
 
     def _is_under_way(self, name):
         if name not in sys.modules:
-            self._handshake.send('module-gone', name)  # it has failed, or has taken itself out
+            self._handshake.send('module-gone', name)  # it has failed, or has removed itself
             return False
         spec = (_attribute(sys.modules[name], '__dict__', type(sys)) or {}).get('__spec__')
         return _spec_attributes(spec).get('_initializing') is True
@@ -2989,7 +2987,7 @@ class _ImportRecorder:
         return [getattr(loader, name, None) for loader in self._loaders for name in names]
 
     def _copy_environ(self):
-        """Return a copy of what os.environ holds, in the form that costs least."""
+        """Return a copy of the contents of os.environ, in the cheapest form."""
         data = getattr(os.environ, '_data', None)
         return dict(data) if type(data) is dict else self._environ
 
@@ -3001,21 +2999,21 @@ class _ImportRecorder:
                 if value != before.get(name):
                     text = '-' if value is None else '=' + os.fsdecode(value)
                     self._handshake.send('environ', os.fsdecode(name), text[:900])
-                    for begin in range(900, len(text), 900):  # a message is short
+                    for begin in range(900, len(text), 900):  # a message must fit into PIPE_BUF
                         self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + 900])
 
     def end(self):
-        """What was imported up to now is the list."""
+        """Stop recording: the imports until now are the list."""
         if self._is_active and os.getpid() == self._handshake.worker:
             self._handshake.send('record-end')
         self._is_active = False
 
 
 class _Preloader:
-    """In a standby: imports modules ahead of time, and names each to the monitor before it does.
+    """In a standby: imports modules in advance, and announces each to the monitor before it does.
 
-    First in sys.meta_path, it refuses what leads elsewhere than in the last run. As the _Observer's recorder it reports
-    what that did not import.
+    As the first finder in sys.meta_path, it refuses modules that come from elsewhere than in the last run. As the
+    _Observer's recorder, it reports modules that the last run did not import.
     """
 
     def __init__(self, handshake, modules, refused, argv0):
@@ -3024,14 +3022,14 @@ class _Preloader:
         self._modules = modules  # see _Preload.plan
         self._paths = {name: path for name, path, *_ in modules}
         self._must_stay = {name for name, *_, is_gone in modules if not is_gone}
-        self._begun = set()  # names of modules that are there in the end, unless they fail
+        self._begun = set()  # names of modules that are being made; if missing in the end, they have failed
         self._refused = refused  # packages
         self._argv0 = argv0
-        self._original_environ = {}  # name -> (value before we have set it, ours)
+        self._original_environ = {}  # name -> (value before we set it, our value)
         self._streams = []  # (stream, how it was buffered)
 
     def run(self, is_start_due):
-        """Import the modules until all are there or the worker's start has come, whatever fails."""
+        """Import all modules, even if some fail; stop early if the worker is to start."""
         began, count = time.monotonic(), len(sys.modules)
         self._hold_output()
         sys.meta_path.insert(0, self)
@@ -3054,7 +3052,7 @@ class _Preloader:
 
     @staticmethod
     def _forget_namespace_folders():
-        """Have Python look again for the folders of namespace packages: the project may have got one by the start."""
+        """Make Python search again for the folders of namespace packages: the project may add one before the start."""
         for module in list(sys.modules.values()):
             path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
             if type(path) is getattr(_external, '_NamespacePath', None):
@@ -3083,7 +3081,7 @@ class _Preloader:
             self._handshake.send('preload-failed', name, self._failure[:500].replace('\0', ''))
 
     def find_spec(self, name, path=None, target=None):
-        """Find what an import would find, or refuse it, so that the one that has led to it fails."""
+        """Find what an import would find, or refuse it, so that the import that needs it fails."""
         finders = [finder.find_spec for finder in sys.meta_path if finder is not self and hasattr(finder, 'find_spec')]
         spec = next(filter(None, (find(name, path, target) for find in finders)), None)
         if spec:
@@ -3096,7 +3094,7 @@ class _Preloader:
         return spec
 
     def note(self, spec):
-        """A module is being made from a spec, whose attributes these are; to look for one is no import."""
+        """Note that a module is being made from a spec with these attributes; a mere `find_spec` makes none."""
         name, path = spec.get('name'), spec.get('origin')
         is_unlisted = name not in self._paths and bool(spec.get('_set_fileattr')) and not self._is_of_python(path)
         is_unlisted &= type(spec.get('loader')).__name__ != 'LazyLoader'  # a worker does not report these either
@@ -3124,7 +3122,7 @@ class _Preloader:
         return not os.path.realpath(path).startswith(tuple(folders))
 
     def _set_environ(self, changes):
-        """Have what the app had changed at an import, and undo what it had not yet; what imports have changed stays."""
+        """Make the changes that the app had made by an import and undo others of ours; those of the imports stay."""
         for name, (original, ours) in list(self._original_environ.items()):
             if changes.get(name, original) != ours and os.environ.get(name) == ours:
                 self._set_variable(name, original)
@@ -3145,7 +3143,7 @@ class _Preloader:
             os.environ[name] = value
 
     def _hold_output(self):
-        """Keep what the imports print until the start; that flushes it, and a standby that is killed prints nothing."""
+        """Buffer what the imports print; the start flushes it, and a standby that is killed prints nothing."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, 'reconfigure'):
                 modes = {'line_buffering': stream.line_buffering, 'write_through': stream.write_through}
@@ -3157,7 +3155,7 @@ class _Preloader:
             try:
                 stream.reconfigure(**modes)
             except (OSError, ValueError):
-                pass  # nobody reads it any more, or an import has closed it
+                pass  # its reader is gone, or an import has closed it
 
 
 # ------------------------------------------------------------------------------------------------------------- channel
@@ -3168,10 +3166,10 @@ _PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
 
 @_hide_from_tracebacks
 class _Handshake:
-    """How a process knows that it is a worker: an environment variable, true for one pid and one pipe alone.
+    """Tells a process that it is a worker: an environment variable, valid for one pid and one pipe only.
 
-    It holds the version, the pids of monitor and worker, the descriptor of the channel and what identifies the pipe:
-    children inherit the variable, an app may close the descriptor and get its own file under that number.
+    It holds a version, the pids of monitor and worker, and the channel's descriptor and identity. Children inherit the
+    variable, and an app may close the descriptor and open a file of its own under that number.
     """
 
     NAME = 'HUPPER_WORKER'
@@ -3187,7 +3185,7 @@ class _Handshake:
 
     @classmethod
     def read(cls):
-        """Return what the environment says, which may be meant for a parent of ours; None if it says nothing."""
+        """Return the handshake in the environment, which may be that of a parent; None if there is none."""
         version, *fields = os.environ.get(cls.NAME, '').split(' ')
         if version != '2' or len(fields) != 4:
             return None
@@ -3206,26 +3204,26 @@ class _Handshake:
         return _identity(self.fd) == self.identity
 
     def send(self, kind, *fields):
-        """Send one message, in one write, which the system keeps whole up to PIPE_BUF bytes (`man 7 pipe`).
+        """Send one message by one write, which is atomic up to PIPE_BUF bytes (`man 7 pipe`).
 
-        Two NULs enclose it and one stands between its fields, which have none and are not empty: see `_Channel`.
+        Two NULs enclose the message and one separates its fields, which contain none and are not empty: see `_Channel`.
         """
         try:
             message = os.fsencode('\0\0' + '\0'.join(map(str, (kind, *fields))) + '\0\0')
         except UnicodeEncodeError:
-            return  # the name of no file
+            return  # no file has such a name
         if len(message) > _PIPE_BUF or message.count(0) != len(fields) + 4 or not self.is_open():
             return
         if self.worker != os.getpid() and not _has_reader(self.fd):
-            return  # a child that outlives its worker, for which SIGPIPE may be the end
+            return  # a child that outlives its worker; SIGPIPE might kill it
         try:
             _write(self.fd, message)
         except OSError:
-            pass  # the monitor is gone; so shall we be in a moment
+            pass  # the monitor is gone, and soon we are, too
 
 
 def _find_proxy(logger):
-    """Return the proxy if a monitor watches this process already, as the worker or a child of it."""
+    """Return the proxy if this process, or a parent of it, is a monitor's worker already; else None."""
     handshake = _Handshake.read()
     if handshake is None:
         return None
@@ -3259,21 +3257,21 @@ class ReloaderProxy(IReloaderProxy):
 
 
 class _Channel:
-    """The monitor's end of the channel of one worker: a source for the loop.
+    """The monitor's end of one worker's channel; a pollable of the loop.
 
-    While messages come it looks at them every 10 ms only: woken at each one, it would slow down imports by half.
+    While messages keep coming, it reads them only every 10 ms: waking for each one would slow imports down by half.
     """
 
     _PAUSE = 0.01
 
-    # What a worker sends, with the types of the fields. A signature is that of the file just before it was read.
+    # What a worker sends, with the types of the fields. A signature is from just before the file was read.
     MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
         'startup': (os.fsdecode,),  # a file of the project that Python itself has imported
-        'app-start': (int,),  # all that comes before the app is done; whether a SIGINT was discarded
+        'app-start': (int,),  # the app begins now; whether a SIGINT was discarded before
         'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
         'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
         'watch': (os.fsdecode, int),  # path and signature of any other file
-        'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: what is younger has changed
+        'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: newer files have changed
         'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have
         'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
         'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
@@ -3281,7 +3279,7 @@ class _Channel:
         'stop': (),
         # With --preload. Of a worker, until it has booted:
         'module': (os.fsdecode, os.fsdecode),  # name and path of an installed module that it imports
-        'module-gone': (os.fsdecode,),  # one that has failed, or has taken itself out of sys.modules
+        'module-gone': (os.fsdecode,),  # one that has failed, or has removed itself from sys.modules
         'argv0': (os.fsdecode,),  # = and sys.argv[0]
         'environ': (os.fsdecode, os.fsdecode),  # a variable that the app has changed; = and its value, or a minus
         'record-end': (),
@@ -3289,9 +3287,9 @@ class _Channel:
         'preload': (os.fsdecode,),  # name of a module that it is about to import
         'preload-file': (os.fsdecode, int),  # path and signature of a file that comes with it
         'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
-        'preload-lost': (os.fsdecode,),  # one of those that has failed, or has taken itself out of sys.modules
+        'preload-lost': (os.fsdecode,),  # an unlisted module that has failed, or has removed itself from sys.modules
         'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
-        'preload-unusable': (),  # it was started before the monitor could agree to what it has imported
+        'preload-unusable': (),  # it was started before the monitor could check its imports
         'preload-end': (int, int),  # number of modules; milliseconds
     }
 
@@ -3300,8 +3298,8 @@ class _Channel:
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
         self.imported_at = 0  # when the last import was reported
-        self.handlers = {}  # kind of message -> what is called with its fields
-        self.on_garbage = None  # what is called with the first field of any other
+        self.handlers = {}  # kind of message -> function of its fields
+        self.on_garbage = None  # function of the first field of any other message
 
     def wait_fd(self):
         return None if self._paused_until else self._fd
@@ -3313,7 +3311,7 @@ class _Channel:
         self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
 
     def drain(self):
-        """Hand on all messages that are there; return whether there were any."""
+        """Handle all messages that have come; return whether there were any."""
         data = b''.join(iter(self._read, b''))
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _PIPE_BUF:
@@ -3337,7 +3335,7 @@ class _Channel:
                 self.imported_at = time.monotonic()
 
     def _read(self):
-        """Return the next data; b'' if there is none now, or none will come."""
+        """Return the next data; b'' if there is none yet, or the channel is closed."""
         try:
             data = b'' if self._fd is None else _read(self._fd, wait=False)
         except BlockingIOError:
