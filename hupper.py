@@ -3352,24 +3352,24 @@ class _Channel:
 
 # -------------------------------------------------------------------------------------------------------- kept sockets
 #
-# You may skip this section: only --keep-sockets uses it. Its doors are `_KeptSockets` in the monitor and `_SocketHooks`
+# You may skip this section: only --keep-sockets uses it. Entry points: `_KeptSockets` in the monitor, `_SocketHooks`
 # in the worker. The two talk over a pair of Unix datagram sockets, so that every process and thread of the app can send
 # a message: fields separated by NUL, with descriptors (SCM_RIGHTS, `man 7 unix`).
 #
-#     bind PID PORT NAME   with a reply socket and the app's; the reply brings the kept socket that is to replace that,
-#                          if there is one. NAME is the rest of the address; empty: not to be kept
-#     closed [PORT NAME]   a socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
-#     waiting              asks for the ports on which sockets wait that the new worker has not bound yet
+#     bind PID PORT NAME   with a reply socket and the app's socket; the reply brings the kept socket to use instead,
+#                          if there is one. NAME is the rest of the address; empty: do not keep the socket
+#     closed [PORT NAME]   this socket, or some socket. With a reply socket: asks whether the worker is being stopped
+#     waiting              asks for the ports of kept sockets that the new worker has not bound yet
 
 
 class _KeptSockets:
-    """Duplicates of the TCP sockets that the worker binds: those that listen outlive it. A pollable of the loop.
+    """Duplicates of the TCP sockets that the worker binds; listening ones outlive it. A pollable of the loop.
 
-    If sockets are not to be kept, there is no pair to talk over, and all methods do nothing.
+    If sockets are not to be kept, there is no pair of sockets to talk over, and all methods do nothing.
     """
 
     CLOSED = 5.0  # seconds until a socket that the app has closed is given up, if the app has not crashed by then
-    UNCLAIMED = 30.0  # seconds after its boot that a new worker has to bind what the last one had bound
+    UNCLAIMED = 30.0  # seconds after boot in which a new worker must bind what the last one had bound
     _LIMIT = 64  # sockets
     _BACKLOG = 4096  # connections that wait while no worker accepts them
 
@@ -3410,7 +3410,7 @@ class _KeptSockets:
         self._claim_until = time.monotonic() + self.UNCLAIMED
 
     def worker_stopping(self):
-        """Another worker will follow: from now on connections wait for it, whatever this one closes."""
+        """From now on connections wait for the next worker, whatever this one closes."""
         self._read_messages()
         self._is_stopping = True
         if not self._enlarge_backlogs() and self._fd is not None:
@@ -3476,7 +3476,7 @@ class _KeptSockets:
 
     @staticmethod
     def _open_files(pid):
-        """Yield what the descriptors of a process lead to, on Linux; nothing if we may not know."""
+        """Yield what the descriptors of a process lead to, on Linux; nothing if access is denied."""
         try:
             paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
         except OSError:
@@ -3520,15 +3520,15 @@ class _KeptSockets:
         _send_fds(reply_fd, b'\1', *([found.fd] if found else []))
 
     def _find(self, new):
-        """Return the kept socket for an address; drop what might keep the system from binding the new one."""
-        has_failed = [kept for kept in self._sockets if kept.inode == new.inode]  # to bind it, maybe elsewhere
+        """Return the kept socket for the new one's address; drop those that might prevent binding the new one."""
+        has_failed = [kept for kept in self._sockets if kept.inode == new.inode]  # this socket, maybe elsewhere
         for kept in has_failed:
             self._drop(kept)
         found = None
         for kept in [kept for kept in self._sockets if kept.port == new.port and not self._holder(kept)]:
             if kept.name == new.name and kept.is_listening() and not found:
                 found = kept
-            elif has_failed or not new.name or not kept.is_listening() or not _LINUX:  # others may allow both at a time
+            elif has_failed or not new.name or not kept.is_listening() or not _LINUX:  # other systems may bind both
                 self._drop(kept)
         return found
 
@@ -3555,8 +3555,8 @@ class _KeptSocket:
         self.pid = pid  # of the running worker's process that has bound it; None: none has yet
         self.port = port
         self.name = name
-        self.is_closed = False  # which that process has reported
-        self.check_at = None  # when to see whether it is still open
+        self.is_closed = False  # as that process has reported
+        self.check_at = None  # when to check whether it is still open
         self.is_listening()  # raises OSError if it is no socket
 
     def is_listening(self):
@@ -3566,9 +3566,9 @@ class _KeptSocket:
 
 
 class _SocketHooks:
-    """In the worker: what `bind`, `connect`, `shutdown`, `close` and `detach` of a socket do in addition.
+    """In the worker: extends `bind`, `connect`, `shutdown`, `close` and `detach` of every socket.
 
-    All classes of sockets, gevent's too, derive from `_socket.socket`: a class of ours takes its place.
+    All socket classes, gevent's too, derive from `_socket.socket`, which a class of ours replaces.
     """
 
     _OPTIONS = {
@@ -3583,10 +3583,10 @@ class _SocketHooks:
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
         self._ends = {}  # (port, name) -> weak reference to the socket that was bound last
-        self._epoll = getattr(select, 'epoll', None)  # gevent takes it away
-        self._is_any_waiting = True  # as far as we know: a kept socket that the app has not bound
+        self._epoll = getattr(select, 'epoll', None)  # gevent removes it later
+        self._is_any_waiting = True  # whether a kept socket may exist that the app has not bound
         base = _socket.socket
-        for each in base.__subclasses__():  # what Python has imported at its start
+        for each in base.__subclasses__():  # those that Python has imported at startup
             self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
         _socket.socket = type('socket', (base,), {'__slots__': (), '__module__': '_socket'})
         self._patch(_socket.socket, 'close')
@@ -3600,7 +3600,7 @@ class _SocketHooks:
                     if not self._take_over(sock, address):
                         original_bind(sock, address)
                     break
-                except OSError as error:  # asked again, the monitor gives up what overlaps
+                except OSError as error:  # asked again, the monitor drops what overlaps
                     if is_last or error.errno != errno.EADDRINUSE:
                         raise
             self._watch_end(sock)
@@ -3608,7 +3608,7 @@ class _SocketHooks:
         def shutdown(sock, how, /):
             address = self._address_of(sock)
             if address is None or self._request('closed', *address)[0] != b'\1':
-                original_shutdown(sock, how)  # which ends it for the next worker, too: not while this one is stopped
+                original_shutdown(sock, how)  # ends it for the next worker, too: not while this one is being stopped
 
         cls.bind, cls.shutdown = bind, shutdown
         self._patch_connect(cls)
@@ -3617,7 +3617,7 @@ class _SocketHooks:
             cls.detach = self._reporting(cls.detach)
 
     def _patch_connect(self, cls):
-        """Refuse what looks for a free port, or for a server that is up: nobody listens until the app has bound."""
+        """Refuse connections that probe for a free port or a server: until the app has bound, nobody listens."""
         original_connect, original_connect_ex = cls.connect, cls.connect_ex
 
         def connect(sock, address, /):
@@ -3631,7 +3631,7 @@ class _SocketHooks:
         cls.connect, cls.connect_ex = connect, connect_ex
 
     def _is_waiting(self, sock, address):
-        """Whether an address of this machine is that of a kept socket only, which the app has not bound yet."""
+        """Whether a local address belongs to a kept socket that the app has not bound yet."""
         host = address[0] if self._is_any_waiting and isinstance(address, tuple) and address else ''
         is_local = str(host).startswith(('127.', 'localhost', '0.0.0.0', '::1'))
         port = is_local and self._tcp_address(sock, address)[0]
@@ -3662,7 +3662,7 @@ class _SocketHooks:
             return ()  # uvloop has closed the descriptor
 
     def _take_over(self, sock, address):
-        """Put the kept socket for an address in place of the app's own; return whether there is one."""
+        """Replace the app's socket by the kept one for an address; return whether there is one."""
         port, name = self._tcp_address(sock, address)
         if not port:
             return False
@@ -3680,7 +3680,7 @@ class _SocketHooks:
         return bool(found)
 
     def _epoll_events(self, fd):
-        """Yield the descriptors of epoll that wait for a descriptor already, and for what: `dup2` ends that."""
+        """Yield the epoll descriptors that a descriptor is registered with, and for what events: `dup2` ends that."""
         try:
             names = os.listdir('/proc/self/fdinfo') if self._epoll else ()
         except OSError:
@@ -3690,13 +3690,13 @@ class _SocketHooks:
                 with open(f'/proc/self/fdinfo/{name}') as file:
                     lines = [line.split() for line in file if line.startswith('tfd:')]
             except OSError:
-                continue  # it was that of the folder
+                continue  # it was listdir's own descriptor
             for _, target, _, events, *_ in lines:
                 if int(target) == fd:
                     yield int(name), int(events, 16)
 
     def _watch_end(self, sock):
-        """Report the end of a socket that nobody closes, as close() would."""
+        """Report the end of a socket that is freed without close()."""
         from _weakref import ref
 
         address = self._address_of(sock)
@@ -3704,7 +3704,7 @@ class _SocketHooks:
             try:
                 end = ref(sock, lambda _, is_over=sys.is_finalizing: is_over() or self._send('closed', *address))
             except TypeError:
-                return  # it is of a class that allows none
+                return  # its class allows no weak references
             self._ends[address] = end
 
     @staticmethod
@@ -3726,7 +3726,7 @@ class _SocketHooks:
         return str(port), f'{host} {int(sock.family)} {is_v6_only:d}'
 
     def _copy_options(self, source, target):
-        """Give a kept socket the options that the app has set, or no longer sets."""
+        """Make the options of a kept socket the same as those of the app's own."""
         import _socket
 
         for level, names in self._OPTIONS.items():
@@ -3735,7 +3735,7 @@ class _SocketHooks:
                 try:
                     value, current = (_call_socket(fd, 'getsockopt', *option, 8) for fd in (source, target))
                     if value != current:
-                        if _LINUX and name in ('SO_RCVBUF', 'SO_SNDBUF'):  # it reports twice what was asked for
+                        if _LINUX and name in ('SO_RCVBUF', 'SO_SNDBUF'):  # Linux reports twice what was set
                             value = (int.from_bytes(value, sys.byteorder) // 2).to_bytes(4, sys.byteorder)
                         _call_socket(target, 'setsockopt', *option, value)
                 except (OSError, TypeError):
@@ -3752,7 +3752,7 @@ class _SocketHooks:
         try:
             ours.settimeout(None)
             self._send(*fields, fds=[theirs.fileno(), *fds])
-            theirs.close()  # now the end of the monitor ends the wait
+            theirs.close()  # now the wait ends if the monitor does
             return _receive_fds(ours.fileno(), 1024, 1)
         finally:
             ours.close()
@@ -3773,7 +3773,7 @@ def _call_socket(fd, method, *args):
     is_blocking = os.get_blocking(fd)
     sock = _socket.socket(fileno=fd)
     try:
-        sock.setblocking(is_blocking)  # PyPy has changed that, or a default time-out, for the app as well
+        sock.setblocking(is_blocking)  # PyPy or a default timeout has changed that, for the app as well
         return getattr(sock, method)(*args)
     finally:
         sock.detach()
@@ -3804,18 +3804,18 @@ def _receive_fds(socket_fd, size, count):
 # `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
 # and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
 # can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
-# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start: what has come until then is known. It
-# inherits `start`, by which the loop knows that it can drive it. Its name goes into `_MONITORS`.
+# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start, to take the events so far. The monitor
+# inherits `start`: that shows that the loop can drive it. Its name goes into `_MONITORS`.
 
 
 class _Change:
     """A path that has changed, the evidence of it, and when that was, by time.monotonic().
 
-    The evidence says how long to wait for more of it (see `settle_time`). If a file is being written or complete, that
-    counts even if its signature is the same. A polled change has the time of the last look that did not show it.
+    The evidence says how long to wait for more of it (see `settle_time`). WRITING and COMPLETE count even if the
+    signature is the same. The time of a polled change is that of the last look that did not show it.
     """
 
-    UNSETTLED = 'unsettled'  # a new file, which may be somebody's temporary one
+    UNSETTLED = 'unsettled'  # a new file, which may be temporary
     POLLED = 'polled'
     NOTIFIED = 'notified'
     WRITING = 'writing'  # it is being written
@@ -3829,7 +3829,7 @@ class _Change:
 
 @_hide_from_tracebacks
 def _signature(path, stat=None):
-    """Return a number that changes with the file: of its time, size, inode and device; 0 if there is no such file."""
+    """Return a number that changes with a file's mtime, size, inode and device; 0 if there is no such file."""
     stat = stat or _stat(path)
     return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) if stat else 0
 
@@ -3843,7 +3843,7 @@ def _stat(path, function=os.stat):
 
 
 class _Pollable:
-    """Something that the loop waits for, by a descriptor or a time; by default neither."""
+    """Something that the loop waits for, by a descriptor or a time; here neither."""
 
     def wait_fd(self):
         return None
@@ -3872,19 +3872,19 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self.wake = lambda: None
         self.ignored = lambda path: False
         self.files = {}  # path -> signature
-        self.explicit = set()  # the paths that were asked for themselves
+        self.explicit = set()  # the paths that were asked for by name
         self.rules = []  # (folder, components of a glob below it or None for everything)
         self.folders = {}  # folder that a rule leads to -> its device and inode
         self.missing = {}  # folder -> names of modules that were not found there
         self.polled = set()  # files and folders without events
-        self.created = set()  # entries of watched folders that the running worker can't have found at its start
+        self.created = set()  # files that appeared in watched folders after the worker's start
         self.started_ns = 0  # when that was; 0: before this monitor
         self._names = {}  # device and inode of a folder -> the paths under which it was found
         self._mtimes = {}  # polled folder -> its mtime
         self._unread = []  # (folder, since): folders to be read, the last one first
-        self._job = None  # a generator: the look at what is polled, or other work that is done in slices
+        self._job = None  # a generator: a look at all polled files, or other work that is done in slices
         self._changes = []
-        self._glances = {}  # polled file -> what _glances() said of it
+        self._glances = {}  # polled file -> its value from _glances()
         self._seen_at = 0  # during a look: when the look before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
@@ -3892,13 +3892,13 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._stopped = False
 
     def add_path(self, path, since=None):
-        """Watch a file, a folder with all below it, or a glob; what is younger than `since` (ns) has changed."""
+        """Watch a file, a folder with all below it, or a glob; files newer than `since` (ns) have changed."""
         root, pattern = _split_glob(path)
         if os.path.isdir(path):
             self._add_rule((path, None), since)
         elif pattern:
             self._add_rule((root, pattern), since)
-            if not _has_magic(pattern[-1]):  # a folder may have that name
+            if not _has_magic(pattern[-1]):  # the match may be a folder
                 self._add_rule((root, (*pattern, '**', '*')), since)
         else:
             self.explicit.add(path)
@@ -3907,7 +3907,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._work()
 
     def watch_file(self, path, signature):
-        """Watch a file that had this signature when it was read last (0: it was missing); another one is a change."""
+        """Watch a file that had this signature when it was last read (0: it was missing); note any change."""
         if path in self.explicit and self.files.get(path) == signature:
             return  # it has been watched since
         self.explicit.add(path)
@@ -3926,19 +3926,19 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
         for suffix in ('', *all_suffixes()):
-            self._check_entry(path + suffix, _Change.UNSETTLED)  # it may have come meanwhile
+            self._check_entry(path + suffix, _Change.UNSETTLED)  # it may have appeared meanwhile
         if not has_parent:
             self.rescan(folder)
 
     def discard(self, paths):
-        """Forget files that were added; folders stay, as other files may be found through them."""
+        """Forget these files; folders stay, because other files may be found through them."""
         for path in set(paths).difference(root for root, _ in self.rules):
             self.explicit.discard(path)
             if os.path.dirname(path) not in self.folders:
                 self._forget_file(path)
 
     def new_worker(self, started_ns):
-        """A worker has started: it has read what was changed before."""
+        """Note that a worker has started: it reads all that was changed before."""
         self.started_ns = started_ns
         self.created.clear()
         self._unread = [(folder, max(since, started_ns)) for folder, since in self._unread]
@@ -3966,16 +3966,16 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._glances.pop(path, None)  # it may be of another file
 
     def _add_folder(self, folder, since):
-        """Read a folder, with all below it that a rule leads to, as soon as there is time; links come last."""
+        """Queue a folder, with all below it that a rule leads to, for reading; links come last."""
         is_link = folder not in self.explicit and os.path.islink(folder)
         self._unread.insert(0 if is_link else len(self._unread), (folder, since))
 
     def _read_folder(self, folder, since):
-        """Watch a folder, then what is in it."""
+        """Watch a folder, then its entries."""
         inode = _inode(folder)
         if inode and self._is_read_elsewhere(folder, inode):
             if os.path.islink(folder):
-                self._add_file(folder)  # it may come to lead elsewhere
+                self._add_file(folder)  # the link may be changed
             return
         self.folders[folder] = inode
         self._watch_folder(folder)
@@ -3992,7 +3992,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     @staticmethod
     def _is_moved_here(folder, since):
-        """Whether a folder was moved or linked to this path since then (ns): what is in it may be older."""
+        """Whether a folder was moved or linked to this path since then (ns), so that its files may be older."""
         if since and os.path.islink(folder) and _newest_link(folder) >= since:
             return True
         stat = since and _stat(folder)
@@ -4038,7 +4038,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self.logger.debug(f'{path} has not changed.')
 
     def _check_folder(self, path):
-        """A folder has come, or come back, perhaps where a file was expected."""
+        """Watch a folder that has appeared, perhaps where a file was expected."""
         if path not in self.folders and (path in self.explicit or self._should_descend(path)):
             if path in self.explicit and path not in [root for root, _ in self.rules]:
                 self.rules.append((path, None))
@@ -4049,7 +4049,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         folder, name = os.path.split(path)
         stem = name.partition('.')[0]
         if stem in self.missing.get(folder, ()) and self._is_module(path):
-            self.missing[folder].discard(stem)  # the new worker says if it still misses it
+            self.missing[folder].discard(stem)  # the new worker reports it if it is still missing
             self._changed(path, _Change.UNSETTLED)
         if folder not in self.folders:
             return
@@ -4061,19 +4061,19 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._add_file(path)
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
-            # Even a complete one may be somebody's temporary file.
+            # Even a complete one may be a temporary file.
             self._changed(path, _Change.UNSETTLED if evidence is _Change.COMPLETE else evidence)
 
     @staticmethod
     def _is_module(path):
-        """Whether a module could be imported from here: from a file with one of Python's suffixes, or from a folder."""
+        """Whether a path can be that of a module: a file with one of Python's suffixes, or a folder."""
         from importlib.machinery import all_suffixes
 
         stem, dot, suffix = os.path.basename(path).partition('.')
         return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
 
     def rescan(self, folder):
-        """Compare the entries of a folder with what is known of them."""
+        """Check the entries of a folder that are not known yet."""
         if folder in self.missing and os.path.isfile(folder):  # a zip file
             del self.missing[folder]
             self._changed(folder, _Change.UNSETTLED)
@@ -4082,7 +4082,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._check_entry(entry, _Change.UNSETTLED)
 
     def is_undone(self, path):
-        """Whether a new file has gone again, as temporary files do, and nobody has asked for it."""
+        """Whether a new file, which nobody has asked for, has gone again, as temporary files do."""
         return path in self.created and path not in self.explicit and not os.path.lexists(path)
 
     def _changed(self, path, evidence):
@@ -4105,7 +4105,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return name == '4913' or (name.startswith('#') and name.endswith('#'))
 
     def _should_descend(self, path):
-        """Whether to read a folder: not hidden ones, environments and caches, nor deeper than a glob goes."""
+        """Whether to read a folder: not a hidden one, an environment or a cache, nor one deeper than a glob goes."""
         name = os.path.basename(path)
         if name.startswith('.') or name in ('__pycache__', 'node_modules') or self.ignored(path):
             return False
@@ -4118,7 +4118,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return not self._rests(path) <= {()}
 
     def _rests(self, path):
-        """What is left, at this path, of the globs that lead to it; None: everything below it is watched."""
+        """Return what is left of the globs at this path; {None} if everything below it is watched."""
         rests = set()
         for root, pattern in self.rules:
             if path == root or path.startswith(os.path.join(root, '')):
@@ -4127,7 +4127,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
         return rests
 
-    # What a backend overrides; it leaves to these what it can't watch.
+    # A backend overrides these, and calls them for what it can't watch.
 
     def _watch_file(self, path):
         self.polled.add(path)
@@ -4159,7 +4159,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return bool(self._unread or self._job)
 
     def _work(self):
-        """Go on for a slice with what takes longer."""
+        """Read folders and run the job for one slice of time."""
         until = time.monotonic() + self._SLICE
         while self._is_busy():
             if self._unread:
@@ -4190,7 +4190,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         return path in self.polled or os.path.dirname(path) in self.polled
 
     def recheck(self, path):
-        """Return whether a file has changed, if only a look can find out; note the change."""
+        """Return whether a polled file has changed; note the change."""
         is_changed = self._is_polled(path) and self.files.get(path) not in (None, _signature(path))
         if is_changed:
             self.check(path, _Change.POLLED)
@@ -4233,7 +4233,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
 
 class WatchdogFileMonitor(PollingFileMonitor):
-    """Gets events from the package `watchdog` (>= 2), which works on many systems; polls once an interval as well."""
+    """Gets events from the package `watchdog` (>= 2), which works on many systems; also polls once per interval."""
 
     _SHORTEST_PAUSE = _FOREVER  # `interval` is shorter
 
@@ -4297,10 +4297,10 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
 
 class InotifyFileMonitor(PollingFileMonitor):
-    """Gets events from the Linux kernel (`man 7 inotify`), with nothing running in between.
+    """Gets events from the Linux kernel (`man 7 inotify`), without any thread or process in between.
 
-    Watches folders, as files are replaced by others under their name; also each file that was asked for, because it may
-    be written through another link or mount; and the folders above, which may be moved. It polls what can't be watched.
+    It watches folders, because editors replace files; each file that was asked for by name, because it may be written
+    through another link or mount; and the folders above, which may be moved. It polls what can't be watched.
     """
 
     def __init__(self, callback, interval=1, logger=None, **kw):
@@ -4308,11 +4308,11 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._inotify = _Inotify()
         self._mounts = _Mounts()
         self._warned = set()
-        self._watches = {}  # watch descriptor -> the paths under which it was asked for
-        self._masks = {}  # such a path -> (watch descriptor, mask)
+        self._watches = {}  # watch descriptor -> the paths that it was added for
+        self._masks = {}  # path -> (watch descriptor, mask)
         self._real = {}  # folder -> its real path, None if it does not exist
-        self._inodes = {}  # such a folder, if no watched one is above it -> device and inode
-        self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's does
+        self._inodes = {}  # the same folders, unless the parent is watched -> device and inode
+        self._linked = {}  # real path of an entry -> the files whose paths lead through it; None: a folder's path does
         self._writing = set()  # files that were written to and not closed yet
 
     def wait_fd(self):
@@ -4337,7 +4337,7 @@ class InotifyFileMonitor(PollingFileMonitor):
                 path = os.path.join(place, name) if name else place
                 masks[path] = masks.get(path, 0) | mask
             for place in self._watches.pop(wd, ()) if mask & _IN.IGNORED else ():
-                self._masks.pop(place, None)  # the kernel has ended the watch, as what it was on has gone
+                self._masks.pop(place, None)  # the kernel has ended the watch, because its target has gone
         for path, mask in masks.items():
             is_lost = self._on_event(path, mask) or is_lost
         if is_lost:
@@ -4351,7 +4351,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         is_lost = is_lost or (mask & _IN.SELF and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
         if mask & _IN.ENTRY and path in self.folders:
-            self._drop_folder(path)  # whatever is there now may be another one
+            self._drop_folder(path)  # the folder there now may be another one
         for name in (names | {path}) - {None}:
             is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
             self.check(name, evidence if is_same else _Change.NOTIFIED)
@@ -4361,7 +4361,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         return bool(is_lost)
 
     def _is_inside(self, path):
-        """Whether the folder above reports a folder's end or move as well, and no explicit file is below it."""
+        """Whether the parent's watch also reports a folder's deletion or move, and no explicit path is below it."""
         below = path + os.sep
         return os.path.dirname(path) in self.folders and not any(name.startswith(below) for name in self.explicit)
 
@@ -4379,7 +4379,7 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     @staticmethod
     def _is_plain_file(path):
-        """Whether an entry of a folder is a file of its own, rather than a link to one or another name for it."""
+        """Whether a path is a regular file with one name: neither a symbolic link nor one of several hard links."""
         stat = _stat(path, os.lstat)
         return bool(stat) and stat.st_mode & 0o170000 == 0o100000 and stat.st_nlink == 1
 
@@ -4413,7 +4413,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         for _ in range(40):  # as many links as the kernel follows
             real = self._resolve_and_watch(folder)
             if real is None:
-                return  # it is watched for what is missing
+                return  # a watch waits for the missing part of the path
             entry = os.path.join(real, name)
             if entry != path:
                 self._linked.setdefault(entry, set()).add(path)
@@ -4429,7 +4429,7 @@ class InotifyFileMonitor(PollingFileMonitor):
             self._add_watch(path, _IN.CHANGES, path)
 
     def _resolve_and_watch(self, folder):
-        """Return the real path of a folder, having put a watch on everything that could change it; None: missing."""
+        """Return the real path of a folder, None if it is missing; watch everything that could change that path."""
         if folder in self._real:
             return self._real[folder]
         here, todo, links = os.sep, folder.split(os.sep)[::-1], 0
@@ -4445,7 +4445,7 @@ class InotifyFileMonitor(PollingFileMonitor):
                     self._add_watch(entry, _IN.SELF, folder)
                     here = entry
                     continue
-                todo.append(name)  # it is missing; or has come just now: then look once more
+                todo.append(name)  # it is missing; if it has appeared just now, look again
             self._linked.setdefault(entry, set()).add(None)
             self._add_watch(here, _IN.CHANGES, folder)
             links += 1
@@ -4456,7 +4456,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         return here
 
     def _add_watch(self, path, mask, name):
-        """Ask for the events of `path`, on behalf of `name`, which is polled if there are none."""
+        """Watch `path` on behalf of `name`, which is polled if `path` can't be watched."""
         _, old = self._masks.get(path, (None, 0))
         if old & mask == mask:
             return
@@ -4480,7 +4480,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._masks[path] = wd, old | mask
 
     def _poll_instead(self, path, cause, message):
-        """Poll a path, and say so once for each cause."""
+        """Poll a path, and log that once for each cause."""
         self.polled.add(path)
         if cause not in self._warned:
             self._warned.add(cause)
@@ -4496,7 +4496,7 @@ class InotifyFileMonitor(PollingFileMonitor):
         self._unwatch(path)
 
     def _unwatch(self, path):
-        """End the watch of a path itself, unless it is a folder's."""
+        """End the watch of a path, unless it is a watched folder."""
         if path in self.folders or path not in self._masks:
             return
         wd, _ = self._masks.pop(path)
@@ -4514,7 +4514,7 @@ class _IN:
 
     MODIFY = 0x2  # written or truncated
     ATTRIB = 0x4  # times, permissions, number of links
-    CLOSE_WRITE = 0x8  # closed by one who could write
+    CLOSE_WRITE = 0x8  # closed by a writer
     MOVED_FROM = 0x40
     MOVED_TO = 0x80
     CREATE = 0x100
@@ -4523,7 +4523,7 @@ class _IN:
     UNMOUNT = 0x2000
     Q_OVERFLOW = 0x4000
     IGNORED = 0x8000  # the watch has ended
-    MASK_ADD = 0x20000000  # keep what was asked for before, or by another name of the same folder
+    MASK_ADD = 0x20000000  # add to the mask of an earlier watch, perhaps under another name
     ENTRY = CREATE | DELETE | MOVED_FROM | MOVED_TO
     CHANGES = MODIFY | ATTRIB | CLOSE_WRITE | SELF | ENTRY
 
@@ -4552,10 +4552,10 @@ class _Inotify:
             pass  # the kernel was quicker
 
     def read(self):
-        """Return the events that are there, as (watch descriptor, mask, name), even if ever more of them come."""
+        """Return the events so far, as (watch descriptor, mask, name); stop even if more keep coming."""
         events, data, size = [], b'', 1 << 16
         try:
-            while not events or len(data) > size - 512:  # there was not room for one more: see NAME_MAX
+            while not events or len(data) > size - 512:  # there may have been no room for another: see NAME_MAX
                 data = os.read(self.fd, size)
                 events += self.parse(data)
         except BlockingIOError:
@@ -4580,7 +4580,7 @@ class _Inotify:
 class _Mounts:
     """The mount points, with the types of their filesystems, from /proc/self/mountinfo (`man 5 proc`)."""
 
-    # Filesystems that only this kernel writes to, so that there is an event for each change.
+    # Filesystems that only this kernel writes to, so that each change sends an event.
     _LOCAL = frozenset(
         'aufs bcachefs btrfs devtmpfs ecryptfs erofs exfat ext2 ext3 ext4 f2fs hfsplus iso9660 jfs msdos nilfs2 ntfs '
         'ntfs3 overlay proc ramfs reiserfs rootfs squashfs sysfs tmpfs ubifs udf ufs vfat xfs zfs'.split()
@@ -4592,7 +4592,7 @@ class _Mounts:
             with open('/proc/self/mountinfo', 'rb') as file:
                 self.types.update(map(self.parse, file))
         except OSError:
-            pass  # no /proc: what is not known counts as local
+            pass  # no /proc: unknown filesystems count as local
 
     @staticmethod
     def parse(line):
@@ -4604,7 +4604,7 @@ class _Mounts:
         return os.fsdecode(point), fields[fields.index(b'-') + 1].decode()
 
     def remote(self, path):
-        """Return the mount point of a path that exists if events may not come there, else None."""
+        """Return the mount point of an existing path if changes there may send no events, else None."""
         point = os.path.realpath(path)
         while point not in self.types:
             point = os.path.dirname(point)
@@ -4612,7 +4612,7 @@ class _Mounts:
 
 
 class _ForeignMonitor(PollingFileMonitor):
-    """Lets the loop drive a file monitor from elsewhere, which knows no folders of missing modules and calls back."""
+    """Lets the loop drive a third-party file monitor, which calls back and does not watch for missing modules."""
 
     def __init__(self, monitor, on_failure):
         super().__init__(None)
@@ -4653,21 +4653,21 @@ def _entries(folder):
     """Return (path, is_folder) for each entry of a folder; nothing if it can't be read."""
     try:
         with os.scandir(folder) as entries:
-            # Of a link to itself is_dir() would raise; os.path.isdir() does not.
+            # For a link to itself is_dir() would raise; os.path.isdir() does not.
             return [(each.path, os.path.isdir(each.path) if each.is_symlink() else each.is_dir()) for each in entries]
     except OSError:
         return []
 
 
 def _inode(path, stat=None):
-    """Return device and inode; None if there is no such file, or its system knows no inodes."""
+    """Return device and inode; None if there is no such file, or its filesystem has no inodes."""
     stat = stat or _stat(path)
     return (stat.st_dev, stat.st_ino) if stat and stat.st_ino else None
 
 
 @_hide_from_tracebacks
 def _is_younger(path, stat, since):
-    """Whether a file has changed since then (ns; 0: it counts in any case). A time still to come says nothing."""
+    """Whether a file has changed since then (ns; 0: any file has). Times in the future do not count."""
     if not stat or not since:
         return bool(stat)
     return any(since <= at <= time.time_ns() for at in (stat.st_mtime_ns, _ctime_ns(path, stat)))
@@ -4678,9 +4678,9 @@ def _has_magic(name):
 
 
 def _split_glob(path):
-    """Split a glob into its fixed folder and the components after that; a path that is no glob has none of those.
+    """Split a glob into its fixed folder and the components after it; a plain path has no such components.
 
-    A component that exists under this very name is no pattern.
+    A component is no pattern if an entry of exactly that name exists.
     """
     parts = path.split(os.sep)
     for at, part in enumerate(parts):
@@ -4712,7 +4712,7 @@ def _glob_rests(glob, names, is_shell=True):
 
 
 class _PathMatcher:
-    """Says whether one of these patterns fits a path, or a folder above it.
+    """Tells whether one of the patterns matches a path, or a folder above it.
 
     A pattern without a slash matches a name; one with a slash a path from the current folder. A slash at the end means
     folders only. One that begins with `*` or `/` is also matched with whole paths, where `*` crosses slashes.
@@ -4743,7 +4743,7 @@ class _PathMatcher:
         from fnmatch import fnmatchcase
 
         name = pattern.rstrip(os.sep)
-        if not (self._here + os.sep).startswith(os.path.join(path, '')):  # a name of a folder we are in does not count
+        if not (self._here + os.sep).startswith(os.path.join(path, '')):  # folders that we are in do not count
             if name and os.sep not in name and fnmatchcase(os.path.basename(path), name):
                 return True
             if pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
@@ -4755,7 +4755,7 @@ class _PathMatcher:
         return any(set(rest) <= {'**'} for rest in set().union(*rests))
 
     def _globs_of(self, pattern):
-        """Return the components of a path from the current folder, as it reads and without links."""
+        """Return the components of a pattern with slashes, from the current folder: as written, and without links."""
         name = pattern.rstrip(os.sep)
         if os.sep not in name:
             return []
@@ -4764,7 +4764,7 @@ class _PathMatcher:
         return [tuple(each.split(os.sep)) for each in (anchored, self._with_real_folder(anchored))]
 
     def _with_real_folder(self, glob):
-        """Return a glob without links in that part of its folder which has no wildcard."""
+        """Resolve the links in the part of a glob's folder that has no wildcard."""
         folder, name = os.path.split(glob)
         if _has_magic(folder):
             return os.path.join(self._with_real_folder(folder), name)
@@ -4772,7 +4772,7 @@ class _PathMatcher:
 
 
 def find_default_monitor_factory(logger):
-    """Return the factory that HUPPER_DEFAULT_MONITOR names, else the one that makes the best monitor that works.
+    """Return the factory that HUPPER_DEFAULT_MONITOR names, else the one for the best monitor that works.
 
     Exit with status 2 if the variable names no known monitor.
     """
@@ -4799,7 +4799,7 @@ def _monitor_factory(name, logger):
             logger.error(f'There is no {name} here: the best file monitor that works is used instead.')
         return globals().get(attribute, _best_monitor)
     here = _current_folder()
-    if _REMOVED_PATH0 is not None:  # a command line may name one of the project
+    if _REMOVED_PATH0 is not None:  # the command line may name a factory of the project
         sys.path.insert(0, here)
     try:
         from importlib import import_module
@@ -4846,7 +4846,7 @@ class DefaultLogger(ILogger):
 
     @staticmethod
     def _printable(text):
-        """Escape what a terminal may obey, and line breaks: a file's name must not command the one or forge a line."""
+        """Escape control characters: a file's name must not control the terminal, nor forge a line by a line break."""
         return text if text.isprintable() else ''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
     def _write(self, level, *lines):
@@ -4859,9 +4859,9 @@ class DefaultLogger(ILogger):
             sys.stderr.write(text + '\n')
             sys.stderr.flush()
         except BlockingIOError:
-            pass  # the terminal is full, and somebody has made it non-blocking
+            pass  # the terminal is full, and in non-blocking mode
         except (OSError, ValueError):
-            sys.stderr = None  # nobody reads it any more, as under `2>&1 | head`
+            sys.stderr = None  # its reader is gone, as under `2>&1 | head`
 
     def _for_terminal(self, text, color):
         for before in ' "\'(' if self._prefix else '':
@@ -4881,7 +4881,7 @@ class DefaultLogger(ILogger):
 
 
 class _ForeignLogger(DefaultLogger):
-    """Hands lines on to a logger that a program has given."""
+    """Passes lines to the logger of a program."""
 
     def __init__(self, logger):
         self._logger = logger
