@@ -184,7 +184,7 @@ def start_reloader(
     ignore_files: shell-style patterns of paths whose changes do not count.
     preload: whether the next worker imports in advance the installed packages that the last one imported; by default
         the environment variable HUPPER_PRELOAD, 1 or 0.
-    preload_except: packages not to preload, nor what imports them, because two processes must not load them at once.
+    preload_except: packages not to preload, with all that imports them: two processes must not load them at once.
     keep_sockets: keep the listening TCP sockets open during a reload, so that clients wait; by default the environment
         variable HUPPER_KEEP_SOCKETS, 1 or 0.
     stop_signal: the polite stop, by default SIGTERM; a name such as 'INT', or its number. 'KILL': none.
@@ -293,7 +293,7 @@ class ILogger(ABC):
 
     @abstractmethod
     def error(self, msg):
-        """Log a line that is always of interest."""
+        """Log what is always shown."""
 
     @abstractmethod
     def info(self, msg):
@@ -611,7 +611,7 @@ class _Supervisor:
         if not self._preload.is_hopeless(now):
             return
         if self._worker and self._preload.is_under_way(self._worker):
-            self._worker.kill()  # it was started meanwhile
+            self._worker.kill()  # the standby was started meanwhile
         else:
             self._launcher.replace_standby()
 
@@ -788,7 +788,7 @@ class _Supervisor:
 
     def _on_watch(self, path, signature):
         self.monitor.watch_file(path, signature)
-        if path.endswith('.py'):  # as pytest reads tests
+        if path.endswith('.py'):  # pytest reads its tests this way
             self._preload.note_source(path, signature)
 
     def _on_app_start(self, has_discarded_sigint):
@@ -1158,7 +1158,7 @@ class FileMonitorProxy:
 
     @staticmethod
     def _has_bytecode(path):
-        """Whether a Python like this one has imported a source."""
+        """Whether this version of Python has left bytecode of a source."""
         from importlib.util import cache_from_source
 
         try:
@@ -1647,7 +1647,7 @@ class _Launcher:
         """Delete a source's bytecode, which Python trusts too easily: see _Source."""
         try:
             os.remove(_external.cache_from_source(path))
-        except (OSError, NotImplementedError):  # there is none, nor a place for one
+        except (OSError, NotImplementedError):  # there is no bytecode, or no place for it
             pass
 
     @staticmethod
@@ -1704,7 +1704,7 @@ def _flush():
             if getattr(sys, name) is not None:
                 getattr(sys, name).flush()
         except (OSError, ValueError):
-            setattr(sys, name, None)  # nobody reads it any more
+            setattr(sys, name, None)  # its reader is gone
 
 
 # ------------------------------------------------------------------------------------------------------ worker process
@@ -1765,7 +1765,7 @@ class _WorkerMain:
         self._is_spawned = is_spawned
         self._preloader = None
         self._has_moved = False  # a preloaded package has changed the current folder
-        self._front_paths = None  # those now in sys.path; None: not set yet
+        self._front_paths = None  # the ones now in sys.path; None: not set yet
 
     @classmethod
     def begin_spawned(cls, channel_fd, control_fd, monitor_pid):
@@ -1924,7 +1924,7 @@ class _WorkerMain:
         _observer.handshake.send('app-start', int(_discard_pending_signals()))
 
     def _set_surroundings(self):
-        """Set the current folder and sys.path; after preloading, again, as the folders may have changed."""
+        """Set the current folder and sys.path; after preloading, again, because they may differ by now."""
         try:
             os.chdir(self._spec.folder if self._spec.folder and not self._has_moved else os.curdir)
         except OSError:
@@ -1950,7 +1950,7 @@ class _WorkerMain:
             sys.orig_argv = spec.orig_argv
 
     def hand_over_signals(self):
-        _hand_over(self._spec, self._control.fd)  # from here on they are the app's
+        _hand_over(self._spec, self._control.fd)  # from here on signals are the app's
 
     def entry_point(self):
         """Return the function that runs the app, as Python itself would run it, and its arguments."""
@@ -1996,7 +1996,7 @@ class _WorkerMain:
     # The app's end.
 
     def report_exit(self, error):
-        """Send the final reports; a Ctrl-C meanwhile comes too late for the app."""
+        """Send the final reports; ignore Ctrl-C, which comes too late for the app."""
         missing_target = getattr(sys.modules.get('runpy'), '_Error', None)
         try:
             if self._spec.is_first and type(error) is SystemExit and type(error.__context__) is missing_target:
@@ -2088,7 +2088,7 @@ class _Observer:
             _external.ExtensionFileLoader, 'create_module', lambda _, spec: self.report(_file_of_spec(spec))
         )
         self._call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
-        self._call_before(io, 'open_code', self.report)  # what runpy.run_path, pdb and others read scripts with
+        self._call_before(io, 'open_code', self.report)  # runpy.run_path, pdb and others read scripts with it
         self._call_before(bootstrap, '_init_module_attrs', self.report_spec)
         self._call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
         sys.meta_path.append(self)
@@ -2190,7 +2190,7 @@ class _Observer:
 
     def report_new_modules(self):
         """Report the files of modules that have bypassed our hooks, and of a new __main__."""
-        main = sys.modules.get('__main__')  # which coverage and others make
+        main = sys.modules.get('__main__')  # coverage and others replace it
         names = set(sys.modules) - self._known
         self._known |= names
         self._count, self._main_id = len(sys.modules), id(main)
@@ -2256,7 +2256,7 @@ class _Observer:
 
 
 class _Source:
-    """A source that is being imported, and the decision which bytecode to trust for it.
+    """A source that is being imported, and the rule by which its bytecode is trusted.
 
     CPython trusts a .pyc that has its source's size and its mtime in whole seconds: after two saves of the same size
     within a second it runs the old code. We trust a .pyc only if it is two seconds newer than its source. For a source
@@ -2270,7 +2270,7 @@ class _Source:
     _OUTDATED = _CHECKED + b'\xff' * 8  # a wrong hash makes Python write a new checked .pyc
     _BINARY = getattr(os, 'O_BINARY', 0)
     _MARGIN = 2_000_000_000  # ns, by the clock of file times
-    _TICK = 100_000_000  # ns, the longest of that clock
+    _TICK = 100_000_000  # ns, the longest tick of that clock
 
     def __init__(self, path, stat, may_be_link):
         self.path = path
@@ -2371,7 +2371,7 @@ def _file_of_spec(spec):
 
 
 def _file_of(module):
-    """Return the file that a module was read from, as far as it says so."""
+    """Return the file that a module was read from, if it names one."""
     attributes = _attribute(module, '__dict__', type(sys)) or {}
     path = attributes.get('__file__')
     return path if type(path) is str else _file_of_spec(attributes.get('__spec__'))
@@ -2662,7 +2662,7 @@ class _Preload:
         return why
 
     def obstacle_at_start(self, front_paths):
-        """Return the same at the start, when a folder before the stdlib may have come to shadow a module."""
+        """Return the same at the start; by now the project's folders may shadow a preloaded module."""
         from importlib.machinery import PathFinder
 
         paths = {name.partition('.')[0]: path for name, (path, *_) in reversed(self._list.items())}
@@ -2690,7 +2690,7 @@ class _PreloadRun:
         """`standby`: None if none preloads."""
         self.standby = standby
         self.is_under_way = standby is not None
-        self.deadline = None  # when the next message must have come
+        self.deadline = None  # the latest time for the next message
         self.failed = {}  # name of a module -> why
         self.is_unusable = False  # it was started before we could check its imports
         self.result = None  # the summary to log, once it is done
@@ -3122,7 +3122,7 @@ class _Preloader:
         return not os.path.realpath(path).startswith(tuple(folders))
 
     def _set_environ(self, changes):
-        """Make the changes that the app had made by an import and undo others of ours; those of the imports stay."""
+        """Set variables as the app had at an import, and undo our earlier changes; those of imports stay."""
         for name, (original, ours) in list(self._original_environ.items()):
             if changes.get(name, original) != ours and os.environ.get(name) == ours:
                 self._set_variable(name, original)
@@ -3168,8 +3168,8 @@ _PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
 class _Handshake:
     """Tells a process that it is a worker: an environment variable, valid for one pid and one pipe only.
 
-    It holds a version, the pids of monitor and worker, and the channel's descriptor and identity. Children inherit the
-    variable, and an app may close the descriptor and open a file of its own under that number.
+    It holds a version, the pids of monitor and worker, the channel's descriptor, and the identity of its pipe: children
+    inherit the variable, and an app may close the descriptor and open its own file under that number.
     """
 
     NAME = 'HUPPER_WORKER'
@@ -3266,7 +3266,7 @@ class _Channel:
 
     # What a worker sends, with the types of the fields. A signature is from just before the file was read.
     MESSAGES: dict[str, tuple[Callable[[Any], Any], ...]] = {
-        'startup': (os.fsdecode,),  # a file of the project that Python itself has imported
+        'startup': (os.fsdecode,),  # a project file that Python has imported at startup
         'app-start': (int,),  # the app begins now; whether a SIGINT was discarded before
         'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
         'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
@@ -3358,7 +3358,7 @@ class _Channel:
 #
 #     bind PID PORT NAME   with a reply socket and the app's socket; the reply brings the kept socket to use instead,
 #                          if there is one. NAME is the rest of the address; empty: do not keep the socket
-#     closed [PORT NAME]   this socket, or some socket. With a reply socket: asks whether the worker is being stopped
+#     closed [PORT NAME]   this socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
 #     waiting              asks for the ports of kept sockets that the new worker has not bound yet
 
 
@@ -3485,7 +3485,7 @@ class _KeptSockets:
             try:
                 yield os.readlink(path)
             except OSError:
-                pass  # it has just been closed
+                pass  # the descriptor has just been closed
 
     # Messages.
 
@@ -3739,7 +3739,7 @@ class _SocketHooks:
                             value = (int.from_bytes(value, sys.byteorder) // 2).to_bytes(4, sys.byteorder)
                         _call_socket(target, 'setsockopt', *option, value)
                 except (OSError, TypeError):
-                    pass  # this system does not have it
+                    pass  # this system does not have the option
 
     def _request(self, *fields, fds=()):
         """Return the reply to a message, and the descriptors that came with it."""
@@ -3818,8 +3818,8 @@ class _Change:
     UNSETTLED = 'unsettled'  # a new file, which may be temporary
     POLLED = 'polled'
     NOTIFIED = 'notified'
-    WRITING = 'writing'  # it is being written
-    COMPLETE = 'complete'  # it was closed or renamed
+    WRITING = 'writing'
+    COMPLETE = 'complete'  # closed or renamed
 
     __slots__ = 'path', 'evidence', 'at'
 
@@ -3963,7 +3963,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
-        self._glances.pop(path, None)  # it may be of another file
+        self._glances.pop(path, None)  # the last one may be of another file
 
     def _add_folder(self, folder, since):
         """Queue a folder, with all below it that a rule leads to, for reading; links come last."""
@@ -4356,7 +4356,7 @@ class InotifyFileMonitor(PollingFileMonitor):
             is_same = name == path or _signature(name) == _signature(path)  # the link may lead elsewhere by now
             self.check(name, evidence if is_same else _Change.NOTIFIED)
             if mask & (_IN.ENTRY | _IN.SELF) and name in self.files:
-                self._unwatch(name)  # it is another file now
+                self._unwatch(name)  # the name means another file now
                 self._watch_file(name)
         return bool(is_lost)
 
@@ -4385,7 +4385,7 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def _resync(self):
         """Watch everything again, then compare it: events were lost, or a folder above has changed."""
-        self._seen_at = 0  # it may have interrupted a look
+        self._seen_at = 0  # a look may have been interrupted
         for table in (self.polled, self._masks, self._real, self._inodes, self._linked, *self._watches.values()):
             table.clear()
         self._mounts = _Mounts()
@@ -4421,7 +4421,7 @@ class InotifyFileMonitor(PollingFileMonitor):
             try:
                 folder, name = os.path.split(os.path.join(real, os.readlink(entry)))
             except OSError:
-                break  # it is no link
+                break  # not a link
         self._add_watch(path, _IN.CHANGES, path)
 
     def _watch_folder(self, path):
@@ -4690,7 +4690,7 @@ def _split_glob(path):
 
 
 def _glob_rests(glob, names, is_shell=True):
-    """Return what may be left of a glob, as components, after these of a path; `**` stands for any number of them.
+    """Return what may be left of a glob after these components of a path; `**` stands for any number of them.
 
     In a shell `*` and `**` match no hidden name.
     """
@@ -4903,21 +4903,21 @@ class SilentLogger(DefaultLogger):
 
 # ------------------------------------------------------------------------------------------------------------ platform
 #
-# What differs between systems; elsewhere there are only a few tests for _LINUX and for os.fork. You may skip the two
-# halves, for Windows and for POSIX, if you know what both define. On Windows, fd means a handle.
+# What differs between systems; elsewhere there are only a few tests for _LINUX and for os.fork. Both halves, for
+# Windows and for POSIX, define the following, so you may skip them. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
 #   _STOP_SIGNALS                  signals that may stop a worker: name -> number
 #   _pipe()                        return both ends of a new pipe: not inherited, above 2
-#   _set_inheritable(fd, bool)     let a new interpreter have it
+#   _set_inheritable(fd, bool)     whether new interpreters inherit it
 #   _read(fd, wait=True)           return data, b'' once all writers are gone; without wait, BlockingIOError if none
 #   _write(fd, data)               return how many bytes the pipe has taken
 #   _close(fd)                     close an end of a pipe
-#   _identity(fd)                  return what distinguishes an open fd's file from others; '' if there is none
+#   _identity(fd)                  return what identifies the file of an open fd; '' if it is not open
 #   _has_reader(fd)                whether anybody reads from the other end, as far as the system knows
 #   _from_here(name)               return the path that Python makes of a script's name
 #   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
-#   _glances(paths)                yield each path with a value that changes with the file, at the least cost
+#   _glances(paths)                yield each path with a value that changes with the file, as cheaply as possible
 #   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes
 #   _exec(arguments)               run another program in place of this one
 #   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
@@ -4925,9 +4925,9 @@ class SilentLogger(DefaultLogger):
 #   In a worker:
 #   _set_parent_death_signal(pid)  end this process when the monitor ends, even by SIGKILL
 #   _discard_pending_signals()     discard what came before the start; return whether SIGINT was among it
-#   _call_unblocked(spec, func)    call a function that may start processes, which inherit what signals are blocked
+#   _call_unblocked(spec, func)    call a function that may start processes, which inherit the blocked signals
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
-#   Classes, with what they define beside their base class, if they have one:
+#   Classes, with what they define besides their base class, if they have one:
 #   _Waiter                        _wait, read_signals (names: see _Supervisor._SIGNAL_HANDLERS), wake, close
 #   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
 #                                  wait_fd or wait_until; where there is SIGHUP, is_gone
@@ -4941,11 +4941,11 @@ _LINUX = sys.platform.startswith('linux')
 
 
 class _WaiterBase:
-    """What the loop waits with: for pipes, times, the ends of workers, signals, and `wake` from any thread."""
+    """Waits for pipes, times, exits of workers, signals, and `wake` from any thread."""
 
     def __init__(self):
         self.arrived = []  # the names of the signals that came; any thread or handler may add to it
-        self.mask = self.ignored = ()  # signals, as our program had them
+        self.mask = self.ignored = ()  # signals, as they were before us
 
     def wait(self, pollables, times):
         """Return the pollables that may be read or whose time has come; maybe none, after a signal or `wake`."""
@@ -4965,14 +4965,14 @@ class _WorkerBase:
     def __init__(self, pid, channel, control, expected_sources):
         self.pid = pid
         self.channel = _Channel(channel)
-        self.expected_sources = expected_sources  # which it knows already
+        self.expected_sources = expected_sources  # sources that its spec names already
         self.app_started = False
-        self.stopped_by = None  # the signal, if it was to stop before the app began
-        self.clock = None  # when it was started, for people
-        self.missing_target = None  # why it could not begin
+        self.stopped_by = None  # the signal that stopped it before the app began
+        self.clock = None  # when it was started, for messages
+        self.missing_target = None  # the message, if there was nothing to run
         self.sent_garbage = False
         self.sent_signals = set()
-        self.ending_signal = 0  # which has ended it; on Windows there are none
+        self.ending_signal = 0  # the signal that has ended it; 0: none, as on Windows
         self._control = control
 
     def send(self, message):
@@ -4981,7 +4981,7 @@ class _WorkerBase:
             data = data[_write(self._control, data) :]
 
     def start(self, more_sources):
-        """Let it run the app."""
+        """Let the worker run the app."""
         import marshal
 
         self.clock = time.strftime('%H:%M:%S')
@@ -5000,7 +5000,7 @@ class _WorkerBase:
             self.kill()
 
     def was_ended_by_us(self):
-        """Whether a signal of ours has ended the app, past what it does at its end."""
+        """Whether a signal of ours has ended the app, so that it could not clean up."""
         return self.app_started and self.ending_signal in self.sent_signals
 
     def discard(self):
@@ -5015,10 +5015,10 @@ class _WorkerBase:
 
 
 class _ChildReaper:
-    """The children of this process: what its program had before, and what its workers leave behind.
+    """Adopts and reaps the orphans of workers; leaves alone the children that the program had before.
 
-    On Linux it adopts their orphans, so that all of a worker's descendants are found, and waited for by their pids.
-    Elsewhere it knows none: see _OrphanTerminator.
+    On Linux this process becomes a child subreaper, so that it finds all descendants of a worker, and waits for them by
+    their pids. Elsewhere it finds none: see _OrphanTerminator.
     """
 
     def __init__(self):
@@ -5036,14 +5036,14 @@ class _ChildReaper:
         return _Process.all(os.fsdecode(pids).split())
 
     def reap(self, known):
-        """Wait for those adopted that have ended; return the others."""
+        """Reap the adopted children that have ended; return the others."""
         adopted = [process for process in self._children() if process.pid not in self._own | known]
         for process in adopted:
             try:
                 if process.state == 'Z':
                     os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:
-                pass  # it was a child of the monitor's own program, which was quicker
+                pass  # the program has waited for its own child first
         return [process for process in adopted if process.state != 'Z']
 
     def close(self):
@@ -5051,7 +5051,7 @@ class _ChildReaper:
 
 
 def _file_clock():
-    """Return the time in ns as the system writes it to files: by the tick, on Linux."""
+    """Return the time in ns, by the clock of file times: on Linux it advances in ticks."""
     return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
 
 
@@ -5075,7 +5075,7 @@ def _prctl(option, value):
 
 
 def _read_proc(*names):
-    """Return the contents of a file below /proc; empty if there is none, or it is not for us."""
+    """Return the contents of a file below /proc; empty if it is missing or unreadable."""
     try:
         with open(os.path.join('/proc', *names), 'rb', 0) as file:
             return file.read()
@@ -5091,7 +5091,7 @@ def _list_proc(*names):
 
 
 if sys.platform == 'win32':
-    # Python's own _winapi, on which its subprocess stands, does most.
+    # Most of this uses Python's own _winapi, as subprocess does.
 
     import _winapi
     import ctypes
@@ -5099,13 +5099,13 @@ if sys.platform == 'win32':
     from ctypes import byref, sizeof, wintypes
 
     _INTERRUPTED = 0xC000013A - 2**32  # STATUS_CONTROL_C_EXIT
-    _STOP_SIGNALS = {'KILL': 9}  # which Windows has not; see _Worker.kill
+    _STOP_SIGNALS = {'KILL': 9}  # Windows has no signals; see _Worker.kill
     _set_inheritable = os.set_handle_inheritable
     _from_here = os.path.abspath
     _dll = ctypes.WinDLL('kernel32', use_last_error=True)
 
     def _kernel32(name, *arguments):
-        """Call a function; a result of 0 raises OSError. Handles pass as C ints: they have no more bits than these."""
+        """Call a function; a result of 0 raises OSError. Handles are passed as C ints: they have no more bits."""
         result = getattr(_dll, name)(*arguments)
         if not result:
             raise ctypes.WinError(ctypes.get_last_error())
@@ -5114,7 +5114,7 @@ if sys.platform == 'win32':
     _reads: dict[int, _winapi.Overlapped] = {}  # handle -> the read from it that is under way
 
     def _pipe():
-        """It has a name, as no other kind can be waited for. One read returns one write: start and stop stay apart."""
+        """Make a named pipe, as others can't be waited for. One read returns one write: start and stop stay apart."""
         name = rf'\\.\pipe\hupper-{os.getpid()}-{os.urandom(8).hex()}'
         access = _winapi.PIPE_ACCESS_INBOUND | _winapi.FILE_FLAG_OVERLAPPED | _winapi.FILE_FLAG_FIRST_PIPE_INSTANCE
         mode = _winapi.PIPE_TYPE_MESSAGE | _winapi.PIPE_READMODE_MESSAGE | 8  # PIPE_REJECT_REMOTE_CLIENTS
@@ -5160,7 +5160,7 @@ if sys.platform == 'win32':
 
     @_hide_from_tracebacks
     def _identity(handle):
-        """Return the pid of who has made the pipe."""
+        """Return the pid of the process that has made the pipe."""
         pid = wintypes.DWORD()
         try:
             _kernel32('GetNamedPipeServerProcessId', handle, byref(pid))
@@ -5170,7 +5170,7 @@ if sys.platform == 'win32':
 
     @_hide_from_tracebacks
     def _ctime_ns(path, stat):
-        """What Python calls st_ctime is the file's birth here."""
+        """Ask Windows, as st_ctime is the time of creation here."""
         times = (ctypes.c_longlong * 5)()  # FILE_BASIC_INFO: birth, access, write, change; attributes
         try:
             flags = 0x2000000  # FILE_FLAG_BACKUP_SEMANTICS: also of a folder
@@ -5180,11 +5180,11 @@ if sys.platform == 'win32':
             finally:
                 _winapi.CloseHandle(handle)
         except OSError:
-            pass  # it has just gone
+            pass  # the file has just gone
         return (times[3] - 116444736000000000) * 100  # in 100 ns since 1601
 
     def _glances(paths):
-        """One call a folder is cheaper. It shows no inodes, but a new file of that name changes the folder's time."""
+        """Scan each folder once, which is cheaper. It shows no inodes; a replaced file changes the folder's mtime."""
         folders = {}
         for path in paths:
             folders.setdefault(os.path.dirname(path), {})[os.path.normcase(path)] = path
@@ -5199,7 +5199,7 @@ if sys.platform == 'win32':
                         stat = _stat(path) if entry.is_symlink() else entry.stat()
                         yield path, stat and (stat.st_mtime_ns, stat.st_size, changed)
             except OSError:
-                pass  # it has gone, or is going
+                pass  # the folder or an entry has just gone
             yield from dict.fromkeys(absent.values(), 0).items()
 
     def _start_interpreter(options, code, waiter):
@@ -5213,16 +5213,16 @@ if sys.platform == 'win32':
         return subprocess.Popen([python, *options, '-c', code], env=environment, close_fds=False)
 
     def _exec(arguments):
-        """A shell would not wait for what exec starts."""
+        """Run a subprocess: a shell would not wait for what exec starts."""
         import subprocess
 
         sys.exit(subprocess.call(arguments))
 
     def _end_by_sigint():
-        """Nothing: the status alone says it."""
+        """Do nothing: the exit status is enough."""
 
     def _is_descendant_of(handshake):
-        """Whether we are in the job of its worker."""
+        """Whether we are in the worker's job."""
         inside = wintypes.BOOL()
         try:
             job = _kernel32('OpenJobObjectW', 4, False, f'hupper-{handshake.worker}')  # JOB_OBJECT_QUERY
@@ -5233,7 +5233,7 @@ if sys.platform == 'win32':
         return bool(inside)
 
     def _set_parent_death_signal(monitor):
-        """Nothing: the monitor has put this process into a job, which ends with it."""
+        """Do nothing: the monitor has put this process into a job that ends with the monitor."""
 
     def _discard_pending_signals():
         return False
@@ -5253,9 +5253,9 @@ if sys.platform == 'win32':
                 # This wakes time.sleep and asyncio too; not locks, but neither does Ctrl-C.
                 signal.raise_signal(signal.SIGINT)
                 try:
-                    _kernel32('CancelSynchronousIo', main_thread)  # input() is not woken by that
+                    _kernel32('CancelSynchronousIo', main_thread)  # raise_signal does not wake input()
                 except OSError:
-                    pass  # it does not read or write just now
+                    pass  # the main thread is not reading or writing
 
         _thread.start_new_thread(interrupt_on_request, ())
 
@@ -5267,7 +5267,7 @@ if sys.platform == 'win32':
             _kernel32('SetConsoleCtrlHandler', self._handler, True)
 
         def _on_event(self, event):
-            """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; else the window is closed, or Windows is."""
+            """Called in a thread of its own: 0 is Ctrl-C, 1 Ctrl-Break; on others the window or Windows is closing."""
             self.arrived.append('SIGTERM' if event else 'CTRL-C')
             self.wake()
             if event > 1:
@@ -5280,7 +5280,7 @@ if sys.platform == 'win32':
                 try:
                     events.append(_reading(handle).event)
                 except BrokenPipeError:
-                    milliseconds = 0  # all writers are gone: `step` shall see that
+                    milliseconds = 0  # all writers are gone: let `step` see that
             _winapi.WaitForMultipleObjects(events, False, milliseconds)
             ended = {worker for worker in _Worker.running if worker.poll() is not None}
             if ended:
@@ -5300,7 +5300,7 @@ if sys.platform == 'win32':
     class _Terminal(_Pollable):
         """The console on stdin and stdout, if there is one.
 
-        It looks for keys every 50 ms: a console's handle tells of much else, and would have to be read to be silent.
+        It checks for keys every 50 ms: any input signals a console's handle, until it is read.
         """
 
         def __init__(self, on_enter):
@@ -5316,7 +5316,7 @@ if sys.platform == 'win32':
             return mode.value if _dll.GetConsoleMode(_winapi.GetStdHandle(stream), byref(mode)) else None
 
         def interrupts(self, worker):
-            return True  # to all processes of a console
+            return True  # it reaches all processes of a console
 
         def save(self):
             modes = {each: self._mode(each) for each in (_winapi.STD_INPUT_HANDLE, _winapi.STD_OUTPUT_HANDLE)}
@@ -5333,7 +5333,7 @@ if sys.platform == 'win32':
 
         @classmethod
         def has_colors(cls):
-            """Windows 10 and newer understand escape sequences where they are told to."""
+            """Whether escape sequences are on for the console, as they can be since Windows 10."""
             return bool((cls._mode(_winapi.STD_ERROR_HANDLE) or 0) & 4)  # ENABLE_VIRTUAL_TERMINAL_PROCESSING
 
         def listen(self):
@@ -5352,7 +5352,7 @@ if sys.platform == 'win32':
                 self._on_enter()
 
     class _Worker(_WorkerBase):
-        """It is in a job, which ends with its handle. A child that must survive passes CREATE_BREAKAWAY_FROM_JOB."""
+        """A worker in a job that ends when its handle is closed. A child survives by CREATE_BREAKAWAY_FROM_JOB."""
 
         running: set[_Worker] = set()
 
@@ -5368,7 +5368,7 @@ if sys.platform == 'win32':
             self.running.add(self)
 
         def poll(self):
-            """Return its status if it has ended, below 0 where the system did that; else None."""
+            """Return the exit status, negative if Windows ended it; None while it runs."""
             status = self._process.poll()
             return status if status is None or status < 2**31 else status - 2**32
 
@@ -5389,13 +5389,13 @@ if sys.platform == 'win32':
             self._process.kill()
 
         def has_python_child(self):
-            return False  # that can't be told
+            return False  # unknown
 
         def kill_children(self):
-            """Nothing: they are in its job, which ends with it."""
+            """Do nothing: they are in the worker's job, which ends with it."""
 
     class _OrphanTerminator:
-        """Ends descendants that have outlived their worker. Windows knows no polite end for them."""
+        """Ends descendants that have outlived their worker. Windows has no polite stop for them."""
 
         used_force = False  # there is no other way
 
@@ -5423,7 +5423,7 @@ else:
         name: int(getattr(signal, 'SIG' + name)) for name in ('TERM', 'INT', 'QUIT', 'HUP', 'USR1', 'USR2', 'KILL')
     }
     _write, _set_inheritable = os.write, os.set_inheritable
-    _monitor_fds: set[int] = set()  # what a forked worker closes
+    _monitor_fds: set[int] = set()  # descriptors that a forked worker closes
 
     def _register_fd(fd):
         """Register a descriptor as ours and return it; it moves above stdin, stdout and stderr if these are closed."""
@@ -5461,7 +5461,7 @@ else:
         return f'{stat.st_dev}:{stat.st_ino}'
 
     def _from_here(name):
-        """Its dots stay: after a link they mean another folder."""
+        """Keep any `..` in the name: after a link it leads elsewhere."""
         return os.path.join(_current_folder(), name)
 
     @_hide_from_tracebacks
@@ -5471,16 +5471,16 @@ else:
     def _glances(paths):
         for path in paths:
             try:
-                stat = os.stat(path)  # not by _signature, as each call more would count
+                stat = os.stat(path)  # not by _signature: an extra call per file would be noticeable
             except (OSError, ValueError):
                 yield path, 0
             else:
                 yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
 
     class _LibC:
-        """By _ctypes, on which ctypes stands: that would take longer to import than all else that we need."""
+        """Calls functions through _ctypes: the import of ctypes itself would take longer than all our other imports."""
 
-        _functions: dict[str, Any] = {}  # those that were used
+        _functions: dict[str, Any] = {}  # a cache
 
         @classmethod
         def call(cls, name, *args):
@@ -5517,9 +5517,9 @@ else:
     def _start_interpreter(options, code, waiter):
         import subprocess
 
-        with waiter:  # its signals stay blocked until it has its start
+        with waiter:  # the child's signals stay blocked until it is started
             process = subprocess.Popen([sys.executable, *options, '-c', code], close_fds=False)
-        process.returncode = 0  # it is for us to wait for it
+        process.returncode = 0  # _Worker waits for it, not subprocess
         return process.pid
 
     def _exec(arguments):
@@ -5531,13 +5531,13 @@ else:
         os.kill(os.getpid(), signal.SIGINT)
 
     def _is_descendant_of(handshake):
-        """Whether its monitor is among our ancestors."""
+        """Whether the handshake's monitor is among our ancestors."""
         return handshake.monitor in _Process.ancestors(os.getpid(), {each.pid: each.parent for each in _Process.all()})
 
     def _set_parent_death_signal(monitor):
         _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != monitor:
-            os._exit(1)  # it went before this was set
+            os._exit(1)  # it ended before this was set
 
     def _discard_pending_signals():
         pending = signal.sigpending()
@@ -5547,7 +5547,7 @@ else:
         return signal.SIGINT in pending
 
     def _call_unblocked(spec, function):
-        stop = {signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT}  # but not what a terminal sends to all
+        stop = {signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT}  # not those that a terminal sends to all
         mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, stop.difference(spec.signal_mask))
         function()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -5597,11 +5597,11 @@ else:
             return _register_fd(fd)
 
         def _note(self, name):
-            """Where the system does not say who sent a SIGINT, it counts as typed if we are in the foreground."""
+            """Note a signal; a SIGINT, whose sender is not known here, counts as typed if we are in the foreground."""
             self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
 
         def read_signals(self):
-            """Return what has come; SIGINT first, as it must be known before the worker's end is."""
+            """Return the signals that have come; SIGINT first, as it must be known before the worker's exit."""
             while self._interrupts is not None:
                 try:
                     code = os.read(self._interrupts, 128)[8:12]  # signalfd_siginfo.ssi_code
@@ -5624,7 +5624,7 @@ else:
             try:
                 os.write(self._write, b'\0')
             except OSError:
-                pass  # it is full: the loop wakes up anyway; or closed: there is no loop any more
+                pass  # full: the loop wakes up anyway; or closed: the loop has ended
 
         def __enter__(self):
             """Block signals around a fork: until it resets its handlers, the child writes to our wake-up pipe."""
@@ -5634,7 +5634,7 @@ else:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._saved_mask)
 
         def reset(self, keep):
-            """In a forked worker: close our descriptors but these; signals are as before, but blocked for now."""
+            """In a forked worker: close our descriptors except these; reset the signals, but leave them blocked."""
             for fd in _monitor_fds.difference(keep):
                 os.close(fd)
             _monitor_fds.clear()  # so that `_close` does nothing
@@ -5648,7 +5648,7 @@ else:
             signal.set_wakeup_fd(self._saved_fd)
             for signum, former in self._saved_handlers.items():
                 if leaving and signum == signal.SIGINT:
-                    former = signal.SIG_IGN  # an impatient Ctrl-C more changes nothing now
+                    former = signal.SIG_IGN  # ignore one more, impatient Ctrl-C
                 signal.signal(signum, former)
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             for fd in self._read, self._write, self._interrupts:
@@ -5692,7 +5692,7 @@ else:
             return self._had_one and self._foreground() is None
 
         def is_ours(self):
-            """Whether stdin is a terminal that we are in the foreground of, and get what is typed."""
+            """Whether stdin is a terminal with us in its foreground, so that we get what is typed."""
             try:
                 return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
             except OSError:
@@ -5700,7 +5700,7 @@ else:
 
         @classmethod
         def interrupts(cls, worker):
-            """Whether Ctrl-C comes to us and to the worker."""
+            """Whether Ctrl-C reaches both us and the worker."""
             return cls._foreground() == os.getpgrp() == _Process.group_of(worker.pid if worker else 0)
 
         def save(self):
@@ -5711,7 +5711,7 @@ else:
                 self._is_blocking = os.get_blocking(0)
 
         def restore(self, is_abandoned=False):
-            """Undo what a worker did; one that a signal of ours ended has left its screen as well."""
+            """Undo what a worker did; `is_abandoned`: also to the screen, because our signal has ended it."""
             self._restore_modes()
             try:
                 if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
@@ -5739,7 +5739,7 @@ else:
                 if self.is_ours() and termios.tcgetattr(0) != self._modes:
                     termios.tcsetattr(0, termios.TCSANOW, self._modes)
                 if self.is_ours() and os.get_blocking(0) != self._is_blocking:
-                    os.set_blocking(0, self._is_blocking)  # the mode of all that have the terminal from one open()
+                    os.set_blocking(0, self._is_blocking)  # shared by all that have the terminal from one open()
             except (OSError, termios.error):
                 pass  # it is gone
             finally:
@@ -5747,7 +5747,7 @@ else:
 
         @staticmethod
         def _usual_modes():
-            """For a terminal whose foreground has come to us since the worker began."""
+            """Return modes for a terminal that has put us in the foreground since the worker began."""
             import termios
 
             modes = termios.tcgetattr(0)
@@ -5757,10 +5757,10 @@ else:
             return modes
 
         def listen(self):
-            """Begin to wait for ENTER; return whether anybody can press it now."""
+            """Begin to wait for ENTER; return whether we would receive it now."""
             self.listening = self._is_tty
             if self.listening and self._edge is None and hasattr(select, 'epoll'):
-                # In the background no signal tells of an `fg`. By its edge, what is typed wakes us but once.
+                # No signal reports an `fg`. Edge-triggered, typed input for another program wakes us only once.
                 with select.epoll() as epoll:
                     epoll.register(0, select.EPOLLIN | select.EPOLLET)
                     self._edge = _register_fd(os.dup(epoll.fileno()))
@@ -5787,13 +5787,13 @@ else:
         def __init__(self, *args):
             super().__init__(*args)
             self.group = None  # its process group
-            self.children = ()  # pids of those it had when it was to stop; on Linux the reaper knows
+            self.children = ()  # pids, when it was asked to stop; on Linux the reaper finds them
             self._status = None
 
         def poll(self, options=os.WNOHANG):
-            """Return its status if it has ended, 128 + n where signal n did that; else None."""
+            """Return the exit status, 128 + n if signal n ended it; None while it runs."""
             if self._status is None:
-                self.group = _Process.group_of(self.pid) or self.group  # it can't be asked for later
+                self.group = _Process.group_of(self.pid) or self.group  # unknown once it has ended
                 try:
                     pid, status = os.waitpid(self.pid, options)
                 except ChildProcessError:  # the program ignores SIGCHLD, or waits for any child itself
@@ -5807,7 +5807,7 @@ else:
             self.poll(0)
 
         def exit_cause(self):
-            """Return what ended it if that was a signal, by name; or, on Windows, an exception."""
+            """Return the name of the signal that ended the worker; None if it exited."""
             if not self.ending_signal:
                 return None
             from signal import Signals
@@ -5832,14 +5832,14 @@ else:
             self.send_signal(signal.SIGKILL)
 
         def has_python_child(self):
-            """Whether it has started a Python: not by a mere fork, nor as a helper of multiprocessing."""
+            """Whether it has started another Python, not just a fork or a helper of multiprocessing."""
             own = _LINUX and _read_proc(str(self.pid), 'cmdline')
             children = [each for each in _Process.all() if each.parent == self.pid and not each.ends_by_itself()]
             pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
             return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
         def kill_children(self):
-            """Kill its descendants: it was never the app."""
+            """Kill all descendants of a standby, which has never run the app."""
             parents = {process.pid: process.parent for process in _Process.all()}
             for pid in parents:
                 if self.pid in _Process.ancestors(pid, parents):
@@ -5849,7 +5849,7 @@ else:
                         pass  # it has just ended
 
     class _Process:
-        """A line of the system's table of processes."""
+        """A row of the system's process table."""
 
         def __init__(self, pid, parent, group, state, name):
             self.pid, self.parent, self.group, self.state, self.name = int(pid), int(parent), int(group), state, name
@@ -5864,7 +5864,7 @@ else:
 
         @classmethod
         def all(cls, pids=None):
-            """These processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`; off Linux from `ps`."""
+            """Return these processes or all, from /proc/PID/stat: `PID (NAME) STATE PPID PGRP ...`, or from `ps`."""
             if not _LINUX:
                 import subprocess
 
@@ -5882,15 +5882,15 @@ else:
             return found
 
         def ends_by_itself(self):
-            """Whether it does so already, or is a helper of multiprocessing, which cleans up once it is alone."""
-            command = _read_proc(str(self.pid), 'cmdline')  # which a process that ends loses first
+            """Whether a process is exiting already, or is a helper of multiprocessing, which exits once it is alone."""
+            command = _read_proc(str(self.pid), 'cmdline')  # an exiting process loses this first
             if b'multiprocessing.forkserver' in command:  # it ends after its children
                 return not any(each.parent == self.pid for each in _Process.all())
             return (_LINUX and not command) or b'multiprocessing.resource_tracker' in command
 
         @staticmethod
         def ancestors(pid, parents):
-            """Return the pids above a process; `parents` maps pids to those of their parents, maybe in a circle."""
+            """Return the pids above a process; `parents` maps pids to parent pids, which may form a circle."""
             found = []
             while pid in parents and parents[pid] not in found:
                 pid = parents[pid]
@@ -5901,13 +5901,13 @@ else:
         """Ends descendants that have outlived their worker, unless in a group of their own: politely, then by force."""
 
         def __init__(self, worker, reaper, known, interval):
-            self.names = []  # of what it has asked to end
+            self.names = []  # of the processes that were asked to end
             self.used_force = False
             self.kill_at = None
             self._groups = {os.getpgrp(), worker.group}
             self._reaper, self._known, self._interval = reaper, known, interval
             self._children = worker.children
-            self._first_pids = None  # of those left at once; a forkserver's children, which look like it, come later
+            self._first_pids = None  # of the first poll; a forkserver's children, which look like it, come later
 
         def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
@@ -5942,7 +5942,7 @@ else:
 # -------------------------------------------------------------------------------------------------- names of hupper 1.x
 
 
-# `hupper.reloader` and the like are this module too: there programs for hupper 1.x look for the names.
+# Programs for hupper 1.x import names from `hupper.reloader` and the like, which are this module too.
 if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
     for _name in ('cli', 'interfaces', 'logger', 'polling', 'reloader', 'utils', 'watchdog', 'worker'):
         sys.modules['hupper.' + _name] = globals()[_name] = sys.modules['hupper']
@@ -5951,7 +5951,7 @@ if getattr(sys.modules.get('hupper'), '__dict__', None) is globals():
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; `args` is sys.argv[1:] if not given. Return the status, or leave by `sys.exit` with it."""
+    """Run the command line; `args` is sys.argv[1:] if not given. Return the status, or call `sys.exit` with it."""
     try:
         options, rest = _parse_options(sys.argv[1:] if args is None else list(args))
         checks = {'reload_interval': _seconds, 'shutdown_interval': _seconds, 'stop_signal': _stop_signal}
@@ -5965,7 +5965,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except ValueError as error:
         DefaultLogger(LogLevel.INFO).info('hupper: error: ' + ' '.join(str(error).split()))
         return 2
-    if _find_proxy(reloader.logger):  # be the program, without a monitor
+    if _find_proxy(reloader.logger):  # become the program, without a monitor
         target = reloader.target
         module = ['-m'] if target.kind == 'module' else []
         _exec([sys.executable, *(target.options or ()), *module, target.name, *target.args])
