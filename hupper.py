@@ -3856,10 +3856,11 @@ class _Pollable:
 
 
 class PollingFileMonitor(_Pollable, IFileMonitor):
-    """Looks at every file again and again: works everywhere, and costs up to 1 % of a core.
+    """Looks at every file again and again: works everywhere, and costs about 1 % of a core.
 
-    The pause after a look is 100 times as long as the look, at least 0.1 s and at most `interval`. Our other monitors
-    derive from this one. For programs without our loop, `start` makes a thread that calls `callback(path)`.
+    The pause after a look is 100 times as long as the look, at least 0.1 s and at most `interval`; a look that takes
+    over a hundredth of `interval` costs more. Our other monitors derive from this one. For programs without our loop,
+    `start` makes a thread that calls `callback(path)`.
     """
 
     _SHORTEST_PAUSE = 0.1
