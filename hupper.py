@@ -2918,6 +2918,11 @@ class _SourceImports:
         return names
 
 
+def _is_being_imported(name):
+    spec = (_attribute(sys.modules.get(name), '__dict__', type(sys)) or {}).get('__spec__')
+    return _spec_attributes(spec).get('_initializing') is True
+
+
 @_hide_from_tracebacks
 class _ImportRecorder:
     """In a worker: reports the installed modules that it imports, and its changes of os.environ before each.
@@ -2979,8 +2984,7 @@ class _ImportRecorder:
         if name not in sys.modules:
             self._handshake.send('module-gone', name)  # it has failed, or has removed itself
             return False
-        spec = (_attribute(sys.modules[name], '__dict__', type(sys)) or {}).get('__spec__')
-        return _spec_attributes(spec).get('_initializing') is True
+        return _is_being_imported(name)
 
     def _loader_functions(self):
         names = 'create_module', 'exec_module', 'get_code', 'source_to_code'
@@ -3026,7 +3030,8 @@ class _Preloader:
         self._refused = refused  # packages
         self._argv0 = argv0
         self._original_environ = {}  # name -> (value before we set it, our value)
-        self._streams = []  # (stream, how it was buffered)
+        self._streams = []  # (stream, its raw stream)
+        self._output = []  # (function that writes, data)
 
     def run(self, is_start_due):
         """Import all modules, even if some fail; stop early if the worker is to start."""
@@ -3063,7 +3068,7 @@ class _Preloader:
 
         self._handshake.send('preload', name)
         self._set_environ(environ)
-        self._failure = None
+        self._failure, self._concerned = None, set()
         try:
             import_module(name)
         except BaseException as error:
@@ -3077,8 +3082,10 @@ class _Preloader:
         if self._failure:
             self._begun.clear()
             self.has_failed = True
-            self._refused.append(name)
-            self._handshake.send('preload-failed', name, self._failure[:500].replace('\0', ''))
+            for each in {name: None, **dict.fromkeys(self._concerned)}:  # else these fail one by one, in later standbys
+                self._refused.append(each)
+                sys.modules.pop(each, None)  # it may have caught that: what imports it is to fail as well
+                self._handshake.send('preload-failed', each, self._failure[:500].replace('\0', ''))
 
     def find_spec(self, name, path=None, target=None):
         """Find what an import would find, or refuse it, so that the import that needs it fails."""
@@ -3088,6 +3095,7 @@ class _Preloader:
             why = self._obstacle(name, spec)
             if why:
                 self._failure = why
+                self._concerned.update(filter(_is_being_imported, self._must_stay - {name}))
                 raise ImportError(why, name=name)
             if spec.has_location:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))
@@ -3143,19 +3151,27 @@ class _Preloader:
             os.environ[name] = value
 
     def _hold_output(self):
-        """Buffer what the imports print; the start flushes it, and a standby that is killed prints nothing."""
+        """Keep what the imports print, flushed or not, until the start; a standby that is killed prints nothing."""
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, 'reconfigure'):
-                modes = {'line_buffering': stream.line_buffering, 'write_through': stream.write_through}
-                self._streams.append((stream, modes))
-                stream.reconfigure(line_buffering=False, write_through=False)
+            raw = getattr(stream, 'buffer', None)
+            raw = getattr(raw, 'raw', raw)
+            if raw:
+                raw.write = lambda data, write=raw.write: self._output.append((write, bytes(data))) or len(data)
+                self._streams.append((stream, raw))
 
     def release_output(self):
-        for stream, modes in self._streams:
+        for stream, raw in self._streams:
             try:
-                stream.reconfigure(**modes)
+                stream.flush()
+            except ValueError:
+                pass  # an import has closed it
+            del raw.write
+        for write, data in self._output:
+            try:
+                while data:
+                    data = data[write(data) or len(data) :]
             except (OSError, ValueError):
-                pass  # its reader is gone, or an import has closed it
+                pass  # its reader is gone
 
 
 # ------------------------------------------------------------------------------------------------------------- channel

@@ -9602,6 +9602,24 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     @only_full
+    def test_who_catches_that_the_project_is_imported(self):
+        """What is left out is found in one go, also where a package on the way has caught that: Django's settings."""
+        for name, text in ('a', 'import b'), ('b', 'import c'), ('c', 'try: import settings\nexcept ImportError: pass'):
+            self.install(f'{name}.py', text)
+        self.install('d.py', 'import c')
+        self.install('lib.py', '')
+        self.write('settings.py', '')
+        body = 'import a, d, lib'
+        self.write_app(1, body)
+        monitor = self.start_preloaded()
+        for name in 'abc':
+            self.assertIn(f'{name} is not preloaded: settings leads into the project.', monitor.text())
+        self.assertIn('d is not preloaded: c is left out.', monitor.text())
+        self.assertIn('Preloaded 1 modules', monitor.text())
+        self.save(monitor, 2, 'preloaded', body, standby=False)
+        monitor.stop()
+
+    @only_full
     def test_three_failures(self):
         """Then nothing is preloaded any more, and one line says why."""
         self.install('lib.py', '')
@@ -9684,9 +9702,8 @@ class Preload(EnvironmentCase):
 
     def test_output_waits(self):
         """What an import prints comes with the start, and that of a standby that is never started does not come."""
-        is_flushed = sys.version_info >= (3, 9) and sys.implementation.name == 'cpython'
-        stream = 'stderr' if is_flushed else 'stdout'
-        self.install('lib.py', f'import sys\nprint("lib says so")\nprint("lib warns", file=sys.{stream})')
+        text = 'import logging\nprint("lib says so", flush=True)\nlogging.getLogger("lib").warning("lib warns")'
+        self.install('lib.py', text)
         self.write_app()
         monitor = self.start_preloaded()
         self.assertEqual((monitor.count('lib says so'), monitor.count('lib warns')), (1, 1))
