@@ -3082,7 +3082,7 @@ class _Preloader:
         if self._failure:
             self._begun.clear()
             self.has_failed = True
-            for each in {name: None, **dict.fromkeys(self._concerned)}:  # else these fail one by one, in later standbys
+            for each in [name, *sorted(self._concerned - {name})]:  # else these fail one by one, in later standbys
                 self._refused.append(each)
                 sys.modules.pop(each, None)  # it may have caught that: what imports it is to fail as well
                 self._handshake.send('preload-failed', each, self._failure[:500].replace('\0', ''))
@@ -3120,7 +3120,8 @@ class _Preloader:
             return f'{name} is left out'
         if not all(_is_installed(place) for place in places):
             return f'{name} leads into the project'
-        if name in self._paths and self._paths[name] != spec.origin:
+        has_replaced_itself = name in self._begun  # by an extension module of its name, as cv2 does
+        if self._paths.get(name, spec.origin) != spec.origin and not has_replaced_itself:
             return f'{name} was not imported from {spec.origin} in the last run'
 
     @staticmethod

@@ -9268,6 +9268,15 @@ class PreloadParts(unittest.TestCase):
         with self.assertRaisesRegex(TypeError, "not 'numpy': put it in a list"):
             hupper.Reloader('a.b', None, hupper.SilentLogger(), preload_except='numpy')
 
+    def test_package_that_puts_an_extension_in_its_place(self):
+        """It may come from elsewhere than the package, whose name it has: cv2."""
+        spec = importlib.machinery.ModuleSpec('lib', None, origin='/site/lib/lib.so')
+        preloader = hupper._Preloader(mock.Mock(), [('lib', '/site/lib/__init__.py', {}, False)], [], '')
+        with mock.patch.object(hupper, '_is_installed', return_value=True):
+            self.assertIn('was not imported from', preloader._obstacle('lib', spec))
+            preloader.note({'name': 'lib'})
+            self.assertIsNone(preloader._obstacle('lib', spec))
+
 
 @in_each_mode(*MODES)
 class Preload(EnvironmentCase):
