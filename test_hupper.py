@@ -3,15 +3,15 @@
 """Tests of hupper.py: real monitors run real apps in temporary folders.
 
     python test_hupper.py                     all tests, several at a time
-    python test_hupper.py -v -k rename        as any unittest program; so does
-    python -m pytest test_hupper.py           pytest, if you have it
+    python test_hupper.py -v -k rename        with the usual options of unittest
+    python -m pytest test_hupper.py           with pytest, if you have it
 
-Nothing has to be installed. What needs something that is absent (the package watchdog, Linux, root, git) is skipped by
-name. A test never sleeps in the hope that something has happened: it waits for the event, LIMIT seconds at most.
+No package is needed. Tests that need something absent (the package watchdog, Linux, root, git) are skipped and say so.
+A test never sleeps in the hope that something has happened: it waits for the event, for at most LIMIT seconds.
 
-    HUPPER_TEST_FULL=1        also the long ways round, and each test on every backend in both modes
-    HUPPER_TEST_JOBS=N        tests at a time
-    HUPPER_TEST_PATIENCE=N    multiplies every limit, for slow machines
+    HUPPER_TEST_FULL=1        also run slow variants, and each test on every backend in both modes
+    HUPPER_TEST_JOBS=N        number of tests at a time
+    HUPPER_TEST_PATIENCE=N    multiply every limit, for slow machines
     HUPPER_TEST_ROUNDS=N, HUPPER_TEST_SEED=N    length and seed of the random sequences
 
 Sections, in this order: harness; pure parts; command line; API; never miss (ways of saving); trees, backends, storms;
@@ -55,31 +55,31 @@ import hupper
 HERE = os.path.dirname(os.path.abspath(__file__))
 FULL = os.environ.get('HUPPER_TEST_FULL', '') not in ('', '0')
 LIMIT = 30 * float(os.environ.get('HUPPER_TEST_PATIENCE', 1))  # seconds to wait for anything
-ROUNDS = int(os.environ.get('HUPPER_TEST_ROUNDS') or (50 if FULL else 4))  # of the random sequences
+ROUNDS = int(os.environ.get('HUPPER_TEST_ROUNDS') or (50 if FULL else 4))  # length of the random sequences
 SEED = int(os.environ.get('HUPPER_TEST_SEED') or time.time_ns() % 1_000_000)
 LINUX = sys.platform.startswith('linux')
 WINDOWS = sys.platform == 'win32'
 
 # --- harness -----------------------------------------------------------------
 
-RAN = collections.Counter()  # (backend, mode) as seen in real monitors -> how many
-# How most tests call the command line; in the short run the way that does not compile all of hupper.py each time.
+RAN = collections.Counter()  # (backend, mode) that real monitors used -> how many did
+# How most tests call the command line; the short run does not compile all of hupper.py each time.
 HUPPER = ['hupper.py'] if FULL else ['-m', 'hupper']
-# The end of an app that goes on running. Short naps: Python itself, now and then, takes notice of a signal that came
-# just before a sleep only after it.
+# The end of an app that keeps running. It takes short naps because Python sometimes handles a signal that arrives
+# just before a sleep only after the sleep.
 IDLE = 'import time\nwhile True: time.sleep(0.1)\n'
-POLITE, STOPPED, KILLED = 'SIGTERM', {143}, {137}  # the signal of a polite stop, and the statuses of a worker's end
-if WINDOWS:  # where a stop is a Ctrl-C, of which Python tells by a traceback
+POLITE, STOPPED, KILLED = 'SIGTERM', {143}, {137}  # the signal for a polite stop, and the exit statuses of a worker
+if WINDOWS:  # a stop is a Ctrl-C there, for which Python prints a traceback
     import msvcrt
 
     IDLE = 'import time\ntry:\n    while True: time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(1)\n'
-    POLITE, STOPPED, KILLED = 'SIGINT', {1, 130, 0xC000013A}, {1}  # 130: before its app had begun
+    POLITE, STOPPED, KILLED = 'SIGINT', {1, 130, 0xC000013A}, {1}  # 130: stopped before its app began
 
 needs_posix = unittest.skipIf(WINDOWS, 'POSIX only')
-needs_cpython = unittest.skipIf(sys.implementation.name != 'cpython', 'PyPy differs from CPython in this by itself')
+needs_cpython = unittest.skipIf(sys.implementation.name != 'cpython', 'PyPy itself differs from CPython here')
 needs_linux = unittest.skipUnless(LINUX, 'Linux only')
 needs_root = unittest.skipUnless(hasattr(os, 'geteuid') and os.geteuid() == 0, 'root only')
-FORKS = LINUX and sys.implementation.name == 'cpython'  # how the command line makes its workers
+FORKS = LINUX and sys.implementation.name == 'cpython'  # whether the command line forks its workers
 only_full = unittest.skipUnless(FULL, 'only with HUPPER_TEST_FULL=1')
 
 
@@ -88,7 +88,7 @@ def needs_program(name):
 
 
 def environment(**changes):
-    """This process's environment without what steers Python or hupper; a change to None removes a variable."""
+    """Return this process's environment without variables for Python or hupper; a change to None removes a variable."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(('PYTHON', 'HUPPER_', 'COVERAGE_'))}
     if os.environ.get('HUPPER_TEST_PRELOAD'):
         env['HUPPER_PRELOAD'] = '1'
@@ -96,8 +96,8 @@ def environment(**changes):
     return {name: value for name, value in env.items() if value is not None}
 
 
-def wait_until(condition, message='it did not come true', limit=None):
-    """Return the first true value of condition(); after the limit fail with the message (text, or a function's)."""
+def wait_until(condition, message='the condition did not become true', limit=None):
+    """Return the first true value of condition(); at the limit, fail with the message (a text or a function)."""
     deadline = time.monotonic() + (limit or LIMIT)
     while True:
         value = condition()
@@ -109,7 +109,7 @@ def wait_until(condition, message='it did not come true', limit=None):
 
 
 def patient(function):
-    """Try again: on Windows a file can't be moved or removed while anybody has it open, as an import has."""
+    """Retry on Windows, which can't move or remove a file while a process has it open, for an import, for example."""
 
     def wrapper(*args):
         deadline = time.monotonic() + LIMIT
@@ -117,7 +117,7 @@ def patient(function):
             try:
                 return function(*args)
             except OSError as error:
-                in_use = error.errno in (errno.EACCES, errno.EEXIST, errno.ENOTEMPTY)  # the last two: being removed
+                in_use = error.errno in (errno.EACCES, errno.EEXIST, errno.ENOTEMPTY)  # the last two: during a removal
                 if not WINDOWS or not in_use or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -126,7 +126,7 @@ def patient(function):
 
 
 def free_port():
-    """A port that nobody listens on, and none that the system takes for a client, or gives away as a free one."""
+    """Return a free port outside the range that the system assigns to clients or as free."""
     while True:
         port = random.SystemRandom().randrange(10_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as sock:
@@ -135,9 +135,9 @@ def free_port():
 
 
 def unlink(path):
-    """On Windows the name is there for as long as somebody has the file open, be it for os.stat().
+    """Remove a file; on Windows, wait until its name is gone, which takes until every process has closed the file.
 
-    What is written to it in the meantime goes with it, in Wine.
+    In Wine, what is written to the name meanwhile is lost.
     """
     os.remove(path)
     folder, name = os.path.split(os.path.abspath(path))
@@ -150,7 +150,7 @@ replace, rename, remove, link, rmtree = map(patient, (os.replace, os.rename, unl
 
 
 def flood(folder, limit):
-    """Cause more than `limit` events in a folder, two by each renaming, of files that do not count."""
+    """Cause more than `limit` events in a folder, two per rename, with files that are ignored."""
     names = [os.path.join(folder, name) for name in ('flood~', 'back~')]
     put(names[0], '')
     for _ in range(limit // 4 + 10):
@@ -160,7 +160,7 @@ def flood(folder, limit):
 
 
 def copy(path, to):
-    """Like shutil.copy2, which calls on Windows what Wine 8 does not have."""
+    """Like shutil.copy2, which on Windows calls a function that Wine 8 lacks."""
     shutil.copyfile(path, to)
     shutil.copystat(path, to)
 
@@ -176,7 +176,7 @@ def symlink(target, link, **options):
 
 
 class Project:
-    """A temporary folder with a copy of hupper.py and its bytecode in it, and one of its own for temporary files."""
+    """A temporary folder with a copy of hupper.py and its bytecode, and a second one for temporary files."""
 
     FILES = [hupper.__file__, hupper.__spec__.cached]
 
@@ -189,13 +189,13 @@ class Project:
             new = os.path.join(self.folder, os.path.relpath(path, HERE))
             os.makedirs(os.path.dirname(new), exist_ok=True)
             copy(path, new)
-        atexit.register(self.remove)  # for Ctrl-C: unittest does no cleanup then
+        atexit.register(self.remove)  # for Ctrl-C, after which unittest does no cleanup
 
     def path(self, name):
         return os.path.join(self.folder, *name.split('/'))
 
     def write(self, name, content, save=None):
-        """Save a file by one of SAVES, else by renaming one from outside the project; folders are made."""
+        """Save a file by one of SAVES, or by renaming one from outside the project onto it; make its folders."""
         path = self.path(name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         (save or self._put)(path, textwrap.dedent(content) if isinstance(content, str) else content)
@@ -211,11 +211,11 @@ class Project:
             return file.read()
 
     def environment(self, **changes):
-        """TMPDIR is ours: it keeps temporary files together and marks every process of this project."""
+        """Return an environment with our TMPDIR, which holds temporary files and marks this project's processes."""
         return environment(**{'TMPDIR': self.tmp, **changes})
 
     def run(self, *command, **options):
-        """Run a command to its end; the result has returncode, stdout and stderr as text."""
+        """Run a command until it exits; the result has returncode, stdout and stderr as text."""
         options.setdefault('cwd', self.folder)
         options.setdefault('stdin', subprocess.DEVNULL)
         options['env'] = self.environment(**options.pop('env', {}))
@@ -226,7 +226,7 @@ class Project:
         return self.run(sys.executable, *args, **options)
 
     def processes(self):
-        """Pids of this project's processes: on Linux all that carry its TMPDIR, zombies left out."""
+        """Return the pids of this project's processes: on Linux, those with its TMPDIR, no zombies; elsewhere none."""
         mark = b'TMPDIR=' + os.fsencode(self.tmp)
         found = []
         for name in os.listdir('/proc') if LINUX else ():
@@ -250,7 +250,7 @@ class Project:
         atexit.unregister(self.remove)
 
 
-# What presses Ctrl-C in another process's console, on Windows.
+# Presses Ctrl-C in another process's console, on Windows.
 CTRL_C = """
 import ctypes, sys
 console = ctypes.WinDLL('kernel32')
@@ -262,18 +262,18 @@ console.GenerateConsoleCtrlEvent(0, 0)
 
 
 class Monitor:
-    """A running monitor. Its output is collected line by line; whatever fails shows all of it."""
+    """A running monitor. It collects the output line by line; each failure shows all of it."""
 
     def __init__(self, project, *command, **options):
         """Start a command in the project's folder. options: those of Popen; env holds changes to the environment."""
         self.project = project
-        self.lines = []  # of (stream, line), stream being 'out' or 'err'
+        self.lines = []  # (stream, line); stream is 'out' or 'err'
         self.seen = None  # (backend, mode)
         self._news = threading.Condition()
         options.setdefault('cwd', project.folder)
         options.setdefault('stdin', subprocess.DEVNULL)
         if WINDOWS:
-            options.setdefault('creationflags', 0x8000000)  # CREATE_NO_WINDOW: a console of its own
+            options.setdefault('creationflags', 0x8000000)  # CREATE_NO_WINDOW: its own console
         else:
             options.setdefault('start_new_session', True)
         options['env'] = project.environment(**options.pop('env', {}))
@@ -294,18 +294,18 @@ class Monitor:
             self._news.notify_all()
 
     def mark(self):
-        """The number of lines so far, for wait_for(..., after=mark)."""
+        """Return the number of lines so far, for wait_for(..., after=mark)."""
         return len(self.lines)
 
     def text(self, stream=None, after=0):
         return ''.join(line + '\n' for name, line in self.lines[after:] if stream in (None, name))
 
     def count(self, what):
-        """How many lines have the text or match the compiled pattern."""
+        """Return how many lines contain the text or match the compiled pattern."""
         return sum(1 for _, line in self.lines if _find(what, line))
 
     def wait_for(self, what, after=0, count=1, limit=None):
-        """Wait until count lines since the mark have the text (or match the pattern); return the last (or match)."""
+        """Wait until `count` lines after the mark have the text (or match the pattern); return the last (or match)."""
         deadline = time.monotonic() + (limit or LIMIT)
         with self._news:
             while True:
@@ -313,14 +313,14 @@ class Monitor:
                 if len(found) >= count:
                     break
                 if time.monotonic() > deadline or not any(reader.is_alive() for reader in self._readers):
-                    self.fail(f'{getattr(what, "pattern", what)!r} did not come', after)
+                    self.fail(f'{getattr(what, "pattern", what)!r} did not appear', after)
                 self._news.wait(0.1)
         self._look()
         return found[count - 1]
 
     def fail(self, message, after=0):
         status = self.process.poll()
-        ended = 'running' if status is None else f'ended with status {status}'
+        ended = 'running' if status is None else f'exited with status {status}'
         lines = [f'  {"*" if i >= after else " "} {name}: {line}\n' for i, (name, line) in enumerate(self.lines)]
         raise AssertionError(f'{message}; the monitor {self.pid} ({ended}) wrote:\n' + ''.join(lines))
 
@@ -336,16 +336,16 @@ class Monitor:
         return [int(pid) for pid in re.findall(r'(?m)^Starting monitor for PID (\d+)\.$', self.text('err'))]
 
     def check_workers(self, number):
-        """There have been so many workers, not more."""
+        """Check that there have been exactly this many workers."""
         if len(self.workers) != number:
             self.fail(f'{len(self.workers)} workers rather than {number}')
 
     def wait_start(self, number):
-        """Wait for the worker of that number, counted from 1."""
+        """Wait for the worker with this number, counted from 1."""
         self.wait_for('Starting monitor for PID ', count=number)
 
     def _look(self):
-        """Note which backend and mode this monitor really uses, by what the system tells of it at the moment."""
+        """Record which backend and mode this monitor really uses, as the system shows them now."""
         if self.workers and self.text('out'):
             with contextlib.suppress(OSError):
                 self.seen = _backend(self), _mode(self)
@@ -357,17 +357,17 @@ class Monitor:
             self.process.send_signal(signum)
 
     def wait(self, limit=None):
-        """Wait for the monitor's end, return its status."""
+        """Wait until the monitor exits; return its status."""
         try:
             status = self.process.wait(limit or LIMIT)
         except subprocess.TimeoutExpired:
-            self.fail('the monitor did not end')
+            self.fail('the monitor did not exit')
         for reader in self._readers:
             reader.join(LIMIT)
         return status
 
     def stop(self, signum=signal.SIGTERM):
-        """Stop the monitor politely, check that nothing is left; return the status."""
+        """Stop the monitor politely; check that no process is left; return the status."""
         if self.process.poll() is None:
             self.send(signum)
         status = self.wait()
@@ -420,7 +420,7 @@ def _mode(monitor):
 
 
 class Case(unittest.TestCase):
-    """A test with a project; the monitors it starts are gone after it."""
+    """A test with a project; the monitors that it starts are killed at the end."""
 
     def setUp(self):
         self.project = Project()
@@ -434,17 +434,17 @@ class Case(unittest.TestCase):
         return monitor
 
     def hupper(self, *args, **options):
-        """Start `python hupper.py ARGS`, quick to reload unless told."""
+        """Start `python hupper.py ARGS`, with a short reload interval by default."""
         return self.start(sys.executable, *HUPPER, '--reload-interval', '0.2', *args, **options)
 
     def wait_for_standby(self, monitor, mode):
-        """Wait until the next worker is there too, where that can be told; a fork is made only when it is needed."""
+        """On Linux, wait until the standby exists too; in mode 'fork' there is none until it is needed."""
         number = 2 if mode == 'fork' else 3
         if LINUX:
             wait_until(lambda: len(self.project.processes()) == number, lambda: monitor.fail('there is no standby'))
 
     def write_app(self, value=1, name='app.py'):
-        """An app of two modules that says `app VALUE` and goes on running."""
+        """Write an app of two modules that prints `app VALUE` and keeps running."""
         self.write('mod.py', f'VALUE = {value!r}\n')
         self.write(name, 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
 
@@ -459,13 +459,13 @@ class Case(unittest.TestCase):
         replace(path + '.tmp', path)
 
     def check_reload(self, monitor, value=1):
-        """The app says its value, and the next one after a save of mod.py."""
+        """The app prints its value, and the new value after a save of mod.py."""
         monitor.wait_for(f'app {value}')
         self.write_value(value + 10)
         monitor.wait_for(f'app {value + 10}')
 
 
-# Long ways round, and what hardly depends on the backend: in the short run on one alone.
+# For slow tests, and for tests that hardly depend on the backend: the short run uses only one.
 LONG = ('inotify', 'polling', 'watchdog') if FULL else ('inotify',) if LINUX else ('polling',)
 
 
@@ -515,9 +515,9 @@ if FULL:
 
 
 def on_each_backend(cls=None, *, backends=('inotify', 'polling', 'watchdog'), modes=('cli', 'api'), full=FULL):
-    """Class decorator: replace a BackendCase by one TestCase per backend and mode, named ThisInotifyCli and so on.
+    """Class decorator: replace a BackendCase by a TestCase per backend and mode, named ThisInotifyCli and so on.
 
-    The short run takes COMBINATIONS alone; full=True takes all of the backends and modes.
+    The short run uses only COMBINATIONS; full=True uses all backends and modes.
     """
     if cls is None:
         return lambda cls: on_each_backend(cls, backends=backends, modes=modes, full=full)
@@ -530,7 +530,7 @@ def on_each_backend(cls=None, *, backends=('inotify', 'polling', 'watchdog'), mo
     return None
 
 
-# Ways of saving: what editors and tools do to a file, each a function of a path and the new text.
+# Ways in which editors and tools save a file; each is a function of the path and the new text.
 
 SAVES = {}
 
@@ -541,7 +541,7 @@ def saving(function):
 
 
 def put(path, content, mode='w'):
-    """Write a file in place. Newlines stay as they are."""
+    """Write a file in place, without converting newlines."""
     content = content.encode('utf-8') if isinstance(content, str) else content
     with open(path, mode + 'b') as file:
         file.write(content)
@@ -554,7 +554,7 @@ def save_in_place(path, text):
 
 @saving
 def save_slowly(path, text):
-    """Truncated first, then in pieces."""
+    """Truncate the file, then write it in pieces."""
     with open(path, 'wb', buffering=0) as file:
         for part in re.findall('(?s).{1,8}', text):
             time.sleep(0.02)
@@ -563,14 +563,14 @@ def save_slowly(path, text):
 
 @saving
 def save_rename(path, text):
-    """Atomic: a new file renamed onto the name."""
+    """Rename a new file onto the name (atomic)."""
     put(path + '.tmp', text)
     replace(path + '.tmp', path)
 
 
 @saving
 def save_backup_rename(path, text):
-    """The old file becomes the backup, then the new one is renamed to the name."""
+    """Rename the old file to a backup, then the new file to the name."""
     put(path + '.new', text)
     if os.path.exists(path):
         replace(path, path + '.bak')
@@ -579,7 +579,7 @@ def save_backup_rename(path, text):
 
 @saving
 def save_vim(path, text):
-    """Probe the folder with a file 4913, move the old file to `name~`, write the name anew, remove the backup."""
+    """Probe the folder with a file 4913, rename the old file to `name~`, write a new one, remove the backup."""
     probe = os.path.join(os.path.dirname(path), '4913')
     put(probe, '')
     remove(probe)
@@ -593,7 +593,7 @@ def save_vim(path, text):
 
 @saving
 def save_pycharm(path, text):
-    """Safe write: the new text beside it, the old file away, the new one onto the name."""
+    """Safe write: write the new text beside the file, rename the old file away, rename the new one to the name."""
     put(path + '___jb_tmp___', text)
     if os.path.exists(path):
         replace(path, path + '___jb_old___')
@@ -604,7 +604,7 @@ def save_pycharm(path, text):
 
 @saving
 def save_emacs(path, text):
-    """A lock link `.#name` that points nowhere, a backup `name~` by renaming, then the name written anew."""
+    """Make a dangling lock link `.#name`, rename the old file to the backup `name~`, then write a new file."""
     folder, name = os.path.split(path)
     lock = os.path.join(folder, '.#' + name)
     with contextlib.suppress(OSError):  # Windows may not allow links
@@ -618,7 +618,7 @@ def save_emacs(path, text):
 
 @saving
 def save_vscode(path, text):
-    """In place, opened without truncation, cut to the length at the end."""
+    """Write in place without truncating first; cut to the new length at the end."""
     if not os.path.exists(path):
         put(path, '')
     with open(path, 'r+b') as file:
@@ -628,7 +628,7 @@ def save_vscode(path, text):
 
 @saving
 def save_hard_link(path, text):
-    """The name is unlinked, then links to a new file."""
+    """Unlink the name, then link it to a new file."""
     put(path + '.new', text)
     with contextlib.suppress(FileNotFoundError):
         remove(path)
@@ -645,7 +645,7 @@ def save_delete_create(path, text):
 
 @saving
 def save_symlink(path, text):
-    """The name is a link, which is switched to another file."""
+    """Switch the name, a symbolic link, to another file."""
     new = f'{path}.{time.time_ns()}'
     put(new, text)
     old = os.path.realpath(path) if os.path.islink(path) else None
@@ -657,7 +657,7 @@ def save_symlink(path, text):
 
 @saving
 def save_config_map(path, text):
-    """As Kubernetes does it: the name leads through a linked folder, and that link is switched."""
+    """Save as Kubernetes does: the name leads through a linked folder, and that link is switched."""
     folder, name = os.path.split(path)
     new, data = os.path.join(folder, f'..{time.time_ns()}'), os.path.join(folder, '..data')
     old = os.path.realpath(data) if os.path.islink(data) else None
@@ -685,7 +685,7 @@ def save_delete_pause_create(path, text):
 
 @saving
 def save_away_and_back(path, text):
-    """Moved to another folder, written there, moved back."""
+    """Move the file to another folder, write it there, move it back."""
     folder, name = os.path.split(path)
     away = os.path.join(os.path.dirname(folder), f'away-{name}')
     if os.path.exists(path):
@@ -698,23 +698,23 @@ def save_away_and_back(path, text):
 
 @saving
 def save_older(path, text):
-    """A file that is years older takes the name."""
+    """Replace the file by one that is years older."""
     put(path + '.tmp', text)
-    when = 1_000_000_000 + time.monotonic_ns() // 1_000_000 % 100_000_000  # never twice the same
+    when = 1_000_000_000 + time.monotonic_ns() // 1_000_000 % 100_000_000  # never the same twice
     os.utime(path + '.tmp', (when, when))
     replace(path + '.tmp', path)
 
 
 @saving
 def save_same_time(path, text):
-    """Another file with the time of the old one, and its size if the text is as long: only the inode tells."""
+    """Replace the file by one with the same time, and the same size if the text is as long: only the inode differs."""
     put(path + '.tmp', text)
     if os.path.exists(path):
         os.utime(path + '.tmp', ns=(0, os.stat(path).st_mtime_ns))
     replace(path + '.tmp', path)
 
 
-if WINDOWS:  # links are not for everybody there
+if WINDOWS:  # not every user may make links there
     del SAVES['symlink'], SAVES['config_map']
 
 
@@ -722,10 +722,10 @@ if WINDOWS:  # links are not for everybody there
 
 
 class Schedule(unittest.TestCase):
-    """When changes lead to a start: on a clock of numbers."""
+    """When changes cause a start, with simulated time."""
 
     def run_through(self, changes, interval=1.0, started=-100.0, settle=0):
-        """The times of all starts for changes at these times."""
+        """Return the times of all starts that changes at these times cause."""
         schedule = hupper._Schedule(interval)
         schedule.note_start(started)
         starts, changes = [], sorted(changes)
@@ -751,25 +751,25 @@ class Schedule(unittest.TestCase):
         self.assertEqual(self.run_through([5.03], started=5, interval=0.05), [5.05])
 
     def test_quick_saves(self):
-        """Five saves, 0.4 s apart: none waits longer than for quiet."""
+        """Five saves, 0.4 s apart: each waits only for a moment of quiet."""
         saves = [5, 5.4, 5.8, 6.2, 6.6]
         self.assertEqual(self.run_through(saves), [5, 5.5, 5.9, 6.3, 6.7])
         self.assertEqual(self.run_through(saves, started=4.9), [5.1, 5.5, 5.9, 6.3, 6.7])
 
     def test_the_bucket_is_empty(self):
-        """Then a change waits until an interval after the last start; later the bucket is full again."""
+        """After a burst, a change waits until an interval after the last start; later, another burst is allowed."""
         saves = [5 + 0.2 * i for i in range(7)]
         self.assertEqual(self.run_through([*saves, 30, 30.4]), [5, 5.3, 5.5, 5.7, 5.9, 6.1, 7.1, 30, 30.5])
 
     def test_a_checkout_costs_two_starts(self):
-        """300 files over half a second: the last start comes after the last file."""
+        """300 files within half a second: the last start comes after the last file."""
         files = [5 + 0.5 * i / 300 for i in range(300)]
         starts = self.run_through(files)
         self.assertLessEqual(len(starts), 2)
         self.assertGreaterEqual(starts[-1], files[-1])
 
     def test_cancelled(self):
-        """After a save that does not parse the next one is judged anew, and from its own beginning."""
+        """After a save that does not parse, the next change is judged independently of it."""
         schedule = hupper._Schedule(1)
         schedule.note_change(5)
         schedule.cancel()
@@ -804,7 +804,7 @@ class Schedule(unittest.TestCase):
 
 
 class LoopGuard(unittest.TestCase):
-    """When a change is held because the app causes its own reloads: on a clock of numbers."""
+    """When a change is held because the app causes its own reloads, with simulated time."""
 
     def setUp(self):
         self.guard = hupper._LoopGuard(1)
@@ -812,7 +812,7 @@ class LoopGuard(unittest.TestCase):
         self.guard.note_start(0, {})
 
     def boot(self, *paths, late=()):
-        """A worker boots in 0.1 s, in which these paths change; a start follows. Return the longest hold."""
+        """Boot for 0.1 s while `paths` change, then change `late` ones and start again. Return the longest hold."""
         holds = [self.guard.hold(path, self.now + 0.05, False) for path in paths]
         self.guard.note_boot(self.now + 0.1)
         self.now += 2
@@ -835,7 +835,7 @@ class LoopGuard(unittest.TestCase):
         self.assertEqual(self.guard.hold('app.lock', self.now + 1.2, False), 0)
 
     def test_a_source_is_not_held_for_others(self):
-        """Unless it has caused a start of the streak itself: then for two intervals at most."""
+        """A source is held only if it has caused a start of the streak itself, and then for two intervals at most."""
         for _ in range(8):
             self.boot('app.lock')
         self.assertEqual(self.guard.hold('app.py', self.now + 0.05, True), 0)
@@ -862,7 +862,7 @@ class LoopGuard(unittest.TestCase):
         self.assertGreater(self.guard.hold('app.lock', self.now + 0.02, False), 1)
 
     def test_the_window_begins_with_the_boot(self):
-        """However long that takes."""
+        """Changes during a boot count, however long the boot takes."""
         self.assertEqual([self.guard.hold('x', 1000 * i, False) for i in range(3)], [0, 0, 0])
         for _ in range(5):
             self.guard.hold('x', self.now + 30, False)
@@ -872,7 +872,7 @@ class LoopGuard(unittest.TestCase):
 
 
 class Parts(unittest.TestCase):
-    """Functions without surroundings."""
+    """Functions and classes by themselves."""
 
     def test_glob(self):
         monitor = hupper.PollingFileMonitor(print)
@@ -907,7 +907,7 @@ class Parts(unittest.TestCase):
                 self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
 
     def test_gone_again(self):
-        """A file that comes and goes is no change, unless it was there at the worker's start, or somebody names it."""
+        """A file that comes and goes is no change, unless it existed at the worker's start or is watched by name."""
         project = Project()
         self.addCleanup(project.remove)
         monitor = hupper.PollingFileMonitor(print)
@@ -925,7 +925,7 @@ class Parts(unittest.TestCase):
             self.assertFalse(monitor.is_undone(path))
 
     def test_monitors_with_a_thread(self):
-        """As programs for hupper 1.x use them: a callback, and start(), stop(), join()."""
+        """Monitors as programs for hupper 1.x use them: with a callback, start(), stop() and join()."""
         project = Project()
         self.addCleanup(project.remove)
         path = project.write('file', 'old')
@@ -948,7 +948,7 @@ class Parts(unittest.TestCase):
             yield hupper.WatchdogFileMonitor
 
     def test_changes_of_any_monitor(self):
-        """Ours return them; those from elsewhere call back. A replaced file_changed sees and may keep all of them."""
+        """Our monitors return changes, foreign ones call back. A replaced file_changed sees all and may keep any."""
 
         class Foreign:
             def __init__(self, callback, **kw):
@@ -990,7 +990,7 @@ class Parts(unittest.TestCase):
                     woken.clear()
 
     def test_no_monitor_of_ours_works(self):
-        """There is none to go on with: the error comes out, once."""
+        """If there is no other monitor to fall back on, the error is raised, without a retry."""
         proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
         with mock.patch.object(hupper, '_best_monitor', mock.Mock(side_effect=RuntimeError)) as factory:
             self.assertRaises(RuntimeError, proxy.open, factory, 1, lambda: None)
@@ -998,7 +998,7 @@ class Parts(unittest.TestCase):
             self.assertEqual(factory.call_count, 2)
 
     def test_ignored_change_from_elsewhere(self):
-        """A monitor that watches more than it was asked to does not reload for what is ignored."""
+        """A monitor that watches more than it was asked to causes no reload for ignored paths."""
         proxy = hupper.FileMonitorProxy(hupper.SilentLogger(), ['*.log'])
         proxy.open(hupper.PollingFileMonitor, 1, lambda: None)
         for name in ('a.log', 'a.py'):
@@ -1084,7 +1084,7 @@ class Parts(unittest.TestCase):
                 hupper._stop_signal('x', value)
 
     def test_time_to_stop(self):
-        """At a reload and at the end of all."""
+        """The shutdown intervals for a reload and for the final exit."""
         for given, times in [
             ({}, (0.5, 8)),
             ({'shutdown_interval': 3}, (3, 3)),
@@ -1115,7 +1115,7 @@ class Parts(unittest.TestCase):
                 self.assertEqual(hupper._Target.second_reloader(hupper._Target('script', name, args)), advice)
 
     def test_signature_differs(self):
-        """By time, size and inode; and there is one for an absent file."""
+        """A signature depends on time, size and inode; an absent file has one, too."""
         project = Project()
         self.addCleanup(project.remove)
         path = project.write('file', 'text')
@@ -1186,13 +1186,13 @@ class Parts(unittest.TestCase):
 
 
 class Polling(unittest.TestCase):
-    """When the polling monitor looks, and what it makes of that, on a clock of ours."""
+    """When the polling monitor looks, and what it concludes, with simulated time."""
 
     def setUp(self):
         self.project = Project()
         self.addCleanup(self.project.remove)
         self.path = self.project.write('file', 'old')
-        self.now, self.cost = 1000.0, 0  # a look at one folder takes this long
+        self.now, self.cost = 1000.0, 0  # cost: how long a look at one folder takes
         clock = mock.Mock(monotonic=lambda: self.now, time_ns=time.time_ns)
         self.enter(mock.patch.object(hupper, 'time', clock))
         glances = hupper._glances
@@ -1208,7 +1208,7 @@ class Polling(unittest.TestCase):
         self.now += self.cost
 
     def step(self):
-        """Go on to the next time that the monitor wants; return what has changed."""
+        """Advance to the next time that the monitor wants; return the changes."""
         self.now = max(self.now, self.monitor.wait_until())
         self.monitor.step()
         while self.monitor.wait_until() == 0:
@@ -1216,7 +1216,7 @@ class Polling(unittest.TestCase):
         return [(change.evidence, round(change.at, 3)) for change in self.monitor.take_changes()]
 
     def test_pause(self):
-        """100 times what the look took, at least 0.1 s, at most the interval."""
+        """Pause 100 times as long as the look took, at least 0.1 s, at most the interval."""
         for cost, pause in [(0, 0.1), (0.0005, 0.1), (0.004, 0.4), (0.05, 1), (5, 1)]:
             self.cost = cost
             self.assertEqual(self.step(), [])
@@ -1237,7 +1237,7 @@ class Polling(unittest.TestCase):
             self.assertEqual(self.step(), [])
 
     def test_written_in_pieces(self):
-        """It is looked at again and again until it is the same."""
+        """The file is checked again and again until it stays the same."""
         self.step()
         put(self.path, 'new text')
         self.step()
@@ -1251,7 +1251,7 @@ class Polling(unittest.TestCase):
         self.assertEqual(self.step(), [])
 
     def test_restored_between_two_looks(self):
-        """What the worker has read was never seen by a look."""
+        """The worker has read a version that no look has seen."""
         self.step()
         kept = self.project.path('kept')
         rename(self.path, kept)
@@ -1273,7 +1273,7 @@ class Polling(unittest.TestCase):
 
 
 class ReadingInSlices(unittest.TestCase):
-    """A tree is read in slices, in between which the loop answers signals; nothing is lost meanwhile."""
+    """A tree is read in slices; in between, the loop handles signals. No change is lost meanwhile."""
 
     def check(self, factory):
         project = Project()
@@ -1286,7 +1286,7 @@ class ReadingInSlices(unittest.TestCase):
             for path in [folder, *(os.path.join(folder, name) for name in names)]:
                 os.utime(path, (1, 1))
         wait_until(lambda: hupper._file_clock() > time.time_ns() - 10**8)
-        time.sleep(0.02)  # the clock of the files goes by ticks
+        time.sleep(0.02)  # file times advance in ticks
         monitor = factory(print)
         self.addCleanup(monitor.stop)
         monitor._SLICE = 0
@@ -1312,7 +1312,7 @@ class ReadingInSlices(unittest.TestCase):
         self.check(hupper.InotifyFileMonitor)
 
     def test_new_worker(self):
-        """It has read what is older than its start, be it of a folder that has come as a whole."""
+        """A new worker has read what is older than its start, even in a folder that is new as a whole."""
         project = Project()
         self.addCleanup(project.remove)
         monitor = hupper.PollingFileMonitor(print)
@@ -1332,7 +1332,7 @@ class ReadingInSlices(unittest.TestCase):
 
 
 class CtrlC(unittest.TestCase):
-    """What Ctrl-C means, by a clock that waits for nobody."""
+    """What Ctrl-C means, with simulated time."""
 
     def pressed(self, *times):
         ctrl_c = hupper._CtrlC()
@@ -1341,7 +1341,7 @@ class CtrlC(unittest.TestCase):
         return ctrl_c, last
 
     def test_a_worker_that_goes_on(self):
-        """After a second that is said; once."""
+        """After a second the monitor reports that the worker is still running, only once."""
         ctrl_c, _ = self.pressed(5)
         self.assertEqual(ctrl_c.settled_at, 6)
         self.assertFalse(ctrl_c.settles(5.9))
@@ -1369,7 +1369,7 @@ class CtrlC(unittest.TestCase):
         for now, status, explains in [
             (100.1, 1, True),
             (108, 137, True),
-            (109, 1, False),  # pdb, and an hour later a crash
+            (109, 1, False),  # pdb handled it; an hour later, a crash
             (3600, 1, False),
             (3600, 0, True),  # a server that has finished its work
             (3600, hupper._INTERRUPTED, True),
@@ -1379,7 +1379,7 @@ class CtrlC(unittest.TestCase):
 
 
 class Channel(unittest.TestCase):
-    """What comes from the worker is data, whatever it is."""
+    """Whatever the worker sends is treated as data."""
 
     def setUp(self):
         fd, self.end = hupper._pipe()
@@ -1412,7 +1412,7 @@ class Channel(unittest.TestCase):
         self.assertEqual(self.got, [('watch', '/a b', 123)])
 
     def test_names_that_are_not_utf8(self):
-        """Bytes on POSIX, half of a pair of surrogates on Windows."""
+        """Bytes on POSIX, a lone surrogate on Windows."""
         self.send(b'\0\0watch\0%s\x001\0\0' % os.fsencode('caf\udce9\n'))
         self.assertEqual(self.got[0][1], 'caf\udce9\n')
 
@@ -1435,7 +1435,7 @@ class Channel(unittest.TestCase):
         self.assertEqual(self.got, [])
 
     def test_a_real_proxy(self):
-        """Messages as the worker's end makes them."""
+        """Read messages that the worker's end has written."""
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
         handshake.send('watch', '/a b', 123)
         handshake.send('reload')
@@ -1444,14 +1444,14 @@ class Channel(unittest.TestCase):
         self.assertEqual(self.got[1][0], 'reload')
 
     def test_each_kind(self):
-        """What the worker's end sends arrives, with its fields; what no path can be is not sent."""
+        """Each message that the worker's end sends arrives with its fields; what cannot be a path is not sent."""
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
         sent = []
         for kind, types in hupper._Channel.MESSAGES.items():
             sent.append((kind, *['/caf\udce9' if each is hupper.os.fsdecode else 123 for each in types]))
             handshake.send(*sent[-1])
         no_paths = ['a\0b', 'x' * hupper._PIPE_BUF]
-        if not WINDOWS:  # there a lone surrogate is part of a name as any other character
+        if not WINDOWS:  # there, names may contain a lone surrogate like any character
             no_paths.append('\ud800')
         for bad in no_paths:
             handshake.send('watch', bad, 1)
@@ -1467,7 +1467,7 @@ class Channel(unittest.TestCase):
         self.assertEqual(self.garbage, kinds)
 
     def test_variable_that_is_not_ours(self):
-        """Whatever stands in HUPPER_WORKER: it is ours or it is not, and nothing is raised."""
+        """Any text in HUPPER_WORKER is either accepted or rejected; no error is raised."""
         good = str(hupper._Handshake(1, 2, 3, 'x')).split()
         bad = [
             '\u00b2',
@@ -1494,7 +1494,7 @@ class Channel(unittest.TestCase):
             self.assertEqual(str(hupper._Handshake.read()), ' '.join(good))
 
     def test_descriptor_taken_by_another_file(self):
-        """An app that closed ours and got its own file under the number does not get our messages in it."""
+        """If an app closes our descriptor and its own file gets the number, that file does not get our messages."""
         with tempfile.TemporaryFile() as file:
             taken = msvcrt.get_osfhandle(file.fileno()) if WINDOWS else file.fileno()
             handshake = hupper._Handshake(1, os.getpid(), taken, hupper._identity(self.end))
@@ -1503,7 +1503,7 @@ class Channel(unittest.TestCase):
 
 
 class WatchdogThatFails(unittest.TestCase):
-    """The package says that it can't watch a folder by whatever it has at hand: on Windows by an empty queue."""
+    """watchdog reports in odd ways that it can't watch a folder: on Windows by queue.Empty."""
 
     def test_it_is_polled(self):
         asked = []
@@ -1520,11 +1520,11 @@ class WatchdogThatFails(unittest.TestCase):
         for path in there, absent:
             monitor.add_path(path)
             self.assertIn(path, monitor.polled)
-        self.assertEqual(asked, [HERE])  # for the other it would have taken its 2 s
+        self.assertEqual(asked, [HERE])  # for the absent folder, watchdog would take 2 s
 
 
 class Distribution(unittest.TestCase):
-    """What must agree in the files beside the module."""
+    """What must agree between the module and the files beside it."""
 
     def setUp(self):
         if not os.path.exists(os.path.join(HERE, 'pyproject.toml')):
@@ -1564,7 +1564,7 @@ class Distribution(unittest.TestCase):
 STANDARD = getattr(sys, 'stdlib_module_names', None) or {
     *sys.builtin_module_names,
     *(name.partition('.')[0] for name in os.listdir(os.path.dirname(os.__file__))),
-    *('_ctypes fcntl math resource select _socket termios time _winapi msvcrt winreg'.split()),  # extensions
+    *('_ctypes fcntl math resource select _socket termios time _winapi msvcrt winreg'.split()),  # extension modules
     *('_frozen_importlib', '_frozen_importlib_external'),
 }
 
