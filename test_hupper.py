@@ -1714,7 +1714,7 @@ class CommandLine(Case):
         monitor.stop()
 
     def test_ends_by_itself(self):
-        """That, and how, is said without -v."""
+        """The monitor reports the exit and its status without -v."""
         self.write('app.py', 'raise SystemExit(3)\n')
         monitor = self.hupper('-m', 'app')
         monitor.wait_for(re.compile(r'^Worker \d+ ended with status 3\.$'))
@@ -1726,7 +1726,7 @@ class CommandLine(Case):
         names = [f'new{number}' for number in range(6)]
         monitor = self.hupper('-w', '.', '-v', '-m', 'app')
         monitor.wait_for('Watching')
-        monitor.send(signal.SIGSTOP)  # so that it sees all at once
+        monitor.send(signal.SIGSTOP)  # so that it sees all changes at once
         for name in names:
             self.write(name, '')
         monitor.send(signal.SIGCONT)
@@ -1745,7 +1745,7 @@ class CommandLine(Case):
         self.assertEqual(monitor.count(re.compile('^.ERROR|[\x07\x1b]')), 0, monitor.text())
 
     def test_program_with_a_reloader_of_its_own(self):
-        """That is said, once; but not to programs that start us by themselves."""
+        """Warn once about the app's own reloader, but not if the program itself starts us."""
         self.write_app(name='uvicorn.py')
         monitor = self.hupper('-m', 'uvicorn', 'app:app', '--reload')
         self.check_reload(monitor)
@@ -1770,7 +1770,7 @@ class CommandLine(Case):
             monitor.stop()
 
     def test_error_of_a_file_monitor(self):
-        """The user sees it as Python shows any error."""
+        """The user sees Python's usual traceback."""
         self.write('app.py', '')
         self.write(
             'watcher.py',
@@ -1789,7 +1789,7 @@ class CommandLine(Case):
         self.assertTrue(result.stderr.endswith('RuntimeError: no stop\n'), result.stderr)
 
     def test_watched_path_that_is_not_there(self):
-        """A typo is not passed over; `~` is expanded, which no shell does in quotes or after `=`."""
+        """A path that may be a typo is reported; `~` is expanded, which shells don't do in quotes or after `=`."""
         self.write_app()
         self.write('home/there', '')
         args = ['-w', 'nothing', '--watch=~/later', '-w', '~/there', '-w', 'none/*.ini', '-w', '*.toml', '-w', 'mod.py']
@@ -1895,21 +1895,21 @@ class Refused(Case):
 
 
 class Failing(Case):
-    """What the app fails with is told as Python tells it; mending it starts the app again."""
+    """Failures of the app look as in plain Python; fixing them starts the app again."""
 
     def plain(self, *args):
-        """Stderr of plain Python."""
+        """Return what plain Python prints to stderr."""
         return self.project.python(*args).stderr
 
     def check_mended(self, broken, target=('-m', 'app')):
-        """Start with broken files, see Python's own traceback and the wait, mend, and see the app run."""
+        """Start with broken files, expect plain Python's traceback and the wait, fix them, expect a running app."""
         for name, text in broken.items():
             self.write(name, text)
         monitor = self.hupper(*target)
         monitor.wait_for(WAITING)
         told = [line for line in monitor.text('err').splitlines() if not OURS.match(line)]
         self.assertEqual(told, self.plain(*target).splitlines())
-        (self.write_value if 'mod.py' in broken else self.write_app)(1)  # one save: two may be two reloads
+        (self.write_value if 'mod.py' in broken else self.write_app)(1)  # a single save, as two may cause two reloads
         monitor.wait_for('app 1')
         monitor.stop()
         monitor.check_workers(2)
@@ -1939,7 +1939,7 @@ class Failing(Case):
         self.check_mended({'mod.py': 'value = 1\n'})
 
     def check_created(self, *names, **files):
-        """An import fails, the module is created, the app runs."""
+        """An import fails; once its module is created, the app runs."""
         monitor = self.hupper('-m', 'app')
         monitor.wait_for('No module named')
         monitor.wait_for(WAITING)
@@ -1963,7 +1963,7 @@ class Failing(Case):
         self.check_created(pkg__mod='VALUE = 1')
 
     def test_missing_but_caught(self):
-        """What a caught ImportError missed counts once it is there."""
+        """If the app catches an ImportError, it is still reloaded once the module exists."""
         self.write('app.py', 'try: import mod\nexcept ImportError: mod = None\nprint("app", mod, flush=True)\n' + IDLE)
         monitor = self.hupper('-m', 'app')
         monitor.wait_for('app None')
@@ -1984,7 +1984,7 @@ class Failing(Case):
             monitor.stop()
 
     def test_ends_at_once(self):
-        """With any status: wait for a change, then run again; the status is the last worker's."""
+        """With any status: wait for a change, then run again. The monitor exits with the status of the last worker."""
         for status in (0, 3):
             self.write('app.py', f'import sys\nprint("app", flush=True)\nsys.exit({status})')
             monitor = self.hupper('-m', 'app')
@@ -2033,7 +2033,7 @@ class Failing(Case):
         self.assertEqual(monitor.wait(), 1)
 
     def test_exit_on_crash_after_a_request_to_reload(self):
-        """The app asks for a reload and ends before the monitor comes to do it."""
+        """The app requests a reload and exits before the monitor reloads it."""
         text = """
             import hupper, os, sys
             if not os.path.exists('again'):
@@ -2057,20 +2057,20 @@ class Failing(Case):
 
 @on_each_backend
 class Watching(BackendCase):
-    """-w and -x, and what a watched folder leaves out."""
+    """-w and -x, and what a watched folder excludes."""
 
     def check_ignored(self, monitor, *changes):
-        """None of the changes leads to a reload, nor is it told with the next one, of a file which counts."""
+        """None of the changes causes a reload, nor is it named by the reload for a later save of mod.py."""
         mark = monitor.mark()
         for change in changes:
             change()
         self.write_value(22)
         monitor.wait_for('app 22', after=mark)
-        monitor.wait_for('mod.py changed', after=mark)  # it comes through another pipe, and another thread of ours
+        monitor.wait_for('mod.py changed', after=mark)  # arrives through another pipe and another thread
         self.assertEqual(re.findall(r'(?m)^(.*) changed; reloading', monitor.text(after=mark)), [self.path('mod.py')])
 
     def check_counts(self, monitor, *changes):
-        """Each of the changes leads to a reload."""
+        """Each of the changes causes a reload."""
         for change in changes:
             counts = {text: monitor.count(text) for text in ('app ', 'changed; reloading')}
             change()
@@ -2124,7 +2124,7 @@ class Watching(BackendCase):
         monitor.stop()
 
     def test_left_out(self):
-        """Hidden folders, caches, environments, bytecode, editors' temporaries."""
+        """Hidden folders, caches, environments, bytecode, editors' temporary files."""
         left_out = [
             '.git/index',
             '__pycache__/x.txt',
@@ -2184,13 +2184,13 @@ class Watching(BackendCase):
 
 @on_each_backend(backends=LONG)
 class Observing(BackendCase):
-    """What the app imports is watched, by whatever way it is imported."""
+    """What the app imports is watched, however it is imported."""
 
-    # One more import, of a module that nothing has imported before: built in, where such a one passes importlib.
+    # A module that nothing has imported yet; built in, if the interpreter imports such modules through importlib.
     ANOTHER = '_symtable' if sys.implementation.name == 'cpython' else 'colorsys'
 
     def check_reload(self, text, name='part.py'):
-        """An app with this text, which prints `app VALUE`, follows the file name."""
+        """An app with this text, which prints `app VALUE`, is reloaded when the named file is saved."""
         self.write(name, 'VALUE = 1')
         self.write('app.py', text + '\nprint("app", VALUE, flush=True)\n' + IDLE)
         monitor = self.run_app()
@@ -2206,7 +2206,7 @@ class Observing(BackendCase):
         self.check_reload('from space.part import VALUE', 'space/part.py')
 
     def test_namespace_package_gets_an_init(self):
-        """As in an editor: the folder is made first, which Python takes for a package without code."""
+        """As in an editor: first there is only the folder, which Python takes for a namespace package."""
         self.write('app.py', 'import pkg.deep\nprint("app", pkg.deep.VALUE, flush=True)\n' + IDLE)
         monitor = self.run_app()
         monitor.wait_for('Waiting for a file to change')
@@ -2222,7 +2222,7 @@ class Observing(BackendCase):
 
     @needs_posix
     def test_folder_above_a_link(self):
-        """`..` after a link leads to where the link does, rather than back."""
+        """`..` after a link leads to the parent of the link's target."""
         self.write('real/place/x', '')
         symlink('real/place', self.path('link'))
         self.write('real/lib/part.py', 'VALUE = 1')
@@ -2275,7 +2275,7 @@ class Observing(BackendCase):
         self.check_reload('import sys; from part import VALUE; del sys.modules["part"]')
 
     def test_late_import(self):
-        """Long after the start: the app imports when a file appears."""
+        """The app imports long after its start, when a file appears."""
         self.write('part.py', 'VALUE = 1')
         text = 'import os, time\nprint("app", flush=True)\nwhile not os.path.exists("go"): time.sleep(0.02)\n'
         self.write('app.py', text + 'from part import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -2308,7 +2308,7 @@ class Observing(BackendCase):
         monitor.stop()
 
     def test_own_loader_comes_last(self):
-        """A module that is made from a spec, with no import after it; its loader reads the file by itself."""
+        """A module is made from a spec, and no import follows; its loader reads the file itself."""
         text = """
             from importlib.util import module_from_spec, spec_from_file_location
 
@@ -2343,7 +2343,7 @@ class Observing(BackendCase):
         self.check_reload(textwrap.dedent(text))
 
     def test_put_into_sys_modules_by_hand(self):
-        """It is seen with the next import, here one that the import system itself does not see as a source."""
+        """The module is found at the next import, even if that import reads no source."""
         text = """
             import sys
             module = sys.modules['plug'] = type(sys)('plug')
@@ -2367,7 +2367,7 @@ class Observing(BackendCase):
             """
         self.check_reload(textwrap.dedent(text).replace('ANOTHER', self.ANOTHER))
 
-    # A tool as coverage is one: it reads a script by itself and makes a __main__ of it.
+    # A tool like coverage: it reads a script itself and makes a __main__ of it.
     TOOL = """
         import sys
         path = {path}
@@ -2401,7 +2401,7 @@ class Observing(BackendCase):
         self.check_tool('"script.py"', extra=f'import {self.ANOTHER}\n')
 
     def check_plain(self, *lines):
-        """The app, which has these lines before an import, prints what it prints without us; its import is watched."""
+        """With these lines before an import, the app prints what it prints without us, and its import is watched."""
         text = '\n'.join(textwrap.dedent(each) for each in lines)
         self.write('part.py', 'VALUE = 1')
         self.write('app.py', f'{text}\nimport {self.ANOTHER}, part\nprint("app", part.VALUE, flush=True)\n')
@@ -2432,7 +2432,7 @@ class Observing(BackendCase):
         self.check_plain('import sys, weakref\nm = type(sys)("t"); sys.modules["t"] = weakref.proxy(m); del m')
 
     def test_strange_objects(self):
-        """Objects that print, import and raise whatever they are asked for, their class and namespace included."""
+        """Objects that print, import and raise at any access, including access to their class and namespace."""
         lines = """
             import sys
             errors = KeyboardInterrupt, SystemExit, ReferenceError, AttributeError, OSError, RecursionError
@@ -2455,7 +2455,7 @@ class Observing(BackendCase):
         self.check_plain(lines, 'assert "colorsys" not in sys.modules')
 
     def test_nonsense_in_modules(self):
-        """Modules with anything for a file and a spec; names that are no text; one that was never initialized."""
+        """Modules with nonsense as file or spec, keys that are no strings, a module that was never initialized."""
         lines = r"""
             import sys
             from importlib.machinery import ModuleSpec
@@ -2483,7 +2483,7 @@ class Observing(BackendCase):
         self.check_plain(lines)
 
     def test_nonsense_that_is_imported(self):
-        """What the import system itself makes of odd specs, names and paths stays as it is."""
+        """For odd specs, names and paths, the import system does the same as without us."""
         lines = r"""
             from importlib import import_module
             from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -2518,7 +2518,7 @@ class Observing(BackendCase):
         self.check_plain(lines)
 
     def test_exception_that_fights_back(self):
-        """We name the files that an exception names, without asking it anything."""
+        """We find the files that an exception names without calling its methods."""
         lines = """
             class Touched(SyntaxError):
                 def __getattribute__(self, name): print('touched', flush=True); raise SystemExit(name)
@@ -2557,7 +2557,7 @@ class Observing(BackendCase):
         monitor.stop()
 
     def test_traceback_that_names_a_folder(self):
-        """Only a file that it names is watched, no tree."""
+        """Only files that the traceback names are watched, no folders."""
         self.write('tree/deep/file.txt', '')
         self.write('tree/named.txt', '')
         tree = self.path('tree')
@@ -2591,7 +2591,7 @@ class Observing(BackendCase):
 
 
 class EnvironmentCase(Case):
-    """A test with a virtual environment of its own."""
+    """A test with its own virtual environment."""
 
     def setUp(self):
         super().setUp()
@@ -2606,7 +2606,7 @@ class EnvironmentCase(Case):
 
     @staticmethod
     def make_environment(folder):
-        """As venv would, which Windows' embeddable Python does not have."""
+        """Do what venv does, which Python's embeddable package for Windows lacks."""
         home = os.path.dirname(sys.executable)
         for path in 'Lib/site-packages', 'Scripts':
             os.makedirs(os.path.join(folder, path))
@@ -2621,7 +2621,7 @@ class EnvironmentCase(Case):
         put(path, textwrap.dedent(text))
 
     def install_script(self, name, target):
-        """Make name the console script of target, by metadata and as the file that pip would write."""
+        """Make `name` the console script of `target`, with the metadata and the file that pip would write."""
         info = os.path.join(self.site, name + '-1.0.dist-info')
         os.makedirs(info)
         put(os.path.join(info, 'METADATA'), f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n')
@@ -2633,7 +2633,7 @@ class EnvironmentCase(Case):
 
 
 class Environment(EnvironmentCase):
-    """Installed, editable and linked code, console scripts."""
+    """Installed, editable and linked code; console scripts."""
 
     def run_app(self, *target):
         target = target or ('-m', 'app')
@@ -2643,7 +2643,7 @@ class Environment(EnvironmentCase):
 
     @needs_posix
     def test_python_without_ctypes(self):
-        """As one that was built without libffi: it polls."""
+        """A Python that was built without libffi uses polling."""
         self.install('none.pth', 'import sys; sys.modules["_ctypes"] = None\n')
         self.write_app()
         monitor = self.run_app()
@@ -2673,7 +2673,7 @@ class Environment(EnvironmentCase):
         monitor.stop()
 
     def test_editable_code_is_watched(self):
-        """As `pip install -e` does it: a .pth names the folder."""
+        """`pip install -e` makes a .pth file that names the folder."""
         self.write('src/lib/__init__.py', 'VALUE = 1')
         self.install('lib.pth', self.path('src') + '\n')
         self.write('app.py', 'from lib import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -2694,7 +2694,7 @@ class Environment(EnvironmentCase):
         monitor.stop()
 
     def test_project_in_the_environments_folder(self):
-        """A project that lies beside bin and lib, in the environment's folder itself, is no installed code."""
+        """A project in the environment's own folder, beside bin and lib, is not installed code."""
         inside = os.path.join(os.path.dirname(self.scripts), 'project')
         os.mkdir(inside)
         put(os.path.join(inside, 'app.py'), 'VALUE = 1\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -2742,7 +2742,7 @@ class Environment(EnvironmentCase):
     @only_full
     @needs_linux
     def test_work_in_other_interpreters(self):
-        """As by hypercorn: one line names -w; but none where that is given, or the app imports its own code."""
+        """For apps like hypercorn, a message suggests -w, unless -w is given or the app imports its own code."""
         text = """
             def main():
                 import subprocess, sys
@@ -2765,7 +2765,7 @@ class Environment(EnvironmentCase):
 
     @only_full
     def test_imported_by_a_pth_file(self):
-        """At Python's start, before anybody can look: it is watched, and no fork or standby has an old one."""
+        """Python imports the module at startup, before we can observe: it is watched; no worker has an old one."""
         self.install('mod.pth', f'{self.path("src")}\nimport mod\n')
         self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
         self.write('two.py', TWO_LINES + self.project.read('app.py'))
@@ -2782,14 +2782,14 @@ class Environment(EnvironmentCase):
             monitor.stop()
 
     def check_installed(self, head, *target):
-        """What was missing is installed while the monitor waits, as `pip install -e` does it; then comes a save."""
+        """A missing package is installed while the monitor runs, as by `pip install -e`; then the app is saved."""
         shutil.rmtree(self.path('src'), ignore_errors=True)
         self.install('lib.pth', '')
         text = 'try: from lib import VALUE\nexcept ImportError: VALUE = 0\nprint("app", VALUE, flush=True)\n' + IDLE
         self.write('app.py', head + text)
         monitor = self.start(self.python, *target)
         monitor.wait_for('app 0')
-        monitor.wait_for(re.compile(r'Watching \d+ files'))  # the next worker may be waiting now
+        monitor.wait_for(re.compile(r'Watching \d+ files'))  # now there may be a standby
         self.write('src/lib.py', 'VALUE = 1')
         self.install('lib.pth', self.path('src') + '\n')
         self.write('app.py', head + text + '\n')
@@ -2807,7 +2807,7 @@ class Surroundings(Case):
     """Unfriendly surroundings: odd names, missing things, interpreter options."""
 
     def odd_folder(self, name):
-        """Go on in a subfolder of this name."""
+        """Move to a subfolder of this name."""
         folder = os.path.join(self.project.folder, name)
         os.mkdir(folder)
         shutil.move(self.path('hupper.py'), folder)
@@ -2828,7 +2828,7 @@ class Surroundings(Case):
 
     @only_full
     def test_spaces_in_names(self):
-        self.check_odd_folder(' a  b' if WINDOWS else ' a  b ')  # there none may end with a blank
+        self.check_odd_folder(' a  b' if WINDOWS else ' a  b ')  # names there cannot end with a blank
 
     @only_full
     @needs_posix
@@ -2851,7 +2851,7 @@ class Surroundings(Case):
     LOGGING = 'import mod\nwith open("log", "a") as log: log.write(f"app {mod.VALUE};")\n'
 
     def test_output_that_nobody_reads(self):
-        """As in `python hupper.py -m app 2>&1 | head -n 1`: the reader is gone, the monitor goes on."""
+        """As in `python hupper.py -m app 2>&1 | head -n 1`: the reader exits, the monitor keeps running."""
         self.write('app.py', self.LOGGING + IDLE)
         self.write_value(1)
         command = [sys.executable, 'hupper.py', '-m', 'app']
@@ -2884,7 +2884,7 @@ class Surroundings(Case):
         os.chmod(self.project.folder, 0o555)
         self.addCleanup(os.chmod, self.project.folder, 0o755)
         monitor = self.hupper('-m', 'app')
-        for value in (1, 2, 3):  # of one length: bytecode cannot be written, and none must be needed
+        for value in (1, 2, 3):  # of the same length: bytecode cannot be written, and must not be needed
             put(self.path('mod.py'), f'VALUE = {value}\n')
             monitor.wait_for(f'app {value}')
         monitor.stop()
@@ -2899,7 +2899,7 @@ class Surroundings(Case):
         monitor.stop()
 
     def test_empty_environment(self):
-        """But for what Windows itself can't do without."""
+        """Empty, except for what Windows itself needs."""
         self.write_app()
         env = {name: None for name in os.environ if name not in ('TMPDIR', 'SYSTEMROOT')}
         monitor = self.start(sys.executable, 'hupper.py', '-m', 'app', env=env)
@@ -2910,7 +2910,7 @@ class Surroundings(Case):
 
     @needs_posix
     def test_stdin_closed(self):
-        """No descriptor of ours takes the place of stdin, before and after a reload."""
+        """None of our descriptors takes the place of stdin, before or after a reload."""
         text = """
             import os, sys
             from mod import VALUE
@@ -2940,7 +2940,7 @@ class Surroundings(Case):
         monitor.stop()
 
     def check_flags(self, *flags):
-        """The app has the same flags as under plain Python, forked and spawned, and nothing of ours warns."""
+        """The app has the same flags as under plain Python, forked or spawned, and our code causes no warnings."""
         text = """
             import sys
             VALUE = 1
@@ -2957,7 +2957,7 @@ class Surroundings(Case):
             monitor.wait_for(expected)
             self.write('app.py', head + text.replace('VALUE = 1', 'VALUE = 22'))
             monitor.wait_for(expected.replace('app 1', 'app 22'))
-            self.assertNotIn('Traceback', monitor.text())  # Ctrl-C, on Windows, may hit a standby that boots
+            self.assertNotIn('Traceback', monitor.text())  # before Ctrl-C, which may hit a booting standby on Windows
             monitor.stop()
             self.assertNotIn('Warning', monitor.text('err'))
 
@@ -2983,7 +2983,7 @@ class Surroundings(Case):
     @only_full
     def test_flag_others(self):
         self.check_flags('-E', '-s', '-B', '-q', '-u')
-        # before 3.10 Python itself does not tell what it does not know, nor does Windows
+        # before 3.10, neither Python nor Windows reports unknown options
         unknown = [] if WINDOWS and sys.version_info < (3, 10) else ['-X', 'nonsense=1']
         self.check_flags('-X', 'utf8', *unknown)
 
@@ -3001,7 +3001,7 @@ class Surroundings(Case):
 
     @needs_posix
     def test_folder_deleted_while_it_runs(self):
-        """The current folder goes away and comes back, with the app in it."""
+        """The current folder is deleted and comes back, with the app in it."""
         for target in (['-m', 'app'], ['app.py']):
             name = 'run by ' + target[0]
             work = self.path(name)
@@ -3016,7 +3016,7 @@ class Surroundings(Case):
             monitor.stop()
 
     def test_folder_of_the_path_appears(self):
-        """What was not there when the monitor looked for its own modules."""
+        """The folder did not exist when the monitor searched for its own modules."""
         self.write('app.py', 'import lib\nprint("app", lib.VALUE, flush=True)\n' + IDLE)
         monitor = self.hupper('-m', 'app', env={'PYTHONPATH': self.path('src')})
         monitor.wait_for("No module named 'lib'")
@@ -3036,7 +3036,7 @@ class Surroundings(Case):
             monitor.stop()
 
     def test_our_own_file_is_away(self):
-        """Where workers are spawned they need it, as a reload for a new one does."""
+        """A spawned worker needs our file, and a reload after a change of our file spawns one."""
         self.write_app()
         text = self.project.read('hupper.py')
         monitor = self.hupper('-m', 'app')
@@ -3163,7 +3163,7 @@ class TwoLines(Case):
         self.check(os.path.join('project', 'app.py'), cwd=self.project.base)
 
     def test_script_that_has_changed_the_folder(self):
-        """To one with another script of that name."""
+        """The new current folder has another script of that name."""
         self.write('app.py', 'import os; import hupper; os.chdir(os.environ["TMPDIR"])\n' + self.text)
         put(os.path.join(self.project.tmp, 'app.py'), 'print("the wrong one", flush=True)\n')
         self.check('app.py')
@@ -3217,7 +3217,7 @@ class TwoLines(Case):
         )
         monitor = self.start(sys.executable, 'app.py')
         self.check_reload(monitor)
-        if WINDOWS:  # a standby that boots just now may tell of the Ctrl-C
+        if WINDOWS:  # a standby that is booting may print a traceback for the Ctrl-C
             self.assertEqual(monitor.text('err'), '')
         monitor.stop()
         if not WINDOWS:
@@ -3228,7 +3228,7 @@ class API(Case):
     """start_reloader() with a worker_path, the proxy, the handshake."""
 
     def start_script(self, body, start="hupper.start_reloader('start.main')"):
-        """Run a script that starts the reloader; its function main has this body."""
+        """Run a script that starts the reloader and whose function main has this body."""
         body = textwrap.indent(textwrap.dedent(body).strip('\n'), '    ')
         text = f'import os, sys, time, hupper\n\ndef main(*args, **kwargs):\n{body}\n\n'
         text += f"if __name__ == '__main__':\n    {start}\n    print('after')\n"
@@ -3261,7 +3261,7 @@ class API(Case):
         self.assertEqual(monitor.stop(), 0)
 
     def test_paths_and_arguments_of_odd_types(self):
-        """Python itself passes over what is no text in sys.path; so do we, and in what the observer looks at."""
+        """Entries of sys.path that are no strings are ignored, as by Python; loaders with such paths work as usual."""
         body = """
             import importlib.machinery, pathlib
             sys.path += [pathlib.Path('lib'), b'lib', None]
@@ -3288,7 +3288,7 @@ class API(Case):
         self.assertEqual(monitor.stop(), 0)
 
     def test_no_standby_can_be_made(self):
-        """The interpreter is away for a while, as when an environment is made anew."""
+        """The interpreter is missing for a while, for example because an environment is being rebuilt."""
         start = """
             class Logger(hupper.DefaultLogger):
                 def _write(self, level, msg):
@@ -3322,7 +3322,7 @@ class API(Case):
         monitor.stop()
 
     def test_cleanup_of_the_monitors_program(self):
-        """start_reloader() ends by SystemExit, so the program's own cleanup runs."""
+        """start_reloader() raises SystemExit, so the program's own cleanup runs."""
         start = "import atexit; atexit.register(print, 'at exit', flush=True)\n    hupper.start_reloader('start.main')"
         monitor = self.start_script('print("app", flush=True)\n' + self.STAY, start)
         monitor.wait_for('app')
@@ -3330,7 +3330,7 @@ class API(Case):
         self.assertIn('at exit', monitor.text('out'))
 
     def test_worker_path_in_main(self):
-        """It works, or says what is wrong in one line."""
+        """Such a path works, or one line says what is wrong."""
         self.write(
             'app.py',
             """
@@ -3386,7 +3386,7 @@ class API(Case):
         self.assertEqual(result.stdout, f'{there}\n')
 
     def test_inside_a_worker(self):
-        """is_active(), the proxy from get_reloader() and from start_reloader()."""
+        """is_active(), and the proxy from get_reloader() and start_reloader()."""
         body = """
             print(hupper.is_active(), isinstance(hupper.get_reloader(), hupper.interfaces.IReloaderProxy), flush=True)
             print(hupper.start_reloader('start.main') is hupper.get_reloader(), flush=True)
@@ -3398,7 +3398,7 @@ class API(Case):
         monitor.stop()
 
     def watch(self, call, prepare=''):
-        """Start a worker that makes this call of its proxy."""
+        """Start a worker that makes this call on its proxy."""
         body = f"{prepare}\nr = hupper.get_reloader()\n{call}\nprint('app', flush=True)\n" + self.STAY
         monitor = self.start_script(body, "hupper.start_reloader('start.main', reload_interval=0.2)")
         monitor.wait_for('app')
@@ -3475,7 +3475,7 @@ class API(Case):
         monitor.stop()
 
     def test_second_copy_of_the_module(self):
-        """A copy under another name, in a worker that was started by the first one, shares the proxy."""
+        """A copy under another name, in a worker that the first copy has started, shares the proxy."""
         os.mkdir(self.path('vendor'))
         shutil.copy(self.path('hupper.py'), self.path('vendor/hupper.py'))
         self.write('part.txt', '')
@@ -3581,7 +3581,7 @@ class API(Case):
         monitor.stop()
 
     def test_no_monitor_inside_a_monitor(self):
-        """start_reloader() in a worker's child starts none, and says so."""
+        """start_reloader() in a worker's child starts no monitor, and says so."""
         body = """
             import subprocess
             code = "import hupper; hupper.start_reloader('start.other')"
@@ -3624,7 +3624,7 @@ class API(Case):
         self.assertRegex(result.stderr.splitlines()[-1], '^ModuleNotFoundError: ')
 
     def test_command_line_called_by_a_program(self):
-        """What the program has imported before, the worker imports anew."""
+        """The worker imports again what the program has imported before."""
         self.write_app()
         self.write('start.py', 'import mod, sys\nfrom hupper.cli import main\nsys.exit(main(sys.argv[1:]))\n')
         self.write('folder/script.py', 'import sys; sys.path.append("."); import app')
@@ -3635,14 +3635,14 @@ class API(Case):
             monitor.stop()
 
     def test_the_program_that_calls_the_command_line_goes_on(self):
-        """Alone: the worker has nothing of it."""
+        """Only the program continues; the worker inherits nothing from it."""
         self.write('app.py', 'import sys\nprint("app", "start" in sys.argv[0], flush=True)\nsys.exit(3)\n')
         self.write('start.py', 'from hupper.cli import main\nprint("status", main(["--exit-on-crash", "-m", "app"]))\n')
         result = self.project.python('start.py')
         self.assertEqual(result.stdout, 'app False\nstatus 3\n')
 
     def test_documentation(self):
-        """What users call has a docstring; help() shows it."""
+        """help() lists the functions that users call."""
         names = {'hupper': 'start_reloader is_active get_reloader is_watchdog_supported is_watchman_supported'}
         names['hupper.interfaces.IReloaderProxy'] = 'watch_files trigger_reload graceful_shutdown'
         for thing, functions in names.items():
