@@ -3657,13 +3657,13 @@ class API(Case):
 
 @on_each_backend(backends=LONG)
 class Saving(BackendCase):
-    """Each way of saving leads to the new code."""
+    """Each way of saving causes a reload with the new code."""
 
     def saves(self, save):
         self.write_app(1)
         monitor = self.run_app()
         monitor.wait_for('app 1')
-        for value in (2, 3):  # of one length, and the second onto what the first has left
+        for value in (2, 3):  # of the same length; the second save starts from what the first has left
             self.write_value(value, save)
             monitor.wait_for(f'app {value}')
         monitor.stop()
@@ -3674,7 +3674,7 @@ class Saving(BackendCase):
 
 @on_each_backend
 class SavingMore(BackendCase):
-    """Ways of saving that need more than a name; and what is no save."""
+    """Ways of saving that need more than a path, and what is no save."""
 
     def start_app(self, **options):
         self.write_app()
@@ -3684,13 +3684,13 @@ class SavingMore(BackendCase):
 
     @only_full
     def test_all_ways_in_turn(self):
-        """Each of SAVES, onto what the one before has left."""
+        """Each of SAVES, starting from what the previous one has left."""
         if self.backend in LONG and not FULL:
-            self.skipTest('here each of them has a test of its own')
+            self.skipTest('each of them has its own test on this backend')
         monitor = self.start_app()
         for number, save in enumerate(SAVES.values(), 10):
             if WINDOWS:
-                time.sleep(1)  # nobody tells there who has written: sooner than this it may be the app itself
+                time.sleep(1)  # Windows does not show who has written: an earlier save might be the app's own
             self.write_value(number, save)
             monitor.wait_for(f'app {number}')
         monitor.stop()
@@ -3708,12 +3708,12 @@ class SavingMore(BackendCase):
         monitor.stop()
 
     def test_time_set_back(self):
-        """Written in place, same length, and then the old time again: only events tell."""
+        """Written in place with the same length, then the old time restored: only events show the save."""
         if self.backend == 'polling':
             self.skipTest('polling cannot see it')
         monitor = self.start_app()
         self.write_value(2)
-        monitor.wait_for('app 2')  # from here on the file is watched: before, there are no events
+        monitor.wait_for('app 2')  # from here on the file is watched; before, it causes no events
         old = os.stat(self.path('mod.py'))
         self.write_value(3, save_in_place)
         os.utime(self.path('mod.py'), ns=(old.st_atime_ns, old.st_mtime_ns))
@@ -3734,7 +3734,7 @@ class SavingMore(BackendCase):
 
     @needs_posix
     def test_through_a_chain_of_links(self):
-        """A file behind two links, which is replaced where it is; then the link in the middle is switched."""
+        """A file behind two links is replaced; then the middle link is switched."""
         self.write('elsewhere/one/mod.py', 'VALUE = 1\n')
         self.write('elsewhere/two/mod.py', 'VALUE = 3\n')
         self.write_app()
@@ -3751,7 +3751,7 @@ class SavingMore(BackendCase):
         monitor.stop()
 
     def check_only_second(self, monitor):
-        """Of what mod.py is and was, only what it is now counts."""
+        """Writes to the file that mod.py was do not count; writes to the file that it is now do."""
         put(self.path('elsewhere/mod1.py'), 'VALUE = 11\n')
         self.write('sentinel', '2')
         monitor.wait_for('sentinel changed')
@@ -3763,7 +3763,7 @@ class SavingMore(BackendCase):
 
     @needs_posix
     def test_another_hard_link_takes_the_name(self):
-        """Then the file is another one: what is written through its other name counts, no longer to the one before."""
+        """The name now means another file: writes through its other name count, writes to the previous file do not."""
         for value in (1, 2):
             self.write(f'elsewhere/mod{value}.py', f'VALUE = {value}\n')
         self.write('sentinel', '1')
@@ -3780,7 +3780,7 @@ class SavingMore(BackendCase):
 
     @needs_posix
     def test_link_leads_elsewhere(self):
-        """What it led to before is no longer watched."""
+        """The former target of the link is no longer watched."""
         for value in (1, 2):
             self.write(f'elsewhere/mod{value}.py', f'VALUE = {value}\n')
         self.write('sentinel', '1')
@@ -3802,7 +3802,7 @@ class SavingMore(BackendCase):
         monitor.stop()
 
     def test_no_save(self):
-        """Reading, opening for writing, permissions, another name for the file, bytecode: none of them counts."""
+        """Reading, opening for writing, permissions, another name for the file, and bytecode do not count."""
         monitor = self.start_app(watch=['.'])
         self.check_reload(monitor)
         path = self.path('mod.py')
@@ -3821,7 +3821,7 @@ class SavingMore(BackendCase):
         time.sleep(0.5)
         self.write_value(22)
         monitor.wait_for('app 22')
-        monitor.wait_start(3)  # the worker may be quicker than the monitor's line about it
+        monitor.wait_start(3)  # the worker may print before the monitor reports its start
         self.assertEqual(len(monitor.workers), 3, monitor.text())
         monitor.stop()
 
@@ -3847,9 +3847,9 @@ class SavingMore(BackendCase):
         monitor.stop()
 
     def test_project_folder_renamed_and_recreated(self):
-        """A folder above all that is watched, the current folder of the monitor."""
+        """The renamed folder is above all watched files and is the monitor's current folder."""
         self.write_app()
-        if WINDOWS:  # where nobody can rename a folder that somebody is in
+        if WINDOWS:  # the current folder of a process can't be renamed there
             options = ['--reload-interval=0.2', f'--monitor={self.backend}']
             monitor = self.start(
                 sys.executable, self.path('hupper.py'), *options, self.path('app.py'), cwd=self.project.base
@@ -3870,7 +3870,7 @@ class SavingMore(BackendCase):
 
 @on_each_backend(backends=LONG)
 class Booting(BackendCase):
-    """Changes that come before the monitor can know of the file, and while no worker runs."""
+    """Changes before the monitor can know of the file, and while no worker runs."""
 
     SAVE = """
         def save(name, text):
@@ -3889,7 +3889,7 @@ class Booting(BackendCase):
         return self.run_app(**options)
 
     def test_saved_just_after_the_import(self):
-        """A microsecond after it, by the app itself."""
+        """The app itself saves, a microsecond after the import."""
         self.write_value(1)
         text = """
             from mod import VALUE
@@ -3901,7 +3901,7 @@ class Booting(BackendCase):
         monitor.stop()
 
     def test_saved_between_look_and_read(self):
-        """The signature is taken before the source is read: what is saved in between leads to another start."""
+        """The signature is taken before the source is read: a save in between causes another start."""
         self.write_value(1)
         text = """
             from importlib.machinery import SourceFileLoader
@@ -3915,7 +3915,7 @@ class Booting(BackendCase):
             from mod import VALUE
             """
         monitor = self.run_text(text)
-        monitor.wait_start(2)  # the first worker may be stopped before it has said anything
+        monitor.wait_start(2)  # the first worker may be stopped before it prints anything
         monitor.wait_for('app 2')
         monitor.stop()
 
@@ -3926,7 +3926,7 @@ class Booting(BackendCase):
         monitor.stop()
 
     def test_saved_while_it_boots(self):
-        """From outside, at moments all over the boot; the last save of each round stands alone."""
+        """Save from outside at random moments of the boot; no save follows the last one of a round."""
         for number in range(20):
             self.write(f'mod{number}.py', 'import time; time.sleep(0.005); VALUE = 0\n')
         text = '\n'.join(f'import mod{number}' for number in range(20))
@@ -3966,7 +3966,7 @@ class Booting(BackendCase):
         monitor.stop()
 
     def test_saved_after_a_crash(self):
-        """Before the monitor has heard of the worker's end, too."""
+        """The app saves a file just before it crashes."""
         self.write_value(1)
         monitor = self.run_text(
             "from mod import VALUE\nif VALUE == 1:\n    save('mod.py', 'VALUE = 2\\n'); os._exit(3)\n"
@@ -3975,7 +3975,7 @@ class Booting(BackendCase):
         monitor.stop()
 
     def test_watch_files(self):
-        """A file, a folder and a glob, each changed at once after the call."""
+        """A file, a folder and a glob, each changed right after the call."""
         self.write('file.txt', '')
         self.write('conf/a/file.ini', '')
         self.write('glob/a/file.ini', '')
@@ -3998,7 +3998,7 @@ class Booting(BackendCase):
 
 @on_each_backend(backends=('inotify',) if LINUX else ('polling',))
 class Bytecode(BackendCase):
-    """Never stale, always used. (The cache is the worker's own affair: one backend tells all.)"""
+    """Never stale, always used. (Only the worker uses the cache, so one backend is enough.)"""
 
     app = 'from mod import VALUE\nimport other\nprint("app", VALUE, flush=True)\n'
 
@@ -4012,28 +4012,28 @@ class Bytecode(BackendCase):
         return self.start(sys.executable, *options, env=env)
 
     def cache(self, source='mod.py', *flags, **env):
-        """Where plain Python keeps the bytecode of a source."""
+        """Return where plain Python keeps the bytecode of a source."""
         code = 'import sys, importlib.util as u; print(u.cache_from_source(sys.argv[1]))'
         return self.project.python(*flags, '-c', code, self.path(source), env=env).stdout.strip()
 
     def age(self, name='mod.py'):
-        """Let a file grow old enough for its bytecode to be trusted: no file's own clock can be set back."""
+        """Wait until a file is old enough for its bytecode to be trusted: its ctime cannot be set back."""
         wait_until(lambda: time.time() > os.stat(self.path(name)).st_ctime + 2.1)
 
     def write_stale(self):
-        """Have bytecode of VALUE = 1 for mod.py, of the same moment however slow this machine is."""
+        """Make bytecode of VALUE = 1 for mod.py with the same time, however slow this machine is."""
         self.write_cache(self.cache(), 'mod.py', 'VALUE = 1')
         os.utime(self.cache(), ns=(0, os.stat(self.path('mod.py')).st_mtime_ns))
 
     def write_cache(self, cache, source, text):
-        """Write as the bytecode of a source that of another text, with the header that Python accepts."""
+        """Write the bytecode of another text as that of a source, with a header that Python accepts."""
         stat = os.stat(self.path(source))
         code = marshal.dumps(compile(text, self.path(source), 'exec'))
         os.makedirs(os.path.dirname(cache), exist_ok=True)
         put(cache, importlib.util.MAGIC_NUMBER + struct.pack('<III', 0, int(stat.st_mtime), stat.st_size) + code)
 
     def check_same_size(self, monitor, pairs=100 if FULL else 3):
-        """Two saves of one length within one second, the second one as soon as the first has run."""
+        """Two saves of the same length within a second, the second one as soon as the first has run."""
         for value in range(1000, 1000 + 2 * pairs):
             self.write_value(value)
             monitor.wait_for(f'app {value}')
@@ -4090,7 +4090,7 @@ class Bytecode(BackendCase):
         monitor.stop()
 
     def check_switched(self, link, target):
-        """mod.py is another file now, of the same time and size, and older than the bytecode."""
+        """mod.py becomes another file with the same time and size, older than the bytecode."""
         for value in (1, 2):
             self.write(f'{value}/mod.py', f'VALUE = {value}\n')
             os.utime(self.path(f'{value}/mod.py'), (1e9, 1e9))
@@ -4117,7 +4117,7 @@ class Bytecode(BackendCase):
 
     @only_full
     def test_linked_package_is_switched(self):
-        """Its bytecode is that of both, where it is not kept beside the source."""
+        """With a cache prefix, the old and the new package share the bytecode file."""
         for value in (1, 2):
             name = f'{value}/__init__.py'
             self.write(name, f'VALUE = {value}\n')
@@ -4134,7 +4134,7 @@ class Bytecode(BackendCase):
 
     @only_full
     def test_unchecked_hashes(self):
-        """Bytecode that says of itself that it needs no source, from before the save."""
+        """Bytecode from before the save that is marked as not to be checked against its source."""
         self.write_value(1)
         mode = 'py_compile.PycInvalidationMode.UNCHECKED_HASH'
         code = f'import py_compile; py_compile.compile("mod.py", {self.cache()!r}, invalidation_mode={mode})'
@@ -4151,7 +4151,7 @@ class Bytecode(BackendCase):
         monitor.stop()
 
     def check_used(self, *flags, **env):
-        """What is in the cache is run, at the first start as well as at a reload, and not written again."""
+        """The cached bytecode is run at the first start and at a reload, and is not written again."""
         self.write_value('source')
         self.age()
         cache = self.cache('mod.py', *flags, **env)
@@ -4193,7 +4193,7 @@ class Bytecode(BackendCase):
         with open(cache, 'rb') as file:
             return int.from_bytes(file.read(8)[4:], 'little')
 
-    # The app says how often mod.py was compiled.
+    # The app prints how often mod.py was compiled.
     COUNT = """
         import builtins
         compiled = []
@@ -4213,12 +4213,12 @@ class Bytecode(BackendCase):
         return self.start_app(*flags, **env)
 
     def write_young(self, text='VALUE = 1\n'):
-        """Save a source that is young for as long as a test runs."""
+        """Save a source that stays young as long as a test runs."""
         self.write('mod.py', text)
         os.utime(self.path('mod.py'), (time.time() + 10**6,) * 2)
 
     def check_compiled_once(self, *flags, flag=3, **env):
-        """A module that was just saved is compiled once, and its bytecode becomes an ordinary one in time."""
+        """A module that was just saved is compiled once; later its bytecode becomes an ordinary one."""
         self.write_young()
         cache = self.cache('mod.py', *flags, **env)
         monitor = self.start_counting(*flags, **env)
@@ -4256,7 +4256,7 @@ class Bytecode(BackendCase):
         self.check_compiled_once('--check-hash-based-pycs', 'always')
 
     def test_hashes_are_never_checked(self):
-        """Then bytecode with a hash is neither written nor believed."""
+        """With this option, bytecode with a hash is neither written nor trusted."""
         flags = '--check-hash-based-pycs', 'never'
         self.write('mod.py', 'VALUE = 1\n')
         self.write_hashed(self.cache(), 'mod.py', 'VALUE = "stale"\n', 3)
@@ -4283,7 +4283,7 @@ class Bytecode(BackendCase):
 
     @only_full
     def test_hashed_by_another_process(self):
-        """The right hash is believed, for a young source and an old one."""
+        """The right hash is trusted, for a young source and an old one."""
         self.write('mod.py', 'VALUE = 1\n')
         self.write_hashed(self.cache(), 'mod.py', 'VALUE = "hashed"\n', 3)
         monitor = self.start_counting()
@@ -4336,7 +4336,7 @@ class Bytecode(BackendCase):
 
     @only_full
     def test_hashed_in_a_cache_that_cannot_be_written(self):
-        """As a linked .pyc may belong to somebody else, it is left as it is."""
+        """A linked .pyc may belong to somebody else, so it is not changed."""
         self.write('mod.py', 'VALUE = 1\n')
         self.write_hashed(self.cache(), 'mod.py', 'VALUE = "hashed"\n', 3)
         link(self.cache(), self.cache() + '.other')
@@ -4364,7 +4364,7 @@ class Bytecode(BackendCase):
 
     @only_full
     def test_loader_that_reads_bytecode_by_itself(self):
-        """It is not left to that one what to trust."""
+        """Such a loader does not decide which bytecode is trusted."""
         self.write_value(2)
         self.age()
         self.write_stale()
@@ -4395,10 +4395,10 @@ class Bytecode(BackendCase):
 
 @on_each_backend(backends=LONG)
 class Mending(BackendCase):
-    """What keeps the app from starting is watched: mending it starts the app, at the first start as well as later."""
+    """Whatever keeps the app from starting is watched: fixing it starts the app, at the first start and later."""
 
     def check(self, *breaks, mend, error):
-        """breaks: functions; each is tried before the first start and while the app runs."""
+        """Try each function of `breaks` before the first start and while the app runs; `mend` undoes each."""
         for early in (True, False):
             for each in breaks:
                 mend()
@@ -4443,9 +4443,9 @@ class Mending(BackendCase):
         self.check(away, mend=back, error='No module named')
 
     def test_empty_for_a_moment(self):
-        """A new worker comes upon a source that has been truncated, or created, and is not written yet."""
+        """A new worker finds a source that was just truncated or created and is not written yet."""
         if self.backend != 'inotify':
-            self.skipTest('only inotify tells that a file is open')
+            self.skipTest('only inotify shows that a file is open')
         self.write('mod.py', 'VALUE = 1\n')
         self.write(
             'app.py', 'print("begun", flush=True)\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE
@@ -4465,7 +4465,7 @@ class Mending(BackendCase):
         try:
             monitor.send(signal.SIGHUP)
             monitor.wait_for('begun', count=2)
-            time.sleep(0.05)  # long enough to fail for a worker that does not wait
+            time.sleep(0.05)  # long enough for a worker that does not wait to fail
         finally:
             written.set()
             thread.join()
@@ -4474,7 +4474,7 @@ class Mending(BackendCase):
         self.assertNotIn('Error', monitor.text())
 
     def test_missing_extension(self):
-        """It comes as an extension module, here one that is none: the next start fails in another way."""
+        """The module appears as an extension module, here an invalid one: the next start fails in another way."""
         self.write('app.py', 'import part\n')
         monitor = self.run_app()
         monitor.wait_for('No module named')
@@ -4485,7 +4485,7 @@ class Mending(BackendCase):
         monitor.stop()
 
     def test_new_file_that_does_not_parse(self):
-        """A new module, and the old one that imports it, both saved; the new one does not parse."""
+        """Save a new module that does not parse, then the old one, which imports it."""
         self.write_app()
         monitor = self.run_app()
         monitor.wait_for('app 1')
@@ -4501,7 +4501,7 @@ class Mending(BackendCase):
         self.check(lambda: self.write_pkg('value = 1'), mend=self.write_pkg, error='ImportError')
 
     def test_broken_and_mended_again_and_again(self):
-        """Each save soon after a start or its failure: they are the user's, not the app's own."""
+        """Each save comes soon after a start or its failure; still these are the user's saves, not the app's."""
         self.write_app(0)
         monitor = self.run_app()
         monitor.wait_for('app 0')
@@ -4514,7 +4514,7 @@ class Mending(BackendCase):
         monitor.stop()
 
     def test_data_file_missing(self):
-        """A file that the app asks to watch, and fails without."""
+        """The app asks to watch a file and fails because it is missing."""
         self.write(
             'app.py',
             'import hupper\nhupper.get_reloader().watch_files(["a.txt"])\n'
@@ -4548,7 +4548,7 @@ print('app', a, b, c, flush=True)
 
 @on_each_backend
 class Converging(BackendCase):
-    """Whatever is saved, however and whenever: what runs in the end is what was saved last."""
+    """Whatever is saved, however and whenever: in the end, the last saved version runs."""
 
     FILES = ('mod.py', 'pkg/part.py', 'pkg/sub/deep.py')
 
@@ -4574,7 +4574,7 @@ class Converging(BackendCase):
         monitor.stop()
 
     def judge(self, monitor, story):
-        """The newest worker runs the newest values."""
+        """Check that the newest worker runs the newest values."""
         expected = 'app ' + ' '.join(self.values.values())
         limit = (5 + 2 * 0.2) * LIMIT / 30
         try:
@@ -4583,7 +4583,7 @@ class Converging(BackendCase):
             raise AssertionError(f'{story}\n{error}') from None
 
     def act(self, chance):
-        """One random action; return its name."""
+        """Do one random action; return its name."""
         actions = [self.save] * 8 + [self.replace_package, self.move_package, self.save_all]
         return chance.choice(actions)(chance)
 
@@ -4606,7 +4606,7 @@ class Converging(BackendCase):
         return f'{way} all'
 
     def replace_package(self, chance):
-        """A copy of the folder, with two new files, takes the name."""
+        """Replace the folder by a copy with two new files."""
         new, old = self.path('pkg-new'), self.path('pkg-old')
         copy_tree(self.path('pkg'), new)
         for name in self.FILES[1:]:
@@ -4620,7 +4620,7 @@ class Converging(BackendCase):
         return f'replace pkg {self.values}'
 
     def move_package(self, chance):
-        """Away, changed there, and back."""
+        """Move the folder away, change it there, move it back."""
         away = os.path.join(self.project.base, 'away')
         rename(self.path('pkg'), away)
         time.sleep(chance.choice([0, 0.01, 0.15]))
@@ -4631,7 +4631,7 @@ class Converging(BackendCase):
             try:
                 rename(away, self.path('pkg'))
                 break
-            except OSError:  # a worker that was just importing has made a __pycache__ there
+            except OSError:  # a worker that was importing has made a __pycache__ there
                 rmtree(self.path('pkg'))
         return f'move pkg {self.values}'
 
@@ -4641,21 +4641,21 @@ class Converging(BackendCase):
 
 @on_each_backend(backends=LONG)
 class Trees(BackendCase):
-    """Watched folders and globs stay alive."""
+    """Watched folders and globs stay watched."""
 
     def start_app(self, *paths, **options):
         self.write_app()
         monitor = self.run_app(watch=paths, **options)
         number, watching = 1, re.compile(r'Watching (\d+) files')
         monitor.wait_for('app 1')
-        while monitor.wait_for(watching, count=number)[1] == '0':  # said while a slow interpreter was still booting
+        while monitor.wait_for(watching, count=number)[1] == '0':  # reported while a slow interpreter was still booting
             mark, number = monitor.mark(), number + 1
             self.write_value(1)
             monitor.wait_for('app 1', after=mark)
-        return monitor  # that a folder was moved before could not be told
+        return monitor  # before this, the monitor could not notice that a folder is moved
 
     def check(self, monitor, change, path):
-        """A change leads to a reload, by a path."""
+        """A change causes a reload that names a path."""
         mark = monitor.mark()
         change()
         monitor.wait_for(re.compile(re.escape(self.path(path)) + r'.* changed; reloading'), after=mark)
@@ -4672,7 +4672,7 @@ class Trees(BackendCase):
 
     @needs_posix
     def test_symlinked_subfolder(self):
-        """What is behind a link counts, where it is a new one as well; a link to the folder itself is no trap."""
+        """Files behind a link count, even if the link is new; a link to the folder itself does no harm."""
         self.write('outside/deep/a.ini', '')
         self.write('other/b.ini', '')
         self.write('tree/x.ini', '')
@@ -4696,7 +4696,7 @@ class Trees(BackendCase):
 
     @needs_posix
     def test_links_to_files(self):
-        """A file of a tree is written through another name of it, which lies elsewhere."""
+        """A file of the tree is written through another name, outside the tree."""
         self.write('outside/a.ini', '')
         self.write('outside/b.ini', '')
         self.write('tree/c.ini', '')
@@ -4711,7 +4711,7 @@ class Trees(BackendCase):
 
     @needs_posix
     def test_folders_that_link_to_each_other(self):
-        """As in workspaces of packages; a link leads to what is read already, until that has gone."""
+        """As in package workspaces: a link leads to what is read by another name already, until that name is gone."""
         for number in range(16):
             self.write(f'w/p{number}/x.ini', '')
             for other in range(number):
@@ -4731,7 +4731,7 @@ class Trees(BackendCase):
 
     @needs_posix
     def test_what_a_link_adds_to_a_glob(self):
-        """A rule that leads to a folder by the name of a link alone: that name is read."""
+        """A rule matches a folder only by the name of a link: the folder is read by that name."""
         self.write('w/real/a.ini', '')
         os.makedirs(self.path('w/x'))
         os.symlink(self.path('w/real'), self.path('w/x/conf'))
@@ -4740,7 +4740,7 @@ class Trees(BackendCase):
         monitor.stop()
 
     def test_folders_that_fit_a_glob(self):
-        """All that is below them counts, if it is by their name that they fit."""
+        """If the name of a folder matches, everything below the folder counts."""
         self.write('apps/a/conf/deep/x.ini', '')
         monitor = self.start_app('apps/*/conf', '[new].ini')
         self.check(monitor, lambda: self.write('apps/a/conf/deep/x.ini', 'changed'), 'apps/a/conf/deep/x.ini')
@@ -4790,7 +4790,7 @@ class Trees(BackendCase):
         monitor.stop()
 
     def test_ignored_later(self):
-        """Patterns, and what a watched folder leaves out, hold for what comes later as well."""
+        """Patterns and the default exclusions also apply to what is created later."""
         self.write('tree/a.ini', '')
         monitor = self.start_app('tree', 'glob/**/*.ini', ignore=['*.log', 'build', '*/private/*.ini'])
         starts = monitor.count('app 1')
@@ -4812,7 +4812,7 @@ class Trees(BackendCase):
 
 @needs_linux
 class WatchesOfATree(unittest.TestCase):
-    """The inotify monitor by itself: whatever happens to the folders, it watches those that are there."""
+    """The inotify monitor by itself: whatever happens to the folders, it watches those that exist."""
 
     def setUp(self):
         self.folder = os.path.realpath(tempfile.mkdtemp(prefix='hupper-'))
@@ -4827,7 +4827,7 @@ class WatchesOfATree(unittest.TestCase):
         self.random = random.Random(SEED)
 
     def step(self):
-        """Let the monitor work until it has no more to do; note what has changed."""
+        """Let the monitor work until it has nothing left to do; record the changes."""
         self.monitor.step()
         while self.monitor.wait_until() == 0:
             self.monitor.step()
@@ -4840,7 +4840,7 @@ class WatchesOfATree(unittest.TestCase):
         return {os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names}
 
     def grow(self, number, files=1):
-        """Folders with this many files each."""
+        """Make folders with this many files each."""
         folders = [self.root]
         for index in range(number):
             folders.append(os.path.join(self.random.choice(folders), f'd{index}'))
@@ -4871,7 +4871,7 @@ class WatchesOfATree(unittest.TestCase):
         return sum(len(names) for _, _, names in os.walk(folder))
 
     def check(self):
-        """Watches, folders and files are those of the tree; what is written now is heard of."""
+        """Watches, folders and files are those of the tree; new writes are noticed."""
         self.monitor.drain()
         self.step()
         folders = set(self.folders())
@@ -4910,7 +4910,7 @@ class WatchesOfATree(unittest.TestCase):
         self.converge(2000, 60, files=10)
 
     def test_links_between_folders(self):
-        """Each real folder is read once, by its own name rather than a link's, and under another one if that goes."""
+        """Each real folder is read once, by its own name rather than a link's; if that name goes, by another one."""
         outside = os.path.join(self.outside, 'x')
         os.makedirs(os.path.join(outside, 'sub'))
         for number in range(12):
@@ -4938,7 +4938,7 @@ class WatchesOfATree(unittest.TestCase):
         self.assertEqual([*self.monitor._names.values()], [{self.root}])
 
     def test_link_in_between_leads_elsewhere(self):
-        """A folder that is read under another name, through a link which is in no watched folder itself."""
+        """A folder is read under another name, through a link that is itself in no watched folder."""
         factories = (hupper.InotifyFileMonitor, hupper.PollingFileMonitor)
         for factory, has_read_it in [(factory, has_read_it) for factory in factories for has_read_it in (True, False)]:
             with self.subTest(factory.__name__, has_read_it=has_read_it):
@@ -4969,7 +4969,7 @@ class WatchesOfATree(unittest.TestCase):
         wait_until(come)
 
     def test_link_to_itself(self):
-        """There is nothing behind it that would have to be polled."""
+        """Nothing behind the link has to be polled."""
         os.symlink('self', os.path.join(self.root, 'self'))
         self.monitor.add_path(self.root)
         self.monitor.watch_file(os.path.join(self.root, 'self'), 0)
@@ -4997,7 +4997,7 @@ class WatchesOfATree(unittest.TestCase):
 
     @only_full
     def test_overflow(self):
-        """More events than the kernel keeps: everything is compared anew."""
+        """More events than the kernel queues: everything is compared again."""
         with open('/proc/sys/fs/inotify/max_queued_events') as file:
             limit = int(file.read())
         if limit > 100_000:
@@ -5019,11 +5019,11 @@ class WatchesOfATree(unittest.TestCase):
 
 @needs_linux
 class Limits(Case):
-    """inotify's own failures, in a namespace of ours: told once, with what to do, then polled."""
+    """inotify's own limits, in our own namespace: one message with advice, then polling."""
 
     @contextlib.contextmanager
     def limited(self, name, number):
-        """Run monitors with a lower limit of this name."""
+        """Run monitors with this limit lowered."""
         self.command = ['unshare', '--user', '--map-root-user', 'sh', '-c']
         self.command.append(f'echo {number} > /proc/sys/user/{name} && exec "$@"')
         if self.project.run(*self.command, 'sh', 'true').returncode:
@@ -5063,7 +5063,7 @@ class Limits(Case):
             self.check(self.start_limited('-w', 'tree', '-m', 'app'), 'max_user_instances')
 
     def test_overflow(self):
-        """The monitor sleeps while more happens than the kernel keeps for it."""
+        """While the monitor is stopped, more events happen than the kernel queues."""
         with open('/proc/sys/fs/inotify/max_queued_events') as file:
             limit = int(file.read())
         if limit > 100_000:
@@ -5085,7 +5085,7 @@ class Limits(Case):
 @needs_program('unshare')
 @needs_program('nsenter')
 class Mounts(Case):
-    """Mounts, each in a namespace of its own."""
+    """Mounts, each in its own namespace."""
 
     def start_in_namespace(self, commands, *args):
         """Run shell commands in a new mount namespace, then hupper there."""
@@ -5097,7 +5097,7 @@ class Mounts(Case):
         self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_bind_mounted_file(self):
-        """A single file, as `docker run -v` mounts it; it is saved on the other side."""
+        """A single file, mounted as by `docker run -v`; it is saved on the other side."""
         self.write_app()
         real = os.path.join(self.project.base, 'real.py')
         put(real, 'VALUE = 1\n')
@@ -5130,7 +5130,7 @@ class Mounts(Case):
         monitor.stop()
 
     def test_bind_mount_goes_away(self):
-        """Of which there is no event: the next reload notices."""
+        """This unmount causes no event: the monitor notices it at the next reload."""
         self.write_app()
         self.write('mnt/part.txt', 'old')
         os.makedirs(os.path.join(self.project.base, 'other'))
@@ -5148,7 +5148,7 @@ class Mounts(Case):
 
     @needs_program('bindfs')
     def test_fuse(self):
-        """A filesystem that tells of no changes made on its other side: told once, and polled."""
+        """A filesystem that does not report changes made on its other side: one message, then polling."""
         if not os.path.exists('/dev/fuse'):
             self.skipTest('there is no /dev/fuse')
         self.write_app()
@@ -5195,7 +5195,7 @@ class Parsing(BackendCase):
         monitor.wait_for(error, after=mark)
 
     def test_found_by_way_of_the_folder_above(self):
-        """As where a program puts `../lib` on sys.path."""
+        """As in a program that puts `../lib` on sys.path."""
         self.write('lib/mod.py', 'VALUE = 1\n')
         self.write('bin/x', '')
         self.write(
@@ -5212,7 +5212,7 @@ class Parsing(BackendCase):
         monitor.stop()
 
     def test_message(self):
-        """Path, line and caret as CPython shows them, on each save of it; then the mended code in one start."""
+        """Each broken save shows path, line and caret as CPython does; then the fixed code runs after one start."""
         monitor = self.start_app()
         self.break_it(monitor, 'x = 1\nVALUE = 3 +\n')
         self.project.write('plain/mod.py', 'x = 1\nVALUE = 3 +\n')
@@ -5229,7 +5229,7 @@ class Parsing(BackendCase):
         self.assertEqual(len(monitor.workers), 2, monitor.text())
 
     def check_dots(self, lib):
-        """The app puts the folder beside the one of its scripts on sys.path, as many do; that is `lib`."""
+        """The app puts `scripts/../lib` on sys.path, as many apps do; this leads to the folder `lib`."""
         self.write(lib + '/mod.py', 'VALUE = 1\n')
         path = 'import os, sys\nsys.path.insert(0, os.path.join(os.path.abspath("scripts"), "..", "lib"))\n'
         self.write('app.py', path + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -5249,13 +5249,13 @@ class Parsing(BackendCase):
         self.check_dots('lib')
 
     def test_path_with_dots_after_a_link(self):
-        """There they lead out of what is linked."""
+        """After a link, dots lead to the parent of its target."""
         os.makedirs(self.path('real/scripts'))
         symlink(self.path('real/scripts'), self.path('scripts'), target_is_directory=True)
         self.check_dots('real/lib')
 
     def test_others_wait(self):
-        """Good saves wait until all of them parse."""
+        """Good saves wait until all files parse."""
         monitor = self.start_app()
         self.break_it(monitor)
         self.write('other.py', 'VALUE = (\n')
@@ -5268,7 +5268,7 @@ class Parsing(BackendCase):
         self.assertEqual(len(monitor.workers), 2, monitor.text())
 
     def test_what_is_waited_for(self):
-        """Said when one of two is mended, and at a good save of a third."""
+        """The monitor says what it waits for when one of two files is fixed, and at a good save of a third one."""
         monitor = self.start_app()
         self.break_it(monitor)
         self.write('other.py', 'VALUE = (\n')
@@ -5333,8 +5333,8 @@ class Parsing(BackendCase):
         monitor.stop()
 
     def test_warnings_neither_stop_nor_print(self):
-        """The monitor's look at the source prints nothing: what plain Python prints comes once, from the worker."""
-        monitor = self.start_app(env={'PYTHONUNBUFFERED': '1'})  # else Python 3.8 keeps what goes to a pipe
+        """The monitor parses the source without printing: Python's usual warnings appear once, from the worker."""
+        monitor = self.start_app(env={'PYTHONUNBUFFERED': '1'})  # else Python 3.8 buffers output to a pipe
         self.write('mod.py', r"VALUE = len('\d') is 2; assert (1, 'x')" + '\n')
         monitor.wait_for('app ', count=2)
         monitor.stop()
@@ -5343,7 +5343,7 @@ class Parsing(BackendCase):
         self.assertEqual(monitor.text('err').count('Warning'), plain.count('Warning'), monitor.text())
 
     def test_what_counts_as_parsing(self):
-        """What compiling alone cannot tell, the new worker tells: an unknown encoding, too much for the compiler."""
+        """Only the new worker reports what compiling cannot show: an unknown encoding, too much for the compiler."""
         monitor = self.start_app()
         for text in (b'# coding: no-such-encoding\n', b'VALUE = ' + b'-' * 100_000 + b'1\n'):
             mark = monitor.mark()
@@ -5375,7 +5375,7 @@ class Parsing(BackendCase):
         monitor.stop()
 
     def check_never_judged(self, setup, name='mod.lang', text='VALUE := 22\n', watch=()):
-        """A file of a language on top of Python, in which no save parses as Python, reloads as any file."""
+        """A file in a language on top of Python, which never parses as Python, reloads like any file."""
         self.write(name, 'VALUE := 1\n')
         self.write('setup.py', textwrap.dedent(setup))
         self.write('app.py', 'from setup import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -5426,7 +5426,7 @@ class Parsing(BackendCase):
         self.check_never_judged(self.SUBCLASS.format(method), 'mod.py')
 
     def test_subclass_that_transforms_in_a_watched_folder(self):
-        """Its bytecode looks as if Python had compiled the file as it is."""
+        """The bytecode looks as if Python had compiled the unchanged file."""
         method = (
             "source_to_code(self, data, path, **kw): return super().source_to_code(data.replace(b':=', b'='), path)"
         )
@@ -5448,7 +5448,7 @@ class Parsing(BackendCase):
         self.check_never_judged(setup)
 
     def start_server(self, **env):
-        """A server as `uvicorn --workers 2` is one: another interpreter imports the module."""
+        """Start a server like `uvicorn --workers 2`: another interpreter imports the module."""
         self.write_value(1)
         text = 'import subprocess, sys\nsubprocess.call([sys.executable, "-c", "import child"])\n'
         self.write('child.py', 'import os, mod\nprint("app", mod.VALUE, flush=True)\n')
@@ -5458,7 +5458,7 @@ class Parsing(BackendCase):
         return monitor
 
     def test_imported_by_another_interpreter(self):
-        """What is in a watched folder and has bytecode is Python's, whoever imports it."""
+        """A file in a watched folder with bytecode is Python source, whichever process imports it."""
         monitor = self.start_server()
         self.break_it(monitor)
         self.write_value(22)
@@ -5484,7 +5484,7 @@ class Parsing(BackendCase):
         self.assertNotIn('does not parse', monitor.text())
 
     def test_a_template_is_no_source(self):
-        """What only ends in .py and was not imported reloads as any file."""
+        """A file that ends in .py but was not imported reloads like any file."""
         self.write('template.py', 'class {{ name }}:\n')
         monitor = self.start_app(watch=['template.py'])
         self.write('template.py', 'class {{ name }}: pass\n')
@@ -5504,7 +5504,7 @@ class Storms(BackendCase):
         return monitor
 
     def test_many_files(self):
-        """300 files over half a second: two reloads, if the machine keeps up; the last file is in the last one."""
+        """300 files within half a second: two reloads, if the machine keeps up; the last one has the last file."""
         for number in range(300):
             self.write(f'tree/f{number}', '')
         monitor = self.start_app('tree', interval=1)
@@ -5513,14 +5513,14 @@ class Storms(BackendCase):
             self.write(f'tree/f{number}', 'x')
             time.sleep(max(0, begin + number / 600 - time.monotonic()))
         seconds = time.monotonic() - begin
-        allowed = 2 if seconds < 0.75 else 7 + int(seconds)  # where the machine lags, there are moments of quiet
+        allowed = 2 if seconds < 0.75 else 7 + int(seconds)  # on a slow machine there are moments of quiet
         self.write_value(2)
         monitor.wait_for('app 2')
         self.assertLessEqual(monitor.count('app '), 1 + allowed, monitor.text())
         monitor.stop()
 
     def test_formatter(self):
-        """Rewrites 200 ms after the save."""
+        """A formatter rewrites the file 200 ms after the save."""
         monitor = self.start_app()
         for value in (20, 30):
             self.write_value(value, save_in_place)
@@ -5531,7 +5531,7 @@ class Storms(BackendCase):
         monitor.stop()
 
     def check_endless(self, pause, starts_after_quiet=0):
-        """A file is written again and again: reloads go on, about one per interval, and others count."""
+        """A file is written again and again: about one reload per interval, and other changes still count."""
         self.write('tree/log', '')
         monitor = self.start_app('tree', interval=0.5)
         end, begin = threading.Event(), time.monotonic()
@@ -5573,7 +5573,7 @@ class Storms(BackendCase):
         monitor.stop()
 
     def check_boot_writer(self, text, name):
-        """The app writes a watched file at each boot: after a while its reloads are held, others are not."""
+        """The app writes a watched file at each boot: soon its reloads are held, others are not."""
         self.write(name, '')
         self.write_value(1)
         self.write('app.py', text + '\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -5598,7 +5598,7 @@ class Storms(BackendCase):
     @needs_posix
     @needs_cpython
     def test_boot_writer_by_a_child(self):
-        """What a process of the app's writes is no save of the user's either."""
+        """A write by a child of the app is no save by the user either."""
         code = '\'import time; open("state.txt", "w").write(str(time.time()))\''
         self.check_boot_writer(f'import subprocess, sys; subprocess.run([sys.executable, "-Sc", {code}])', 'state.txt')
 
@@ -5608,7 +5608,7 @@ class Storms(BackendCase):
 
     @needs_cpython
     def test_new_name_at_each_boot(self):
-        """It counts as well, and no save is lost for it."""
+        """A new name counts as well, and no save is lost because of it."""
         self.write_value(1)
         text = 'import os\nwith open(f"run/{os.getpid()}.log", "w") as file: file.write("hello")\n'
         self.write('app.py', text + 'from mod import VALUE\nprint("app", VALUE, flush=True)\n' + IDLE)
@@ -5623,7 +5623,7 @@ class Storms(BackendCase):
 
     @only_full
     def test_saves_of_a_program_that_writes_a_lot(self):
-        """A user who saves again and again is no boot writer, whatever the app writes to elsewhere."""
+        """A user who saves repeatedly is not mistaken for a boot writer, even if the app writes a lot elsewhere."""
         log = os.path.join(self.project.tmp, 'log')
         text = f'with open({log!r}, "a") as file: file.write("x" * 9000)\nprint("value %d", flush=True)\n{IDLE}'
         self.write('app.py', text % 0)
@@ -5635,7 +5635,7 @@ class Storms(BackendCase):
         monitor.stop()
 
     def test_boot_writer_that_crashes(self):
-        """It ends by itself just after that: no loop either."""
+        """The app exits just after its write: this causes no loop either."""
         self.write('state.txt', '')
         self.write('app.py', 'import time; open("state.txt", "w").write(str(time.time()))\nprint("app", flush=True)\n')
         monitor = self.run_app(watch=['state.txt'])
@@ -5647,7 +5647,7 @@ class Storms(BackendCase):
 
 @on_each_backend(backends=LONG)
 class Git(BackendCase):
-    """Real git: few reloads, and no traceback for a file that was away for a moment."""
+    """Real git: few reloads, and no traceback for a file that is missing for a moment."""
 
     def setUp(self):
         if not shutil.which('git'):
@@ -5688,7 +5688,7 @@ class Git(BackendCase):
         )
 
     def check(self, *steps):
-        """steps: git's arguments, the value that the app has after it, the number of reloads that are allowed."""
+        """steps: git's arguments, the value that the app prints afterwards, and the number of reloads allowed."""
         monitor = self.run_app(interval=1)
         monitor.wait_for('app ')
         for args, value, allowed in steps:
