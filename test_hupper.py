@@ -5719,7 +5719,7 @@ class Git(BackendCase):
         self.check((['stash'], 2, 2), *checkouts, (['stash', 'pop'], 3, 2))
 
     def test_rebase(self):
-        """Three commits onto another one."""
+        """Rebase three commits onto another one."""
         self.start_app(3)
         self.git('checkout', '-q', '-b', 'topic')
         for value in (2, 3, 4):
@@ -5735,11 +5735,11 @@ class Git(BackendCase):
 # --- processes and signals ---------------------------------------------------
 
 
-MODES = ('fork', 'api') if FULL else ('fork',)  # where the two hardly differ
+MODES = ('fork', 'api') if FULL else ('fork',)  # for tests in which the two hardly differ
 
 
 def in_each_mode(*modes):
-    """Class decorator: replace a ModeCase by one TestCase per way of starting workers, named ThisFork and so on."""
+    """Class decorator: replace a ModeCase by a TestCase per way of starting workers, named ThisFork and so on."""
 
     def replace(cls):
         for mode in modes or ('fork', 'api'):
@@ -5753,12 +5753,12 @@ def in_each_mode(*modes):
 class ModeCase(Case):
     """A test that in_each_mode() repeats; run_app() starts the module app with the best file monitor.
 
-    fork: the command line. spawn: the command line with a file monitor from elsewhere, which rules out a fork.
-    api: a script with start_reloader(), where app is a module that the worker's function imports.
+    fork: the command line. spawn: the command line with a foreign file monitor, which rules out a fork.
+    api: a script with start_reloader(); the worker's function imports app as a module.
     """
 
     mode = None
-    windows = False  # whether it makes sense there, by spawn in both modes
+    windows = False  # whether the test makes sense there; both modes spawn
     FACTORY = """
         import sys
 
@@ -5772,7 +5772,7 @@ class ModeCase(Case):
         super().setUp()
 
     def command(self, *target, interval=0.2, shutdown=5, **settings):
-        """The command that runs a target in this mode, and the environment for it; shutdown=None: the default."""
+        """Return the command that runs a target in this mode, and its environment; shutdown=None means the default."""
         settings.update(reload_interval=interval, shutdown_interval=shutdown)
         settings = {name: value for name, value in settings.items() if value is not None}
         if self.mode == 'api':
@@ -5785,7 +5785,7 @@ class ModeCase(Case):
         return [sys.executable, *HUPPER, *flags, *target], self.library()
 
     def library(self):
-        """The environment in which the factory of mode spawn is found."""
+        """Return the environment in which mode spawn finds its factory."""
         folder = os.path.join(self.project.base, 'library')
         os.makedirs(folder, exist_ok=True)
         put(os.path.join(folder, 'spawning.py'), textwrap.dedent(self.FACTORY))
@@ -5797,7 +5797,7 @@ class ModeCase(Case):
         return (start or self.start)(*command, env={**env, **options.pop('env', {})}, **options)
 
     def write_app(self, body='', value=1):
-        """An app that executes body, says `app VALUE` and goes on running."""
+        """Write an app that executes `body`, prints `app VALUE` and keeps running."""
         super().write_app(value)
         text = self.project.read('app.py')
         self.write('app.py', 'import os, signal, sys, time\n' + textwrap.dedent(body) + '\n' + text)
@@ -5805,7 +5805,7 @@ class ModeCase(Case):
 
 @in_each_mode()
 class MonitorKilled(ModeCase):
-    """kill -9 of the monitor: the worker goes as well."""
+    """kill -9 of the monitor also ends the worker."""
 
     def check(self, body):
         self.write_app(body)
@@ -5822,13 +5822,13 @@ class MonitorKilled(ModeCase):
 
     @needs_linux
     def test_worker_in_c_code(self):
-        """One that never lets Python run again."""
-        library = 'getattr(ctypes, "PyDLL", ctypes.CDLL)(None)'  # PyPy has but the latter
+        """The worker never returns from C code to Python."""
+        library = 'getattr(ctypes, "PyDLL", ctypes.CDLL)(None)'  # PyPy has only CDLL
         self.check(f'import mod, ctypes\nprint("app", mod.VALUE, flush=True)\n{library}.pause()')
 
     @needs_linux
     def test_standby(self):
-        """The next worker, which waits to be used, goes too."""
+        """The standby ends, too."""
         self.write_app()
         monitor = self.run_app()
         self.wait_for_standby(monitor, self.mode)
@@ -5846,7 +5846,7 @@ class MonitorKilled(ModeCase):
             monitor.check_nothing_left()
 
     def test_before_the_worker_is_armed(self):
-        """A process whose parent has died already does not begin."""
+        """A process whose parent has died already exits at once."""
         code = 'import hupper, os; hupper._set_parent_death_signal(os.getppid() + 1); print("alive")'
         result = self.project.python('-c', code)
         self.assertEqual((result.returncode, result.stdout, result.stderr), (1, '', ''))
@@ -5854,12 +5854,12 @@ class MonitorKilled(ModeCase):
 
 @in_each_mode(*MODES)
 class Children(ModeCase):
-    """What the app has started ends with its worker, at a reload and at the stop."""
+    """Processes that the app has started end with their worker, at a reload and at the stop."""
 
     SLEEP = '[sys.executable, "-c", "import time; time.sleep(600)"]'
 
     def check(self, body, **options):
-        """Run an app that begins with body; return the monitor after a reload and the stop."""
+        """Run an app that starts with `body`; reload it, stop it, return the monitor."""
         self.write_app(body)
         monitor = self.run_app(**options)
         self.check_reload(monitor)
@@ -5889,7 +5889,7 @@ class Children(ModeCase):
 
     @needs_linux
     def test_killed_at_a_reload(self):
-        """That is said also without -v."""
+        """A child that had to be killed is reported, not only with -v."""
         deaf = (
             'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)'
         )
@@ -5905,7 +5905,7 @@ class Children(ModeCase):
 
     @needs_linux
     def test_grandchildren(self):
-        """Also where the process between has ended."""
+        """Grandchildren end even if the process in between has exited."""
         body = f"""
             import subprocess
             code = 'import subprocess, sys; subprocess.Popen({self.SLEEP})'
@@ -5915,7 +5915,7 @@ class Children(ModeCase):
         self.assertEqual(monitor.count('Ended what the worker left behind: '), 2)
 
     def test_pools(self):
-        """multiprocessing, and what it keeps in shared memory, which its resource tracker removes."""
+        """multiprocessing, and its shared memory, which its resource tracker removes."""
         body = """
             import multiprocessing
             from multiprocessing.shared_memory import SharedMemory
@@ -5932,7 +5932,7 @@ class Children(ModeCase):
 
     @needs_linux
     def test_forkserver(self):
-        """It ends after its children, which look like it."""
+        """The fork server ends after its children, which look like it."""
         body = """
             import multiprocessing
             if __name__ != '__mp_main__':
@@ -5941,7 +5941,7 @@ class Children(ModeCase):
         self.check(body, shutdown=600)
 
     def test_forked_child_that_does_not_listen(self):
-        """It holds our pipe and ignores the polite signal."""
+        """The child holds our pipe and ignores the polite signal."""
         body = """
             if os.fork() == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -5950,7 +5950,7 @@ class Children(ModeCase):
         self.check(body, shutdown=0.3)
 
     def test_stopped_child(self):
-        """One that Ctrl-Z or a debugger has stopped gets its polite signal too."""
+        """A child that was stopped by Ctrl-Z or a debugger gets the polite signal, too."""
         body = f"""
             import subprocess
             child = subprocess.Popen({self.SLEEP})
@@ -5989,9 +5989,9 @@ class Children(ModeCase):
         self.project.kill_all()
 
     def test_children_of_the_monitors_program(self):
-        """They were there before and are not ours to end."""
+        """The program's own children existed before, so we do not end them."""
         if self.mode != 'api':
-            self.skipTest('the command line is no such program')
+            self.skipTest('the command line has no other children')
         self.write_app()
         text = f"""
             import subprocess, sys
@@ -6015,7 +6015,7 @@ class Children(ModeCase):
 
 @in_each_mode()
 class Stopping(ModeCase):
-    """How long a worker gets to end, and signals to the monitor in each of its states."""
+    """How long a worker may take to stop, and signals to the monitor in each of its states."""
 
     windows = True
     CLEAN = """
@@ -6035,7 +6035,7 @@ class Stopping(ModeCase):
         monitor = self.run_app(shutdown=0.3)
         self.check_reload(monitor)
         monitor.wait_for('--shutdown-interval')
-        if not WINDOWS:  # where all that a test can do is press Ctrl-C, which has no time limit
+        if not WINDOWS:  # there, a test can only press Ctrl-C, which has no time limit
             self.assertIn(monitor.stop(), KILLED)
 
     def test_time_to_clean_up(self):
@@ -6050,7 +6050,7 @@ class Stopping(ModeCase):
         self.assertEqual(monitor.stop(), 5)
 
     def test_no_time_is_lost(self):
-        """A worker that leaves at once is followed at once, whatever it would have been given."""
+        """If a worker exits at once, the next one starts at once, whatever the limit."""
         self.write_app()
         monitor = self.run_app(shutdown=600)
         self.check_reload(monitor)
@@ -6058,7 +6058,7 @@ class Stopping(ModeCase):
 
     @needs_posix
     def test_default_time_at_the_end(self):
-        """More than at a reload: what needs longer than the reload interval ends by itself."""
+        """The default is longer than at a reload: an app that needs more than the reload interval exits by itself."""
         self.write_app('def end(*_):\n    time.sleep(0.5)\n    sys.exit(5)\nsignal.signal(signal.SIGTERM, end)')
         monitor = self.run_app(shutdown=None)
         self.check_reload(monitor)
@@ -6067,7 +6067,7 @@ class Stopping(ModeCase):
 
     @needs_posix
     def test_stop_signal(self):
-        """For programs that ignore SIGTERM, or clean up at SIGINT alone."""
+        """For programs that ignore SIGTERM, or clean up only at SIGINT."""
         self.write_app(self.CLEAN.replace('SIGTERM', 'SIGINT') + 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n')
         monitor = self.run_app(stop_signal='INT')
         self.write('go', '')
@@ -6088,14 +6088,14 @@ class Stopping(ModeCase):
             monitor = self.run_app(**options)
             prepare(monitor)
             self.assertIn(monitor.stop(signum), status, monitor.text())
-            self.assertNotIn('hupper.py"', monitor.text(), 'a traceback shows frames of ours')
+            self.assertNotIn('hupper.py"', monitor.text(), 'a traceback shows our frames')
 
-    @needs_posix  # there Python itself tells of a Ctrl-C while it boots
+    @needs_posix  # on Windows, Python itself prints a traceback for a Ctrl-C while it boots
     def test_while_booting(self):
         self.write_app()
         self.check_signals(lambda monitor: monitor.wait_start(1), (STOPPED, {130}))
 
-    @needs_posix  # there a Ctrl-C takes its time
+    @needs_posix  # on Windows, a Ctrl-C has no time limit
     def test_while_an_old_worker_stops(self):
         self.write_app(self.DEAF)
 
@@ -6112,7 +6112,7 @@ class Stopping(ModeCase):
 
     def test_while_a_reload_is_pending(self):
         self.write_app()
-        # a file monitor that looks more often than a reload may come
+        # a file monitor that looks more often than reloads may happen
         put(os.path.join(self.project.base, 'quick.py'), textwrap.dedent(self.QUICK))
         env = {'HUPPER_DEFAULT_MONITOR': 'quick.factory', 'PYTHONPATH': self.project.base} if WINDOWS else {}
 
@@ -6124,7 +6124,7 @@ class Stopping(ModeCase):
                 if number == 0:
                     monitor.wait_for('app', after=mark)
 
-        # the second reload may have asked the worker to stop already
+        # for the second reload, the worker may already have been asked to stop
         self.check_signals(prepare, (STOPPED, STOPPED | {130}), interval=600, env=env)
 
     QUICK = """
@@ -6138,7 +6138,7 @@ class Stopping(ModeCase):
 
     @needs_posix
     def test_two_interrupts(self):
-        """The second one that a process sends kills."""
+        """The second SIGINT that a process sends kills the worker."""
         self.write_app('signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))')
         monitor = self.run_app(shutdown=600)
         monitor.wait_for('app 1')
@@ -6149,7 +6149,7 @@ class Stopping(ModeCase):
     @needs_cpython  # PyPy prints no traceback then
     @needs_posix
     def test_interrupt_after_the_end(self):
-        """It comes while we look at the exception that has ended the app: no line of ours is shown."""
+        """SIGINT arrives while we examine the exception that has ended the app: no line of ours is shown."""
         text = """
             import os, signal
 
@@ -6164,13 +6164,13 @@ class Stopping(ModeCase):
         self.write('app.py', textwrap.dedent(text))
         monitor = self.run_app()
         monitor.wait_for(WAITING)
-        self.assertIn(monitor.stop(), {1, 130})  # CPython ends by SIGINT for that very class alone
+        self.assertIn(monitor.stop(), {1, 130})  # CPython ends by SIGINT only for KeyboardInterrupt itself
         self.assertIn('raise Late', monitor.text())
         self.assertNotIn('hupper.py"', monitor.text())
 
     @needs_posix
     def test_quit(self):
-        """SIGQUIT is passed on, for the worker to decide about."""
+        """SIGQUIT is passed on; the worker decides what to do."""
         self.write_app('import mod\nif mod.VALUE == 1: signal.signal(signal.SIGQUIT, lambda *_: os.write(1, b"no\\n"))')
         monitor = self.run_app('-v')
         monitor.wait_for('app 1')
@@ -6211,7 +6211,7 @@ class Stopping(ModeCase):
     @needs_root
     @needs_program('unshare')
     def test_as_the_first_process_of_a_container(self):
-        """What nobody else waits for is reaped."""
+        """Processes that nobody else waits for are reaped."""
         if self.project.run('unshare', '-pf', '--mount-proc', 'true').returncode:
             self.skipTest('unshare does not work here')
         body = """
@@ -6242,7 +6242,7 @@ class Stopping(ModeCase):
 
 @in_each_mode(*MODES)
 class Ending(ModeCase):
-    """A worker that ends by itself: said in one line, then waiting for a change, never a loop."""
+    """When a worker exits by itself, one line reports it and the monitor waits for a change; there is no loop."""
 
     windows = True
 
@@ -6276,7 +6276,7 @@ class RoughApps(ModeCase):
     windows = True
 
     def check(self, body):
-        """The body runs with mod imported already; it may do anything to stdout: what tells is a file."""
+        """Run `body` after the import of mod. It may do anything to stdout, so the app reports to a file."""
         self.write('mod.py', 'VALUE = 1\n')
         text = f'import os, sys, time\nfrom mod import VALUE\nreport = {self.path("report")!r}\n'
         text += textwrap.dedent(body) + '\nos.makedirs(os.path.dirname(report), exist_ok=True)\n'
@@ -6287,7 +6287,7 @@ class RoughApps(ModeCase):
         monitor = self.run_app(shutdown=600)
         for line in ('app 1\n', 'app 22\n'):
             wait_until(lambda line=line: line in self.project.read('report'), lambda: monitor.fail('no report'))
-            if not WINDOWS or line == 'app 1\n':  # there a Ctrl-C is not for an interpreter that boots
+            if not WINDOWS or line == 'app 1\n':  # on Windows, Ctrl-C must not hit a booting interpreter
                 self.write_value(22)
         self.assertIn(monitor.stop(), STOPPED)
         return monitor
@@ -6299,7 +6299,7 @@ class RoughApps(ModeCase):
         self.check('os.close(1)\nos.close(2)')
 
     def test_own_files_under_our_numbers(self):
-        """They stay empty: no message of ours gets into them."""
+        """The app's files stay empty: none of our messages gets into them."""
         os.mkdir(self.path('files'))
         body = """
             os.closerange(3, 100)
@@ -6324,7 +6324,7 @@ class RoughApps(ModeCase):
         self.check('os.setsid()')
 
     def test_garbage_in_the_channel(self):
-        """Told and survived, as are half a message and a closed channel."""
+        """Garbage is reported and survived, like half a message and a closed channel."""
         body = """
             fd = int(os.environ['HUPPER_WORKER'].split()[3])
             if os.name == 'nt':
@@ -6339,7 +6339,7 @@ class RoughApps(ModeCase):
 
     @needs_posix
     def test_signals_blocked(self):
-        """All that can be blocked: then only SIGKILL ends it."""
+        """If the app blocks all signals, only SIGKILL ends it."""
         self.write_app('signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))')
         monitor = self.run_app(shutdown=0.2)
         self.check_reload(monitor)
@@ -6348,7 +6348,7 @@ class RoughApps(ModeCase):
 
 @in_each_mode(*MODES)
 class ManyReloads(ModeCase):
-    """Nothing grows."""
+    """No resource of the monitor grows."""
 
     @needs_linux
     @needs_cpython
@@ -6442,7 +6442,7 @@ class Requests(ModeCase):
 
 @unittest.skipUnless(WINDOWS, 'Windows only')
 class Windows(Case):
-    """What processes and signals are there: jobs, a console's Ctrl-C, a byte in a pipe for the polite end."""
+    """Processes and signals on Windows: jobs, a console's Ctrl-C, a byte in a pipe for the polite stop."""
 
     APP = """
         import subprocess, sys, time
@@ -6479,7 +6479,7 @@ class Windows(Case):
     def test_interrupt(self):
         monitor = self.run_app()
         child = int(monitor.wait_for(re.compile('app 1 child (.+)'))[1])
-        self.assertEqual(monitor.stop(), 0xC000013A)  # STATUS_CONTROL_C_EXIT, as of any Python
+        self.assertEqual(monitor.stop(), 0xC000013A)  # STATUS_CONTROL_C_EXIT, as for any Python
         monitor.wait_for('ended 1')
         self.check_gone(child, *monitor.workers)
 
@@ -6489,7 +6489,7 @@ class Windows(Case):
         monitor.stop()
 
     def test_monitor_is_killed(self):
-        """The worker goes, and what it has started."""
+        """The worker and its children end."""
         monitor = self.run_app()
         child = int(monitor.wait_for(re.compile('app 1 child (.+)'))[1])
         monitor.process.kill()
@@ -6505,13 +6505,13 @@ class Windows(Case):
     DEAF = 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\nwhile True: time.sleep(1)\n'
 
     def test_worker_that_reads(self):
-        """input() hears the polite stop."""
+        """The polite stop interrupts input()."""
         self.write('mod.py', 'VALUE = 1\n')
         self.write('app.py', 'from mod import VALUE\nprint("app", VALUE, flush=True)\ninput()\nprint("read")\n')
         monitor = self.hupper('--shutdown-interval', '600', '-m', 'app', stdin=subprocess.PIPE)
         self.addCleanup(monitor.process.stdin.close)
         self.check_reload(monitor)
-        # before 3.10 a read that is cancelled raises OSError, whose traceback is shown
+        # before 3.10, a canceled read raises OSError, whose traceback is shown
         unwanted = 'ERROR|read' if sys.version_info < (3, 10) else 'ERROR|Traceback|read'
         self.assertEqual(monitor.count(re.compile(unwanted)), 0, monitor.text())
 
@@ -6524,7 +6524,7 @@ class Windows(Case):
             monitor.stop()
 
     def test_ended_by_the_system(self):
-        """As by a fault: such statuses are what Windows calls exceptions."""
+        """As after a fault: Windows calls such statuses exceptions."""
         monitor = self.run_app('import os, mod\nos._exit(0xC0000005 - 2**32)\n')
         monitor.wait_for('was ended by exception 0xC0000005')
         monitor.wait_for(WAITING)
@@ -6545,7 +6545,7 @@ class Windows(Case):
         self.check_gone(*monitor.workers)
 
     def test_child_is_below_the_monitor(self):
-        """A child of the worker starts no monitor of its own; nobody else is kept from it."""
+        """A child of the worker starts no monitor of its own, but its code runs."""
         self.write('two.py', TWO_LINES + 'print("two", flush=True)\n')
         monitor = self.run_app('import subprocess, sys, mod\nsubprocess.run([sys.executable, "two.py"])\n' + IDLE)
         monitor.wait_for('no monitor inside a monitor')
@@ -6569,7 +6569,7 @@ def _is_alive(pid):
 
 
 class KeptSocketsDecisions(unittest.TestCase):
-    """When the monitor gives up a socket that it keeps: on a clock of ours, with a worker that is a name only."""
+    """When the monitor gives up a socket that it keeps, with simulated time and a simulated worker."""
 
     def setUp(self):
         if WINDOWS:
@@ -6582,12 +6582,12 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.addCleanup(clock.stop)
         self.kept = hupper._KeptSockets(logger, True)
         self.addCleanup(self.kept.close)
-        self.holder = None  # who has the app's sockets open, as far as the monitor can see
+        self.holder = None  # the process that has the app's sockets open, as far as the monitor can see
         self.kept._holder = lambda kept: self.holder if kept.pid else None
         self.kept.worker_started(1)
 
     def bind(self, pid=1, name='localhost', listen=True, times=1):
-        """Do what a worker does: ask for the socket of an address, else bind one of its own; return the inode."""
+        """Act as a worker: ask for the socket of an address, or else bind a new one; return the inode."""
         with socket.socket() as sock:
             sock.bind(('127.0.0.1', 0))
             for _ in range(times):
@@ -6612,7 +6612,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.kept.step()
 
     def pass_time(self, seconds):
-        """Let time pass, and the loop look at what is due."""
+        """Let time pass and the loop handle what is due; return the number of kept sockets."""
         self.now += seconds
         until = self.kept.wait_until()
         if until is not None and until <= self.now:
@@ -6628,7 +6628,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.assertIsNone(self.kept.wait_until())
 
     def test_closed_but_open_elsewhere(self):
-        """In the worker: nothing to look at. In a child, whose end nobody reports: look again."""
+        """Open in the worker: no need to look again. Open in a child, whose exit nobody reports: look again."""
         self.bind()
         self.holder = 1
         self.send('closed', '80', 'localhost')
@@ -6649,7 +6649,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.assertEqual(self.pass_time(5.1), 0)
 
     def test_closed_without_having_listened(self):
-        """As by a client with a port of its own: the other side is to see the end."""
+        """As in a client that binds its port: the peer must see the end of the connection."""
         self.bind(listen=False)
         self.send('closed', '80', 'localhost')
         self.assertEqual(self.pass_time(0), 0)
@@ -6677,7 +6677,7 @@ class KeptSocketsDecisions(unittest.TestCase):
         self.assertEqual(self.pass_time(10), 1)
 
     def test_not_bound_again(self):
-        """The time begins when the new worker has booted, however long that takes."""
+        """The time limit starts when the new worker has booted, however long that takes."""
         self.bind()
         self.kept.worker_ended()
         self.kept.worker_started(2)
@@ -6698,18 +6698,18 @@ class KeptSocketsDecisions(unittest.TestCase):
     def test_another_address_of_the_port(self):
         inode = self.bind()
         self.kept.worker_ended()
-        self.assertNotEqual(self.bind(name='::', times=2), inode)  # the system refuses the first time
+        self.assertNotEqual(self.bind(name='::', times=2), inode)  # the system refuses the first attempt
         self.assertEqual([kept.name for kept in self.kept._sockets], ['::'])
 
     def test_not_to_be_kept(self):
-        """One with SO_REUSEPORT: what was kept without is in its way."""
+        """A socket with SO_REUSEPORT is not kept, and the kept one without it is in its way."""
         self.bind()
         self.kept.worker_ended()
         self.bind(name='')
         self.assertEqual(self.kept._sockets, [])
 
     def test_which_ports_wait(self):
-        """One of which any address has been bound waits no longer."""
+        """A port no longer waits once any address of it has been bound."""
         self.bind(name='::')
         self.bind()
         self.assertEqual(self.request('waiting')[0], b'')
@@ -6720,7 +6720,7 @@ class KeptSocketsDecisions(unittest.TestCase):
 
     @needs_linux
     def test_two_addresses_of_a_port(self):
-        """One does not stand in the other's way."""
+        """Neither gets in the way of the other."""
         self.holder = 1
         names = '0.0.0.0', '::'
         inodes = [self.bind(name=name) for name in names]
@@ -6869,13 +6869,13 @@ SERVERS = {
 
 
 def ask(port, host='127.0.0.1'):
-    """Return what the server at a port answers; raise OSError."""
+    """Return the answer of the server at a port; raise OSError if there is none."""
     with socket.create_connection((host, port), LIMIT) as connection:
         return b''.join(iter(lambda: connection.recv(100), b'')).decode()
 
 
 class Client(threading.Thread):
-    """Asks again and again, until it is told to end; as a context manager."""
+    """A context manager that sends one request after the other until it exits."""
 
     def __init__(self, port):
         super().__init__(daemon=True)
@@ -6902,7 +6902,7 @@ class Client(threading.Thread):
 
 @in_each_mode(*MODES)
 class KeptSockets(ModeCase):
-    """--keep-sockets: what the app listens on outlives the worker."""
+    """--keep-sockets: the app's listening sockets outlive the worker."""
 
     def setUp(self):
         super().setUp()
@@ -6926,7 +6926,7 @@ class KeptSockets(ModeCase):
         try:
             ask(self.port)
         except OSError as error:
-            return isinstance(error, ConnectionRefusedError)  # or it was given up while we waited
+            return isinstance(error, ConnectionRefusedError)  # otherwise it was given up while we waited
         return False
 
     def wait_until_free(self):
@@ -6939,7 +6939,7 @@ class KeptSockets(ModeCase):
         wait_until(is_free, 'the port is not free')
 
     def ask_later(self):
-        """Begin to ask, and return a function that waits for the answer."""
+        """Send a request; return a function that waits for the answer."""
         answers = queue.Queue()
 
         def run():
@@ -6962,7 +6962,7 @@ class KeptSockets(ModeCase):
                         self.write_value(value)
                         wait_until(lambda value=value: client.answers[str(value)], f'{name} does not answer')
                 bad = {text: count for text, count in client.answers.items() if not text.isdigit()}
-                self.assertLessEqual(set(bad), {'ConnectionResetError', 'nothing'})  # what it was answering as it ended
+                self.assertLessEqual(set(bad), {'ConnectionResetError', 'nothing'})  # requests that were cut off
                 self.assertLessEqual(sum(bad.values()), 2 * value)
                 monitor.stop()
                 self.wait_until_free()
@@ -6970,7 +6970,7 @@ class KeptSockets(ModeCase):
     def test_nobody_is_refused(self):
         self.check_servers('plain', 'http.server', 'asyncio')
 
-    @needs_linux  # epoll
+    @needs_linux  # for epoll
     def test_nobody_is_refused_by_one_that_waits_early(self):
         self.check_servers('registered before it is bound')
 
@@ -6989,10 +6989,10 @@ class KeptSockets(ModeCase):
     def test_polling(self):
         self.check_servers('plain', env={'HUPPER_DEFAULT_MONITOR': 'polling'})
 
-    # 1. The ways of an app with one port.
+    # 1. How an app with one port binds it.
 
     def test_tried_first(self):
-        """Bound, and closed again, with or without having listened; then for good: in each worker."""
+        """Each worker binds and closes the port, with or without listening, before it binds the port for good."""
         for trial in ('listen().close()', 'bind().close()'):
             with self.subTest(trial):
                 self.write_value(1)
@@ -7005,7 +7005,7 @@ class KeptSockets(ModeCase):
 
     @needs_linux  # elsewhere a socket has no inode
     def test_tried_by_another_name(self):
-        """Of the same address: the socket is kept."""
+        """Another name of the same address: the socket is kept."""
         for name, address in ('localhost', '127.0.0.1'), ('', '0.0.0.0'):
             app = f"""
                 from net import *
@@ -7023,7 +7023,7 @@ class KeptSockets(ModeCase):
                 self.assertEqual(len(set(re.findall('inode.*', monitor.text()))), 1)
 
     def test_asked_first(self):
-        """Whoever looks for a free port by a connection finds it free, until the app listens there."""
+        """A program that connects to find a free port finds it free, until the app listens there."""
         app = """
             from net import *
             def connect():
@@ -7080,7 +7080,7 @@ class KeptSockets(ModeCase):
     @only_full
     @needs_linux
     def test_closed_while_it_runs(self):
-        """By each way, seen or not, it is refused in the end as without us."""
+        """However the app closes the socket, noticed or not, connections are finally refused, as without us."""
         ways = [
             'sock.close()',
             'sock.shutdown(socket.SHUT_RDWR)',
@@ -7137,9 +7137,9 @@ class KeptSockets(ModeCase):
         self.assertEqual(answer(), '3')
         monitor.stop()
 
-    # 3. is KeptSocketsDecisions.test_not_bound_again.
+    # 3. See KeptSocketsDecisions.test_not_bound_again.
 
-    # 4. The new code binds an overlapping address; a child.
+    # 4. The new code binds an overlapping address; a child binds.
 
     def test_overlapping_addresses(self):
         self.write_value('127.0.0.1')
@@ -7203,7 +7203,7 @@ class KeptSockets(ModeCase):
         wait_until(self.is_refused)
         monitor.stop()
 
-    # 6. The port is free when all is over.
+    # 6. The port is free at the end.
 
     @only_full
     def test_free_at_the_end(self):
@@ -7265,7 +7265,7 @@ class KeptSockets(ModeCase):
 
     @only_full
     def test_many_wait(self):
-        """More than the app's own backlog has room for."""
+        """More connections than the app's own backlog holds."""
         monitor = self.serve('from net import *\nsock = bind()\nsock.listen(2)\nserve(sock)\n')
         monitor.wait_for('app 1')
         self.write('mod.py', 'raise RuntimeError\n')
@@ -7288,12 +7288,12 @@ class KeptSockets(ModeCase):
         counts = []
         for number in range(1, 300 if FULL else 15):
             monitor.wait_for('app 1', count=number)
-            monitor.wait_start(number)  # that line comes by another pipe
+            monitor.wait_start(number)  # that line arrives through another pipe
             self.assertEqual(ask(self.port), '1')
             counts.append((descriptors(monitor.pid), descriptors(monitor.worker)))
             monitor.send(signal.SIGHUP)
         self.assertLessEqual(counts[-1][0], counts[2][0] + 3)
-        self.assertLessEqual(counts[-1][1], counts[0][1])  # which has made its own
+        self.assertLessEqual(counts[-1][1], counts[0][1])  # the first worker has made its own socket
         monitor.stop()
 
     # 9. What an app may do to our descriptor.
@@ -7330,7 +7330,7 @@ class KeptSockets(ModeCase):
 
     @needs_linux
     def test_closed_pair(self):
-        """And a socket of the app's own under the number: as without the option from then on."""
+        """The app puts its own socket under the number of ours: from then on, it runs as without the option."""
         app = """
             pair, number = ours()
             pair.close()
@@ -7404,7 +7404,7 @@ class KeptSocketsOption(Case):
 class KeptSocketsElsewhere(unittest.TestCase):
     @needs_linux
     def test_open_files_of_a_busy_process(self):
-        """What is closed while we look does not hide the rest."""
+        """A file that is closed while we look does not hide the others."""
         code = 'import os, socket\nsock = socket.socket()\nprint(os.fstat(sock.fileno()).st_ino, flush=True)\n'
         code += 'while True:\n    for fd in [os.dup(1) for _ in range(50)]: os.close(fd)\n'
         with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE) as process:
@@ -7416,7 +7416,7 @@ class KeptSocketsElsewhere(unittest.TestCase):
 
     @needs_posix
     def test_default_timeout(self):
-        """One that the program has set is not meant for our own sockets: a slow monitor is waited for."""
+        """The program's default timeout does not apply to our own sockets: we wait for a slow monitor."""
         code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
         code += 'socket.setdefaulttimeout(0.05)\nthreading.Timer(0.5, theirs.send, [b"x"]).start()\n'
         code += 'print(hupper._receive_fds(ours.fileno(), 1, 1))\n'
@@ -7435,7 +7435,7 @@ class KeptSocketsElsewhere(unittest.TestCase):
 
 @in_each_mode(*MODES)
 class SocketActivation(ModeCase):
-    """`man 3 sd_listen_fds`: what systemd gives to the monitor is for the worker."""
+    """`man 3 sd_listen_fds`: the worker gets what systemd gives to the monitor."""
 
     START_ACTIVATED = """
         import os, socket, sys
@@ -7480,9 +7480,9 @@ class SocketActivation(ModeCase):
 
 
 class Terminal(Monitor):
-    """A command on a pseudo-terminal of its own, as a window or a login runs it.
+    """A command on its own pseudo-terminal, as in a window or a login.
 
-    Marks are places in `output`; wait_for() finds a text or pattern anywhere, also in a prompt.
+    Marks are positions in `output`; wait_for() finds a text or pattern anywhere, even in a prompt.
     """
 
     CONTROL = (
@@ -7513,7 +7513,7 @@ class Terminal(Monitor):
                 self.output += text
                 self._news.notify_all()
             if not text:
-                break  # nobody has it open any more
+                break  # no process has it open any more
 
     @property
     def lines(self):
@@ -7534,7 +7534,7 @@ class Terminal(Monitor):
                 if len(found) >= count:
                     return found[count - 1]
                 if time.monotonic() > deadline or not self._readers[0].is_alive():
-                    self.fail(f'{pattern.pattern!r} did not come')
+                    self.fail(f'{pattern.pattern!r} did not appear')
                 self._news.wait(0.1)
 
     @property
@@ -7548,7 +7548,7 @@ class Terminal(Monitor):
         os.write(self.master, text.encode())
 
     def modes(self):
-        """Whether it echoes, and whether it hands on whole lines."""
+        """Return whether it echoes, and whether it passes on whole lines."""
         import termios
 
         flags = termios.tcgetattr(self.master)[3]
@@ -7605,7 +7605,7 @@ def _state(pid):
 
 @in_each_mode(*MODES)
 class Typing(TerminalCase):
-    """What is typed goes to the app alone, before and after a reload; then the terminal is as it was."""
+    """Only the app gets what is typed, before and after a reload; at the end, the terminal is as before."""
 
     MODES = """
         import termios
@@ -7614,7 +7614,7 @@ class Typing(TerminalCase):
         """
 
     def check(self, body, dialog):
-        """Run an app of this body; lead the dialog, pairs of what it shows and what is typed then, in two workers."""
+        """Run an app with this body; in two workers, wait for each first text in `dialog`, then type the second one."""
         self.write('mod.py', 'VALUE = 1\n')
         self.write('app.py', 'from mod import VALUE\n' + textwrap.dedent(self.MODES) + textwrap.dedent(body) + IDLE)
         terminal = self.run_app(shutdown=600)
@@ -7637,7 +7637,7 @@ class Typing(TerminalCase):
 
     @needs_cpython
     def test_readline(self):
-        """With editing: ^A is a key there, and ^H takes a letter back."""
+        """With line editing, ^A is a key and ^H deletes a letter."""
         body = 'import readline\nwhile True: print("got", repr(input("name? ")), VALUE, flush=True)\n'
         self.check(body, [('name? ', 'nx\bn\1A\n'), ("got 'Ann' VALUE", ''), ('name? ', '')])
 
@@ -7658,12 +7658,12 @@ class Typing(TerminalCase):
         self.check('import tty\ntty.setraw(0)\nprint("raw", VALUE, flush=True)\n', [('raw VALUE', 'x')])
 
     def test_non_blocking(self):
-        """asyncio does that to what it reads; the next worker begins with input()."""
+        """asyncio makes stdin non-blocking; the next worker starts with input()."""
         body = 'print("got", input("name? "), VALUE, flush=True)\nos.set_blocking(0, False)\n'
         self.check('import os\n' + body, [('name? ', 'Ann\n'), ('got Ann VALUE', '')])
 
     def test_foreground_is_given_back(self):
-        """The app has given it to a group that is no more."""
+        """The app has given the foreground to a group that no longer exists."""
         body = """
             import subprocess
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -7686,18 +7686,18 @@ class Typing(TerminalCase):
 
 @in_each_mode(*MODES)
 class Interrupt(TerminalCase):
-    """Ctrl-C: one KeyboardInterrupt in the app, none in ours."""
+    """Ctrl-C raises one KeyboardInterrupt in the app, and none in our code."""
 
     @property
     def interrupted(self):
-        """The status of a monitor whose worker Ctrl-C has ended; the command line ends by SIGINT as well."""
+        """The monitor's status after Ctrl-C has ended the worker; the command line ends by SIGINT as well."""
         return 130 if self.mode == 'api' else -signal.SIGINT
 
     def test_interrupt(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
-        self.wait_for_standby(terminal, self.mode)  # until all processes are there that Ctrl-C reaches
+        self.wait_for_standby(terminal, self.mode)  # until all processes that Ctrl-C reaches exist
         terminal.type('\3')
         self.assertEqual(terminal.wait(), self.interrupted)
         terminal.check_nothing_left()
@@ -7727,7 +7727,7 @@ class Interrupt(TerminalCase):
         self.assertNotIn('hupper.py"', terminal.text())
 
     def test_during_a_reload(self):
-        """At any moment of it: the new worker is told, if by the monitor."""
+        """At any moment: the new worker gets the signal, if necessary from the monitor."""
         self.write_app()
         for _ in range(25 if FULL else 5):
             terminal = self.run_app(shutdown=600)
@@ -7740,7 +7740,7 @@ class Interrupt(TerminalCase):
             self.write_value(1)
 
     def test_in_a_group_of_its_own(self):
-        """As programs have that mean to end all of their children by killpg()."""
+        """The app is in its own group, like programs that end all of their children with killpg()."""
         self.write_app('os.setpgrp()')
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
@@ -7749,7 +7749,7 @@ class Interrupt(TerminalCase):
         terminal.check_nothing_left()
 
     def test_stdin_is_something_else(self):
-        """One KeyboardInterrupt there, too."""
+        """The app still gets one KeyboardInterrupt."""
         self.write_own_status()
 
         def start(*command, **options):
@@ -7796,7 +7796,7 @@ class Interrupt(TerminalCase):
     DEAF = 'signal.signal(signal.SIGINT, lambda *_: os.write(1, b"deaf\\n"))\n'
 
     def test_three_times(self):
-        """That kills; a second one is the app's own."""
+        """The third Ctrl-C kills; the second one is the app's own."""
         self.write_app(self.DEAF)
         terminal = self.run_app(shutdown=0.2)
         terminal.wait_for('app 1')
@@ -7812,7 +7812,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('is still running'), 1)
 
     def test_goes_on(self):
-        """It is watched and reloaded as ever; and then the Ctrl-C is forgotten."""
+        """The app is watched and reloaded as usual; then the Ctrl-C is forgotten."""
         self.write_app(self.DEAF)
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
@@ -7824,7 +7824,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.stop(), 7)
 
     def test_takes_its_time(self):
-        """As long as it wants to, to finish its work."""
+        """The app may take as long as it wants to finish its work."""
         self.write_app(self.DEAF + 'import mod\nwhile not os.path.exists("go"): time.sleep(0.01)\nsys.exit(0)\n')
         terminal = self.run_app(shutdown=0.2)
         terminal.wait_start(1)
@@ -7836,7 +7836,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(len(terminal.workers), 1)
 
     def test_saves_something_at_its_end(self):
-        """What it has written by itself then does not start it again."""
+        """A file that the app itself writes as it exits causes no new start."""
         text = """
             import hupper, time
             from mod import VALUE
@@ -7858,9 +7858,9 @@ class Interrupt(TerminalCase):
         self.assertEqual(len(terminal.workers), 1)
 
     def test_pdb(self):
-        """It interrupts what runs; then a save reloads that."""
+        """Ctrl-C interrupts the running app; then a save reloads it."""
         if self.mode == 'api':
-            self.skipTest('as on the command line')
+            self.skipTest('the same as on the command line')
         self.write_app()
         command, env = self.command('-m', 'pdb', 'app.py')
         terminal = self.open(*command, env=env)
@@ -7878,7 +7878,7 @@ class Interrupt(TerminalCase):
 
     @needs_linux
     def test_sent_by_a_process(self):
-        """To the monitor alone, in the foreground: the worker is told."""
+        """SIGINT goes only to the monitor, in the foreground; the monitor passes it on."""
         self.write_app()
         terminal = self.run_app(shutdown=600)
         terminal.wait_for('app 1')
@@ -7887,7 +7887,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
 
     def test_a_program_reads_it(self):
-        """As prompt_toolkit does: it has the terminal raw, and ends by its own KeyboardInterrupt."""
+        """As in prompt_toolkit: the app sets raw mode, and exits by its own KeyboardInterrupt."""
         self.write_app(
             'import mod, tty\ntty.setraw(0)\nprint("raw", flush=True)\n'
             'if os.read(0, 1) == b"\\3": raise KeyboardInterrupt'
@@ -7900,7 +7900,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.modes(), (True, True))
 
     def test_while_the_worker_is_stopped_for_a_reload(self):
-        """No new start; and the worker gets the time that it has where all is to end."""
+        """There is no new start, and the worker may take as long as at a final stop."""
         end = """
             def end(*_):
                 os.write(1, b'ending\\n')
@@ -7922,7 +7922,7 @@ class Interrupt(TerminalCase):
         self.assertEqual(len(terminal.workers), 1)
 
     def test_before_the_start_of_the_next_worker(self):
-        """One that has reached the waiting standby is nothing to it."""
+        """A Ctrl-C that has reached the waiting standby has no effect on it."""
         self.write_app('import mod\nif mod.VALUE == 1: ' + self.DEAF)
         terminal = self.run_app()
         terminal.wait_for('app 1')
@@ -7937,9 +7937,9 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.text().count('KeyboardInterrupt\n'), 1)
 
     def test_shell_script(self):
-        """It stops as well, as it does around plain Python."""
+        """The shell script stops as well, as it does with plain Python."""
         if self.mode == 'api':
-            self.skipTest('on the command line')
+            self.skipTest('only on the command line')
 
         def start(*command, **options):
             return self.open('sh', '-c', '"$@"; echo went "on"', 'sh', *command, **options)
@@ -7968,7 +7968,7 @@ class Interrupt(TerminalCase):
 
 @in_each_mode(*MODES)
 class Enter(TerminalCase):
-    """ENTER reloads after a crash; only where somebody can press it."""
+    """ENTER reloads after a crash, if a user can press it."""
 
     def test_enter(self):
         self.write_app('sys.exit(7)')
@@ -7981,7 +7981,7 @@ class Enter(TerminalCase):
         self.assertEqual(terminal.stop(), 7)
 
     def test_what_is_typed_before_the_crash(self):
-        """It is the app's; what the app leaves of it does not reload."""
+        """The app gets what is typed; what it leaves unread causes no reload."""
         self.write_app('sys.exit(input())')
         terminal = self.run_app()
         terminal.wait_start(1)
@@ -7992,12 +7992,12 @@ class Enter(TerminalCase):
 
     @needs_linux
     def test_no_terminal(self):
-        """With stdin closed, at its end, or of another kind: it waits for a change, and does so asleep."""
+        """With stdin closed or at its end, the monitor waits for a change, asleep."""
         self.write_app('sys.exit(7)')
         read, write = os.pipe()
         os.close(write)
         self.addCleanup(os.close, read)
-        for stdin in ('<&-', f'</dev/fd/{read}'):  # a shell's own numbers end at 9
+        for stdin in ('<&-', f'</dev/fd/{read}'):  # a shell redirects only one-digit numbers
 
             def start(*command, stdin=stdin, **options):
                 return self.start('sh', '-c', f'exec "$@" {stdin}', 'sh', *command, pass_fds=[read], **options)
@@ -8012,17 +8012,17 @@ class Enter(TerminalCase):
 
 
 def _turns(pid):
-    """How often a process has gone to sleep so far."""
+    """Return the number of context switches of a process so far."""
     with open(f'/proc/{pid}/status') as file:
         return sum(int(line.split()[1]) for line in file if 'ctxt_switches' in line)
 
 
 @in_each_mode(*MODES)
 class Lines(TerminalCase):
-    """Our lines on a terminal: they stand out from the app's, and name files as a user at it does."""
+    """On a terminal, our lines stand out from the app's, and name files as a user there does."""
 
     def run_app(self, log=None, **env):
-        """Let an app reload and then break it; `log`: the file with our lines, if they do not come on the terminal."""
+        """Reload an app, then break it; `log`: the file with our lines, if they do not go to the terminal."""
         self.write_app()
         terminal = super().run_app(env={'TERM': 'xterm', 'NO_COLOR': None, **env}, start=self.begin)
         self.check_reload(terminal)
@@ -8055,7 +8055,7 @@ class Lines(TerminalCase):
         self.check_plain(TERM='dumb')
 
     def test_file(self):
-        """While stdin and stdout are the terminal."""
+        """stderr is a file; stdin and stdout are the terminal."""
 
         def begin(*command, **options):
             return self.open('sh', '-c', 'exec "$@" 2>log', 'sh', *command, **options)
@@ -8067,7 +8067,7 @@ class Lines(TerminalCase):
         self.assertNotIn('\x1b', self.project.read('log'))
 
     def test_logger(self):
-        """Its own lines are its own affair; but it gets none with a command for a terminal in it either."""
+        """A logger formats its own lines, but gets no line that contains a terminal command."""
         if self.mode != 'api':
             self.skipTest('there is no logger on the command line')
         begin = self.begin
@@ -8094,7 +8094,7 @@ class Lines(TerminalCase):
 
 @in_each_mode(*MODES)
 class FullScreen(TerminalCase):
-    """What a full-screen program has made of the terminal, and undoes at its end, which a signal of ours passes by."""
+    """What a full-screen program has done to the terminal is undone if our signal keeps the program from doing so."""
 
     BEGIN = 'sys.stdout.write("\\x1b[?1049h\\x1b[?1000h\\x1b[?25l")'
     APP = f"""
@@ -8124,7 +8124,7 @@ class FullScreen(TerminalCase):
         self.write('app.py', textwrap.dedent(self.APP).replace('try:', body + '\ntry:'))
 
     def fail_next(self, terminal, body=''):
-        """Edit the app so that the next one fails in an import."""
+        """Edit the app so that the next worker fails in an import."""
         self.write_app(body)
         terminal = self.run_app(**terminal)
         terminal.wait_for('app 1')
@@ -8171,9 +8171,9 @@ class FullScreen(TerminalCase):
 
     @needs_program('tmux')
     def test_in_tmux(self):
-        """What a real terminal makes of it."""
+        """What a real terminal shows."""
         tmux = [shutil.which('tmux'), '-L', 'hupper', '-f', os.devnull]
-        # With SHELL, as tmux runs a command in the user's login shell, which a system account doesn't have.
+        # SHELL, because tmux runs commands in the user's login shell, which a system account lacks.
         env = {'TMUX': None, 'TMUX_TMPDIR': self.project.tmp, 'TERM': 'screen', 'SHELL': '/bin/sh'}
 
         def start(*command, env=env, **options):
@@ -8193,7 +8193,7 @@ class FullScreen(TerminalCase):
         self.write('mod.py', 'raise ValueError\n')
         wait_until(lambda: 'ValueError' in shown('capture-pane'), lambda: shown('capture-pane'))
         self.assertEqual(shown('display', flags), '0 0 1\n')
-        self.assertIn('Starting monitor', shown('capture-pane'))  # on the plain screen, as it was
+        self.assertIn('Starting monitor', shown('capture-pane'))  # on the plain screen, as before
 
 
 @in_each_mode(*MODES)
@@ -8219,7 +8219,7 @@ class JobControl(TerminalCase):
         shell.wait_for('status 130')
 
     def test_background(self):
-        """It neither stops nor reads what the shell is to get, whatever the workers do."""
+        """The job neither stops nor reads the shell's input, whatever the workers do."""
         self.write_app()
         shell, monitor = self.shell(' &')
         shell.wait_for('app 1')
@@ -8236,7 +8236,7 @@ class JobControl(TerminalCase):
         shell.wait_for('status 143')
 
     def test_crash_then_foreground(self):
-        """A monitor that is fetched to the foreground has somebody to press ENTER."""
+        """If a monitor is moved to the foreground, a user can press ENTER."""
         self.write_app('sys.exit(7)')
         shell, monitor = self.shell(' &')
         shell.wait_for('Waiting for a file')
@@ -8248,7 +8248,7 @@ class JobControl(TerminalCase):
         shell.type('\3')
 
     def test_foreground_then_raw_mode(self):
-        """What the modes were before, the monitor could not note in the background."""
+        """In the background, the monitor could not record the modes."""
         wait = 'import time, tty\nwhile os.tcgetpgrp(0) != os.getpgrp(): time.sleep(0.01)\n'
         self.write_app(wait + 'tty.setraw(0)\nsys.exit(7)')
         shell, _ = self.shell(' &')
