@@ -15,7 +15,7 @@ A test never sleeps in the hope that something has happened: it waits for the ev
     HUPPER_TEST_ROUNDS=N, HUPPER_TEST_SEED=N    length and seed of the random sequences
 
 Sections, in this order: harness; pure parts; command line; API; never miss (ways of saving); trees, backends, storms;
-processes and signals; terminal; fidelity; compatibility with hupper 1.x; performance guards; main.
+processes and signals; kept sockets; terminal; fidelity; preloading; main.
 """
 
 import atexit
@@ -8311,7 +8311,7 @@ class HangUp(TerminalCase):
 
 # --- fidelity ----------------------------------------------------------------
 
-# What an app can find out about its process. Imports nothing before it has noted what was there.
+# What an app can find out about its process. It records the loaded modules before it imports any.
 FACTS = r"""
 import sys
 MODULES = set(sys.modules)
@@ -8391,7 +8391,7 @@ def tell():
 
 
 def _flat(facts, path=''):
-    """Nested dictionaries as one, of paths and values."""
+    """Flatten nested dictionaries into one of paths and values."""
     if not isinstance(facts, dict):
         return {path: facts}
     return {name: value for key, each in facts.items() for name, value in _flat(each, f'{path}/{key}').items()}
@@ -8402,17 +8402,17 @@ LIBRARY = os.path.dirname(os.__file__)
 
 @needs_linux
 class Facts(ModeCase):
-    """The worker can't tell: what an app finds in its process is what it finds under plain Python.
+    """An app finds the same in its process as under plain Python.
 
-    Allowed differences, for each of which a check says how far it may go: an entry at the end of sys.meta_path, a
-    descriptor that children do not inherit, modules of the standard library (and the one that the program itself
-    imports, in API mode), the frames that run the app.
+    Allowed differences, each of which a check limits: an entry at the end of sys.meta_path, a descriptor that children
+    do not inherit, modules of the standard library (in API mode also the one that the program itself imports), the
+    frames that run the app.
     """
 
     SURROUNDINGS = 'umask 027; trap "" USR1; exec 7</dev/null; ulimit -n 500; exec "$@"'
 
     def facts(self, mode, *target, options=(), stdin=''):
-        """What the app says: once under plain Python, else in two workers one after the other."""
+        """Return the facts that the app prints: once under plain Python, else in two workers in a row."""
         self.mode = mode
         command, env = [sys.executable, *target], {'PYTHONPATH': os.path.join(self.project.base, 'library')}
         if mode in ('fork', 'spawn'):
@@ -8424,7 +8424,7 @@ class Facts(ModeCase):
         if mode != 'plain':
             monitor.wait_start(1)
             self.assertEqual(_mode(monitor), 'fork' if mode == 'fork' else 'spawn', monitor.text('err'))
-            self.wait_for_standby(monitor, mode)  # the second worker is to come from it
+            self.wait_for_standby(monitor, mode)  # the second worker must be the standby
             monitor.send(signal.SIGHUP)
             found.append(json.loads(monitor.wait_for(pattern, count=2)[1]))
         monitor.kill()
@@ -8472,7 +8472,7 @@ class Facts(ModeCase):
         self.assertLess(len(extra), 50)
 
     def check_frames(self, plain, ours):
-        """Below the app is one frame of ours, with the file name of plain Python's outermost one."""
+        """Below the app is one frame of ours, with the file name of plain Python's outermost frame."""
         self.assertEqual(ours, [*plain, plain[-1]])
 
     @needs_cpython
@@ -8496,7 +8496,7 @@ class Facts(ModeCase):
     @only_full
     @needs_cpython
     def test_names_with_dots(self):
-        """They stay in `__file__`, where a link comes before them they mean another folder."""
+        """`__file__` keeps the dots, because after a link they lead to another folder."""
         self.write('real/script.py', 'import facts\nfacts.tell()\n')
         self.write('real/folder/__main__.py', 'import facts\nfacts.tell()\n')
         os.symlink('real/folder', self.path('link'))
@@ -8507,7 +8507,7 @@ class Facts(ModeCase):
 
     @needs_cpython
     def test_folder_without_stdin(self):
-        """Also what is opened now is above the descriptors of stdin, stdout and stderr."""
+        """Our descriptors do not take the place of stdin either."""
         self.write('folder/__main__.py', 'import facts\nfacts.tell()\n')
         self.check('folder', 'x', modes=('fork', 'spawn'), stdin=' <&-')
 
@@ -8525,10 +8525,10 @@ class Facts(ModeCase):
 
 @needs_posix
 @unittest.skipIf(
-    'select' in sys.builtin_module_names, 'select is built into this interpreter: nothing can come before it'
+    'select' in sys.builtin_module_names, 'select is built into this interpreter, so no module can shadow it'
 )
 class OwnModules(Case):
-    """A module of the project's own comes before the standard library's of that name, which the monitor may use."""
+    """The project's own module takes precedence over the standard library's, which the monitor may use."""
 
     def check(self, *target, **env):
         monitor = self.hupper(*target, env=env)
@@ -8549,7 +8549,7 @@ class OwnModules(Case):
 
     @needs_linux
     @needs_cpython
-    @unittest.skipIf(sys.version_info >= (3, 11), 'runpy is frozen here: nobody can have one of his own')
+    @unittest.skipIf(sys.version_info >= (3, 11), 'runpy is frozen here: a project cannot have its own')
     def test_api(self):
         self.write('two.py', 'import hupper\nif __name__ == "__main__": hupper.start_reloader("app.main")\n')
         self.write(
@@ -8559,7 +8559,7 @@ class OwnModules(Case):
         self.write('runpy.py', self.MINE)
         monitor = self.start(sys.executable, 'two.py')
         monitor.wait_for('app mine')
-        self.wait_for_standby(monitor, 'api')  # it uses runpy itself
+        self.wait_for_standby(monitor, 'api')  # the standby itself uses runpy
         monitor.send(signal.SIGHUP)
         monitor.wait_for('app mine', count=2)
         monitor.stop()
@@ -8575,7 +8575,7 @@ class OwnModules(Case):
                 self.check('-v', '-m', 'app', PYTHONPATH=folder)
 
     def test_imported_at_the_start_of_python(self):
-        """By a sitecustomize.py: watched, and new in the next worker, which may be a fork or a standby."""
+        """sitecustomize.py imports a module: it is watched, and new in the next worker, whether a fork or a standby."""
         self.write('sitecustomize.py', 'import mod\n')
         self.write_app()
         self.write('start.py', TWO_LINES + self.project.read('app.py'))
@@ -8588,7 +8588,7 @@ class OwnModules(Case):
             monitor.stop()
 
     def test_hupper(self):
-        """A copy in the project, with another one installed that is run."""
+        """The project has a module of this name, and another, installed hupper is run."""
         self.write('lib/anything.py', '')
         shutil.move(self.path('hupper.py'), self.path('lib/hupper.py'))
         self.write('hupper.py', 'whose = "mine"\n')
@@ -8612,12 +8612,12 @@ class OwnModules(Case):
 
 @in_each_mode(*('fork', 'spawn')[: 2 if FULL else 1])
 class WorksInside(ModeCase):
-    """What other programs do in their process works in the worker too, and after a reload."""
+    """What programs do in their process also works in the worker, and after a reload."""
 
     windows = True
 
     def check(self, text, *args, options=(), name='app.py', target=('-m', 'app')):
-        """An app that ends by saying `fine VALUE`, with nothing on stderr that is not ours."""
+        """Run an app that prints `fine VALUE` at the end, with only our own lines on stderr."""
         self.write('mod.py', 'VALUE = 1\n')
         self.write(name, textwrap.dedent(text))
         command, env = self.command(*target, *args)
@@ -8630,7 +8630,7 @@ class WorksInside(ModeCase):
                 self.write_value(22)
         text = monitor.text('err')
         monitor.stop()
-        text = text if WINDOWS else monitor.text('err')  # a standby that boots just now may tell of the Ctrl-C
+        text = text if WINDOWS else monitor.text('err')  # a standby that boots may print a traceback for the Ctrl-C
         self.assertEqual('is started by spawn' in text, self.mode == 'spawn' or not FORKS)
         strange = [line for line in text.splitlines() if not self.OURS.search(line)]
         self.assertEqual(strange, [], monitor.text())
@@ -8642,7 +8642,7 @@ class WorksInside(ModeCase):
     IMPORTS = 'import os, signal, subprocess, sys\nfrom mod import VALUE\n'
 
     def test_multiprocessing(self):
-        """Functions of __main__, by every way to start."""
+        """Functions of __main__, with each start method."""
         text = """
             import multiprocessing, sys
             from mod import VALUE
@@ -8659,7 +8659,7 @@ class WorksInside(ModeCase):
         self.check(text)
 
     def test_imports_while_functions_are_patched(self):
-        """As tests do. Importlib itself calls none of these."""
+        """As tests do. importlib itself calls none of these."""
         names = 'lstat stat open fstat getpid getcwd fsencode fsdecode path.join path.abspath path.exists path.isdir'
         names = [f'os.{name}' for name in names.split()] + 'time.time_ns time.monotonic builtins.open'.split()
         for number in range(len(names)):
@@ -8736,7 +8736,7 @@ class WorksInside(ModeCase):
 
     @needs_posix
     def test_own_handlers(self):
-        """The app minds its children itself, and wakes its own loop."""
+        """The app waits for its children itself, and wakes its own loop."""
         text = """
             import socket, time
             ended = []
@@ -8753,7 +8753,7 @@ class WorksInside(ModeCase):
         self.check(self.IMPORTS + textwrap.dedent(text) + IDLE)
 
     def test_pickle(self):
-        """Objects of __main__, also at the end."""
+        """Objects of __main__, even at exit."""
         text = """
             import atexit, pickle
             from mod import VALUE
@@ -8771,7 +8771,7 @@ class WorksInside(ModeCase):
 
     @needs_cpython
     def test_end_by_sys_exit(self):
-        """It lets go of the app's objects before Python shuts down."""
+        """sys.exit() releases the app's objects before Python shuts down."""
         text = """
             import sys
             from mod import VALUE
@@ -8792,14 +8792,14 @@ class WorksInside(ModeCase):
         self.check(text)
 
     def test_annotations(self):
-        """Those of __main__ are what its code says, also where Python makes them late."""
+        """The annotations of __main__ are those of its code, even if Python makes them lazily."""
         self.check(
             'import __main__\nfrom mod import VALUE\nx: int = 1\nassert __main__.__annotations__ == {"x": int}\n'
             'print("fine", VALUE, flush=True)'
         )
 
     def test_compile(self):
-        """What has just been saved, as only an import is kept from doing; that makes it no file to be watched."""
+        """An app may compile what it has just saved, which only imports avoid; that does not make the file watched."""
         text = """
             import py_compile
             from mod import VALUE
@@ -8827,7 +8827,7 @@ class WorksInside(ModeCase):
         self.assertEqual(monitor.stop(), 139)
 
     @needs_cpython
-    @unittest.skipIf(WINDOWS, 'what C code writes to a pipe comes at the end there')
+    @unittest.skipIf(WINDOWS, 'output of C code to a pipe appears at the end there')
     def test_importtime(self):
         self.write_app()
         command, env = self.command('-m', 'app')
@@ -8839,7 +8839,7 @@ class WorksInside(ModeCase):
     @needs_cpython
     @needs_posix
     def test_tracebacks_that_the_app_prints(self):
-        """Of an extension module that can't be loaded, as of any other."""
+        """Also the traceback of an extension module that can't be loaded."""
         self.write('broken' + importlib.machinery.EXTENSION_SUFFIXES[0], 'x')
         text = """
             import traceback
@@ -8900,7 +8900,7 @@ class WorksInside(ModeCase):
         self.assertNotIn('hupper.py', report)
 
     def test_second_copy(self):
-        """Copies of the module share the proxy; children of all kinds are not active."""
+        """Copies of the module share the proxy; none is active in a child of any kind."""
         os.mkdir(self.path('vendor'))
         shutil.copy(self.path('hupper.py'), self.path('vendor'))
         text = """
@@ -8926,7 +8926,7 @@ class WorksInside(ModeCase):
 @needs_posix
 @in_each_mode(*('fork', 'spawn')[: 2 if FULL else 1])
 class Endings(ModeCase):
-    """What Python prints at the end of a program, and the status, are the same as under plain Python."""
+    """What Python prints at the end of a program, and its status, are the same as under plain Python."""
 
     ENDS = {
         'exception': 'import part',
@@ -8976,17 +8976,13 @@ class Endings(ModeCase):
                 self.assertEqual((ours.stdout, ''.join(lines), ours.returncode), (plain.stdout, plain.stderr, status))
 
 
-# --- compatibility with hupper 1.x -------------------------------------------
-
-# --- performance guards ------------------------------------------------------
-
-# --- main --------------------------------------------------------------------
+# --- preloading --------------------------------------------------------------
 
 JOBS = int(os.environ.get('HUPPER_TEST_JOBS') or min(8, 4 * (os.cpu_count() or 1)))
 
 
 class PreloadParts(unittest.TestCase):
-    """What --preload decides, without processes."""
+    """The decisions of --preload, without processes."""
 
     def setUp(self):
         self.project = Project()
@@ -9039,8 +9035,8 @@ class PreloadParts(unittest.TestCase):
         self.assertEqual(imports.taken_away(path, signature), {'b.c'})
         second = hupper._signature(path)
         self.project.write('x.py', 'import a')
-        self.assertEqual(imports.taken_away(path, signature), {'b', 'b.c'}, 'against what runs')
-        self.assertEqual(imports.taken_away(path, second), {'b', 'd'}, 'against what was compiled at the last save')
+        self.assertEqual(imports.taken_away(path, signature), {'b', 'b.c'}, 'compared with the running code')
+        self.assertEqual(imports.taken_away(path, second), {'b', 'd'}, 'compared with the last save')
         remove(path)
         self.assertEqual(imports.taken_away(path, signature), {'a', 'b', 'b.c'})
 
@@ -9053,12 +9049,12 @@ class PreloadParts(unittest.TestCase):
         self.assertEqual(imports.taken_away(path, signature), {'a'})
         imports, signature = self.imports(self.project.write('x.py', 'import b\n'))
         self.project.write('x.py', '')
-        self.assertEqual(imports.taken_away(path, signature), {'b'}, 'that bytecode was not its own')
+        self.assertEqual(imports.taken_away(path, signature), {'b'}, 'the bytecode belongs to another version')
         os.utime(self.project.write('x.py', 'import a\n'), (1e9, 1e9))
         imports, signature = self.imports(path)
         remove(pyc)
         self.project.write('x.py', '')
-        self.assertIsNone(imports.taken_away(path, signature), 'the bytecode has gone')
+        self.assertIsNone(imports.taken_away(path, signature), 'the bytecode is gone')
 
     def test_imports_not_known(self):
         path = self.project.write('x.py', 'import a\n')
@@ -9067,13 +9063,13 @@ class PreloadParts(unittest.TestCase):
         self.project.write('x.py', 'import (')
         self.assertIsNone(imports.taken_away(path, signature), 'it does not compile')
         imports = hupper._SourceImports()
-        imports.add(path, signature)  # it is another one by now
+        imports.add(path, signature)  # the file has changed meanwhile
         while imports._unread:
             imports.step()
         self.assertIsNone(imports.taken_away(path, signature))
 
     def preload(self, *names, excepted=(), target='app'):
-        """A _Preload that a worker has reported these modules to."""
+        """Return a _Preload to which a worker has reported these modules."""
         self.lines = []
         logger = SimpleNamespace(debug=self.lines.append, info=self.lines.append)
         preload = hupper._Preload(True, excepted, SimpleNamespace(kind='module', name=target), logger)
@@ -9128,7 +9124,7 @@ class PreloadParts(unittest.TestCase):
 
     @staticmethod
     def standby(preload):
-        """A new standby preloads: the handlers of its messages."""
+        """Let a new standby preload; return the handlers of its messages."""
         standby = SimpleNamespace(channel=SimpleNamespace(handlers={}))
         preload.note_standby(standby)
         return standby.channel.handlers
@@ -9148,24 +9144,24 @@ class PreloadParts(unittest.TestCase):
         standby = self.standby(preload)
         standby['preload']('c')
         with mock.patch.object(hupper.time, 'monotonic', return_value=preload.deadline + 1):
-            preload.reject()  # it hangs
+            preload.reject()  # the import hangs
         self.assertEqual(self.planned(preload), ['d'])
         standby = self.standby(preload)
         standby['preload']('d')
-        preload.reject()  # it has died
+        preload.reject()  # the standby has died
         self.assertEqual(self.planned(preload), [])
         self.assertEqual([line for line in self.lines if 'any more' in line], [self.lines[-1]])
         self.assertIn('d: it ends the process', self.lines[-1])
         self.assertIn('c is not preloaded: it takes longer than 10 s.', self.lines)
         preload.retry_all()
-        self.assertEqual(self.planned(preload), [], 'the next start is a plain one')
+        self.assertEqual(self.planned(preload), [], 'the next start is plain')
         preload.note_start(None)
         preload.handlers()['module']('a', '/a.py')
         preload.note_boot()
         self.assertEqual(self.planned(preload), ['a'])
 
     def test_late_messages(self):
-        """Those of a standby that is none any more set no deadline."""
+        """Messages from a discarded standby set no deadline."""
         preload = self.preload('a')
         standby = self.standby(preload)
         preload.note_standby(None)
@@ -9175,7 +9171,7 @@ class PreloadParts(unittest.TestCase):
         self.assertIsNone(preload.deadline)
 
     def test_installed_files(self):
-        """A change is noticed, be there inotify or not; what else happens in the folder is none."""
+        """A change is noticed with and without inotify; other changes in the folder do not count."""
         for works in (True, False):
             with self.subTest(works=works):
                 paths = [self.project.write(name, '') for name in ('pack/a.py', 'pack/b.py', 'c.py')]
@@ -9200,7 +9196,7 @@ class PreloadParts(unittest.TestCase):
                 self.assertEqual(files.changed(), paths[0])
 
     def test_what_fails_and_the_last_run_did_not_import(self):
-        """That is all right if it fails in the running worker as well, as an optional part does."""
+        """The failure is no obstacle if the import fails in the running worker as well, as an optional part may."""
         for fails in (True, False):
             with self.subTest(fails=fails):
                 preload = self.preload('a')
@@ -9218,7 +9214,7 @@ class PreloadParts(unittest.TestCase):
                 self.assertEqual(preload.obstacle(), None if fails else 'b has failed in it')
 
     def test_what_the_last_run_did_not_import(self):
-        """The running worker may still do so; if it does not, what has led to that is left out."""
+        """The running worker may still import the module; if not, the import that has led to it is excluded."""
         for late, expected in (([], ['c']), (['b'], ['a', 'c', 'b']), (['x', 'y'], ['c', 'x', 'y'])):
             with self.subTest(late=late):
                 preload = self.preload('a', 'c')
@@ -9226,7 +9222,7 @@ class PreloadParts(unittest.TestCase):
                 standby['preload']('a')
                 standby['preload-unlisted']('b', f'{os.sep}b.py')
                 standby['preload-end'](2, 0)
-                self.assertFalse(preload.is_hopeless(1), 'it is waited for')
+                self.assertFalse(preload.is_hopeless(1), 'the running worker may still import it')
                 self.assertIn('b was not imported', preload.obstacle())
                 for name in late:
                     preload.handlers()['module'](name, f'{os.sep}{name}.py')
@@ -9286,10 +9282,10 @@ class Preload(EnvironmentCase):
 
     def setUp(self):
         super().setUp()
-        os.mkdir(os.path.join(self.site, '__pycache__'))  # that it appears would look like an installation
+        os.mkdir(os.path.join(self.site, '__pycache__'))  # created later, it would look like an installation
 
     def write_app(self, value=1, body='import lib'):
-        """An app that says whether lib was there before it executes body."""
+        """Write an app that prints whether lib was loaded before it executes `body`."""
         begin = 'import sys\nbefore = "preloaded" if "lib" in sys.modules else "plain"\n'
         end = f'print("app", {value}, before, flush=True)\n'
         self.write('app.py', begin + textwrap.dedent(body) + '\n' + end + IDLE)
@@ -9311,7 +9307,7 @@ class Preload(EnvironmentCase):
         return monitor
 
     def save(self, monitor, value, how, body='import lib', standby=True):
-        """Save the app; it must start as is said; then wait for the next standby to be ready."""
+        """Save the app; check how it starts; then wait until the next standby is ready."""
         ready = monitor.count('Preloaded ')
         self.write_app(value, body)
         monitor.wait_for(f'app {value} {how}')
@@ -9319,7 +9315,7 @@ class Preload(EnvironmentCase):
             monitor.wait_for('Preloaded ', count=ready + 1)
 
     def test_life(self):
-        """Edit, crash, mend, end."""
+        """Edit, crash, fix, stop."""
         self.install('lib.py', '')
         self.write_app()
         monitor = self.start_preloaded()
@@ -9353,7 +9349,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_import_taken_away(self):
-        """A plain start, after which what is no longer imported is not there; others are preloaded again."""
+        """The next start is plain and lacks what is no longer imported; the other modules are preloaded again."""
         self.install('lib.py', '')
         self.install('pack/__init__.py', '')
         self.install('pack/sub.py', '')
@@ -9371,7 +9367,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_import_taken_away_in_a_crash(self):
-        """It is not forgotten that the list has a module that nobody imports any more."""
+        """The monitor still knows that the list has a module that is no longer imported."""
         self.install('lib.py', '')
         self.install('other.py', '')
         self.write_app(1, 'import lib, other')
@@ -9410,7 +9406,7 @@ class Preload(EnvironmentCase):
     @only_full
     @needs_posix
     def test_asked_for(self):
-        """SIGHUP is a plain start."""
+        """SIGHUP causes a plain start."""
         self.install('lib.py', '')
         self.write_app()
         monitor = self.start_preloaded()
@@ -9437,7 +9433,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_code_that_is_not_installed(self):
-        """Linked into the environment, or below it: of the project."""
+        """Code that the environment only refers to belongs to the project."""
         self.install('lib.py', '')
         self.write('src/editable.py', '')
         self.install('editable.pth', self.path('src') + '\n')
@@ -9451,7 +9447,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_what_a_package_starts_and_changes(self):
-        """A process can be ended by SIGTERM; the current folder stays where the package went."""
+        """SIGTERM can end a process that a package starts; the current folder stays where the package went."""
         self.install(
             'lib.py',
             """
@@ -9474,7 +9470,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_found_by_a_finder_of_an_editable_project(self):
-        """As setuptools installs one: an installed package that imports it must see what is on disk."""
+        """As setuptools installs it: an installed package that imports the project must see what is on disk."""
         self.write('src/editable.py', 'VALUE = 1')
         self.install('finder.pth', 'import finder')
         self.install(
@@ -9532,7 +9528,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_project_has_data_of_that_name(self):
-        """A folder that is no package, and files that are no code, stand in front of no module."""
+        """A folder that is no package and files that are no code shadow no module."""
         self.install('lib/__init__.py', '')
         self.write('lib.ini', '')
         self.write('lib/data.txt', '')
@@ -9542,7 +9538,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_what_fails_ahead_of_time(self):
-        """It goes on to find all that fails; the next standby leaves these out."""
+        """The standby continues, to find all imports that fail; the next standby excludes them."""
         self.install('lib.py', '')
         for name in ('one', 'two'):
             self.install(f'{name}.py', 'import sys\nif not hasattr(sys, "ready"): raise RuntimeError("not ready")')
@@ -9555,7 +9551,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_failure_that_is_caught(self):
-        """An import that fails in the plain run, too, is no obstacle; one that fails only ahead of time is."""
+        """An import that also fails in the plain run is no obstacle; one that fails only ahead of time is."""
         self.install('lib.py', 'try:\n    import never\nexcept ImportError:\n    never = None')
         self.install('never.py', 'raise ImportError')
         self.install('half.py', 'try:\n    import accelerator\nexcept ImportError:\n    accelerator = None')
@@ -9568,7 +9564,7 @@ class Preload(EnvironmentCase):
         self.save(monitor, 2, 'preloaded', body, standby=False)
         monitor.stop()
 
-    @unittest.skipUnless(sys.implementation.name == 'cpython', 'nothing tells at once that an import has ended')
+    @unittest.skipUnless(sys.implementation.name == 'cpython', 'nothing reports at once that an import has ended')
     def test_failure_of_the_last_import(self):
         self.install('lib.py', 'try:\n    import never\nexcept ImportError:\n    never = None')
         self.install('never.py', 'raise ImportError')
@@ -9579,7 +9575,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_package_that_fails(self):
-        """What it had imported of its own stays, but can't be imported without it."""
+        """The modules that the package had imported stay, but can't be imported without it."""
         self.install('lib.py', '')
         self.install('never/__init__.py', 'from . import one, two\nraise ImportError')
         self.install('never/one.py', '')
@@ -9630,7 +9626,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_three_failures(self):
-        """Then nothing is preloaded any more, and one line says why."""
+        """After three failures nothing is preloaded any more, and one line says why."""
         self.install('lib.py', '')
         for number in range(3):
             self.install(f'deadly{number}.py', 'import os, sys\nif not hasattr(sys, "ready"): os._exit(3)')
@@ -9660,7 +9656,7 @@ class Preload(EnvironmentCase):
         def left():
             return [pid for pid in self.project.processes() if '4321' in _command_line(pid)]
 
-        wait_until(lambda: not left(), 'its child lives on')
+        wait_until(lambda: not left(), 'its child is still running')
         monitor.stop()
 
     SEEN = """
@@ -9673,7 +9669,7 @@ class Preload(EnvironmentCase):
     """
 
     def test_script_beside_the_script(self):
-        """A console script has the name of its package, and stands in front of the library; it is no module."""
+        """A console script has the name of its package and comes before the library, but it is no module."""
         self.install('lib.py', '')
         self.write('lib', '')
         self.write_app()
@@ -9682,7 +9678,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_what_a_package_sees(self):
-        """The same as in a plain run; and so does the app after it."""
+        """A package sees the same as in a plain run, and so does the app after it."""
         self.install('lib.py', self.SEEN)
         body = """
             import os
@@ -9710,7 +9706,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_output_waits(self):
-        """What an import prints comes with the start, and that of a standby that is never started does not come."""
+        """Output of an import appears when the worker starts, that of a standby that never starts does not appear."""
         text = 'import logging\nprint("lib says so", flush=True)\nlogging.getLogger("lib").warning("lib warns")'
         self.install('lib.py', text)
         self.write_app()
@@ -9723,7 +9719,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_unbuffered(self):
-        """`python -u` stays what it is."""
+        """`python -u` keeps its effect."""
         self.install('lib.py', '')
         self.write_app(1, 'import lib\nprint(sys.stdout.write_through, sys.stderr.line_buffering)')
         monitor = self.start_preloaded(options=['-u'])
@@ -9735,7 +9731,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_installation(self):
-        """Another version of a package, an edit within one, a new .pth: what was preloaded is not used."""
+        """A new version of a package, an edit inside one, a new .pth: what was preloaded is not used."""
         self.install('pack/__init__.py', 'from .part import VERSION')
         self.install('pack/part.py', 'VERSION = 1')
         self.install('lib.py', '')
@@ -9755,7 +9751,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_optional_parts(self):
-        """To look for a module is no import of it; and what fails in the worker may fail ahead of time as well."""
+        """Looking for a module does not import it, and what fails in the worker may also fail ahead of time."""
         self.install('other.py', '')
         self.install('needy.py', 'import no_such_module')
         self.install('instead.py', '')
@@ -9784,7 +9780,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_excepted(self):
-        """Neither the package nor what imports it."""
+        """Neither the package nor what imports it is preloaded."""
         self.install('lib.py', '')
         self.install('device/__init__.py', '')
         self.install('device/port.py', '')
@@ -9806,7 +9802,7 @@ class Preload(EnvironmentCase):
 
     @only_full
     def test_rewritten_modules(self):
-        """What a loader of somebody's own has loaded, as pytest's, is not preloaded, nor what imports it."""
+        """A module that a custom loader has loaded, for example pytest's, is not preloaded, nor what imports it."""
         finder = """
             from importlib.machinery import PathFinder, SourceFileLoader
             class Loader(SourceFileLoader):
@@ -9838,7 +9834,7 @@ if not hasattr(sys, 'ready'):
 """
 
     def test_start_while_it_preloads(self):
-        """The worker begins with what is there once the import under way has ended, and imports the rest itself."""
+        """The worker starts with what is loaded once the current import has ended, and imports the rest itself."""
         self.install('slow.py', self.SLOW)
         self.install('lib.py', '')
         body = 'sys.ready = True\nbefore += str("slow" in sys.modules)\nimport slow, lib'
@@ -9855,9 +9851,9 @@ if not hasattr(sys, 'ready'):
         monitor.stop()
 
     def test_saved_again_at_once(self):
-        """A change that waits for more of its kind gives time to preload, though the worker has not booted."""
+        """A change that waits for quiet leaves time to preload, even if the worker has not booted."""
         if self.mode == 'api' or not FORKS:
-            self.skipTest('a new interpreter takes longer than that')
+            self.skipTest('a new interpreter takes too long for this')
         self.install('lib.py', '')
         self.write_app()
         monitor = self.start_preloaded()
@@ -9873,7 +9869,7 @@ if not hasattr(sys, 'ready'):
 
     @only_full
     def test_failure_after_the_start(self):
-        """A standby that was started while an import was under way, which then fails: another one takes over."""
+        """A standby is started during an import, which then fails: another one takes over."""
         self.install('slow.py', self.SLOW + '    sys.ready\n')
         self.install('lib.py', '')
         body = 'sys.ready = True\nimport slow, lib'
@@ -9900,7 +9896,7 @@ if not hasattr(sys, 'ready'):
         monitor.stop()
 
     def test_script_that_exits_with_a_status(self):
-        """As a test run that fails: what it has imported is the list after a plain start, too."""
+        """As after a failed test run: what the app has imported becomes the list, also after a plain start."""
         self.install('lib.py', '')
         self.install('other.py', '')
         text = 'import sys\nprint("app", %d, "lib" in sys.modules)\nimport lib\n%s\nsys.exit(3)\n'
@@ -9917,7 +9913,7 @@ if not hasattr(sys, 'ready'):
     @only_full
     @needs_posix
     def test_ends_while_it_preloads(self):
-        """kill -9 of the monitor, Ctrl-C: nothing is left."""
+        """After kill -9 of the monitor, or Ctrl-C, no process is left."""
         self.install('lib.py', 'import sys, time\nif not hasattr(sys, "ready"): time.sleep(3600)')
         self.write_app(1, 'sys.ready = True\nimport lib')
         for signum in (signal.SIGKILL, signal.SIGINT):
@@ -9931,7 +9927,7 @@ if not hasattr(sys, 'ready'):
     @only_full
     @needs_posix
     def test_forked_children_do_not_count(self):
-        """What is imported after the first fork is not preloaded, in whichever process it is."""
+        """What any process imports after the first fork is not preloaded."""
         self.install('lib.py', '')
         self.install('other.py', '')
         body = """
@@ -9962,9 +9958,9 @@ if not hasattr(sys, 'ready'):
         monitor.stop()
 
     def test_module_that_runs(self):
-        """A module of a package that is run by -m is not there already, of which runpy would warn."""
+        """A module of a package that is run with -m is not preloaded: runpy would warn about that."""
         if self.mode == 'api':
-            self.skipTest('-m is of the command line')
+            self.skipTest('only the command line has -m')
         self.install('lib.py', '')
         self.install('pack/__init__.py', '')
         text = """
@@ -9984,8 +9980,11 @@ if not hasattr(sys, 'ready'):
         monitor.stop()
 
 
+# --- main --------------------------------------------------------------------
+
+
 class Result(unittest.TextTestResult):
-    """unittest's own result, which also tells what was really run."""
+    """unittest's own result, which also reports what really ran."""
 
     def printErrors(self):
         super().printErrors()
@@ -9994,7 +9993,7 @@ class Result(unittest.TextTestResult):
 
 
 class Runner(unittest.TextTestRunner):
-    """unittest's own runner, with the tests handed to several processes; a few are run right here."""
+    """unittest's own runner; it gives the tests to several processes, but runs a few itself."""
 
     resultclass = Result
 
@@ -10012,7 +10011,7 @@ def _each_test(suite):
 
 
 class Parallel(unittest.TestSuite):
-    """A suite whose tests are run, one after the other, by JOBS processes that each take the next one."""
+    """A suite whose tests are run by JOBS processes, each of which takes the next test."""
 
     def run(self, result, debug=False):
         self._result, self._lock, self._waiting = result, threading.Lock(), queue.Queue()
@@ -10036,7 +10035,7 @@ class Parallel(unittest.TestSuite):
                 answer = process.stdout.readline()
                 if not answer:
                     with process:
-                        text = f'the process that ran it ended with status {process.wait()}'
+                        text = f'the process that ran it exited with status {process.wait()}'
                     process, answer = None, json.dumps([[['error', text]], []])
                 with self._lock:
                     self._note(test, *json.loads(answer))
@@ -10069,7 +10068,7 @@ def _helper():
 
 
 def _help():
-    """Run the tests named on stdin, one a line; answer each by a line of JSON on what was stdout."""
+    """Run the tests named on stdin, one per line; answer each with a line of JSON on the original stdout."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     for name in sys.stdin:
@@ -10089,7 +10088,7 @@ def _help():
 
 
 def main():
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for what it starts with `&`
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell ignores it for commands that it starts with `&`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[1:] == ['--helper']:
         _help()
