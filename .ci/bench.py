@@ -1,36 +1,36 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Measure hupper.py beside other reloaders: same apps, same interpreter, one run, in rotation.
+"""Compare hupper.py with other reloaders: same apps, same interpreter, one run, in rotation.
 
     python .ci/bench.py                  everything, about 20 minutes
     python .ci/bench.py --quick          the same with few samples, under two minutes
     python .ci/bench.py --only start,idle --rows hupper.py,entr
 
-It prints one Markdown table and asserts nothing. The other reloaders come from PyPI (and entr from Debian) into
-an environment of their own in ~/.cache/hupper-bench, made at the first run. Linux only: it reads /proc.
+It prints one Markdown table and asserts nothing. The first run installs the other reloaders from PyPI (and entr from
+Debian) into their own environment in ~/.cache/hupper-bench. Linux only: it reads /proc.
 
 How the figures are made:
 
-start     from just before the program is launched to the time that the app writes in its first line.
+start     from just before the launch of the program to the time that the app writes in its first line.
 reload    from just before the rename (or the open, for a save in place) of the changed module to the time that the
-          new worker writes in its first line. All contenders are up at once, each with its own copy of the app; each
-          gets a save 2 to 6 s after its last one; the next save waits until the last one is done, or half a second.
+          new worker writes in its first line. All contenders run at once, each with its own copy of the app. Each is
+          saved 2 to 6 s after its last reload; a save waits until the previous one is done, but only for half a second.
 big       the same with an app that imports 2,000 modules, saved atomically.
-checkout  the second reload after all 2,000 sources were touched at once: a save of another module, when the first
-          reload is over.
-boot      the app has read its module and boots for another half second: a save in that time. Lost: the new code does
-          not run within 7 s.
+checkout  the second reload after all 2,000 sources were touched at once: another module is saved after the first
+          reload.
+boot      the app has read its module and boots for another half second; meanwhile the module is saved. Lost: the new
+          code does not run within 7 s.
 same      two saves of one size in one second. Stale: the second one's code does not run within 7 s.
-idle      context switches and CPU time (schedstat) of all threads of the tree in 10 s, the app asleep.
-memory    PSS of the tree, which is alone on the machine with its copy of the interpreter.
-growth    the tree after the last of 300 reloads, less the tree after the 20th (fewer where 2 minutes were too short).
-real      real apps, each from just before the save to the first answer over HTTP with the new code (a script that ends:
-          to the time that it writes). All contenders are up at once; each is saved 5 s after its last answer, and now
-          and then once more 0.3 s after such a save. "stop" is what the bare app takes to end by SIGTERM. Then a table
-          of memory, after the last answer, and of CPU: of one reload, until 3 s after it. Tables of their own.
+idle      context switches and CPU time (schedstat) of all threads of the tree in 10 s, while the app sleeps.
+memory    PSS of the tree; nothing else on the machine runs this copy of the interpreter.
+growth    the tree after the last of 300 reloads, minus the tree after the 20th (fewer if 2 minutes are too short).
+real      real apps, from just before the save to the first answer over HTTP with the new code (for a script that exits,
+          to the time that it writes). All contenders run at once; each is saved 5 s after its last answer, and
+          sometimes again 0.3 s after such a save. "stop" is how long the bare app takes to exit after SIGTERM. A second
+          table has the memory after the last answer, and the CPU time of one reload, until 3 s after it.
 
 All times are CLOCK_MONOTONIC. "bare" is `python -m app` without any reloader, launched between the others' turns;
-the number after x is the ratio of the medians to bare's.
+the number after x is the ratio of the median to bare's.
 """
 
 import argparse
@@ -57,13 +57,13 @@ CHECKOUT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'hupper-bench')
 PACKAGES = ['hupper==1.12.1', 'watchfiles', 'watchdog[watchmedo]', 'werkzeug', 'django']
 REAL_PACKAGES = ['flask', 'fastapi', 'uvicorn', 'sqlalchemy', 'pandas']
-DEADLINE = 7.0  # seconds after which a save counts as lost: 5, and two intervals of a polling reloader
+DEADLINE = 7.0  # seconds after which a save counts as lost: 5 plus two intervals of a polling reloader
 
 # ---------------------------------------------------------------- environment
 
 
 class Environment:
-    """A virtual environment with the other reloaders, and what every process of the benchmark gets to see."""
+    """A virtual environment with the other reloaders, and the variables of every process of the benchmark."""
 
     def __init__(self):
         self.root = os.path.join(CACHE, 'python' + platform.python_version())
@@ -71,7 +71,7 @@ class Environment:
         if not os.path.exists(os.path.join(self.root, 'complete')):
             self._install()
         self.entr = shutil.which('entr') or self._entr()
-        # Not inherited: PYTHON* and the like would change what is measured.
+        # Not inherited, because PYTHON* and others would change the results.
         self.variables = {
             'PATH': os.path.join(self.root, 'bin') + ':/usr/local/bin:/usr/bin:/bin',
             'HOME': os.path.expanduser('~'),
@@ -83,7 +83,7 @@ class Environment:
         say('making an environment in', self.root)
         shutil.rmtree(self.root, ignore_errors=True)
         clean = self._clean()
-        # A copy of the interpreter, so that its pages are not shared (PSS!) with this process and others.
+        # Copy the interpreter, so that its pages are not shared (PSS!) with this process and others.
         base = getattr(sys, '_base_executable', sys.executable)
         subprocess.run([base, '-m', 'venv', '--copies', self.root], check=True, env=clean)
         library = os.path.join(sysconfig.get_config_var('LIBDIR'), sysconfig.get_config_var('INSTSONAME') or '')
@@ -97,7 +97,7 @@ class Environment:
         return {name: value for name, value in os.environ.items() if not name.startswith('PYTHON')}
 
     def add_real_packages(self):
-        """What only the real apps need; for the others the environment stays small."""
+        """Install what only the real apps need; without them, the environment stays small."""
         mark = os.path.join(self.root, 'complete-real')
         if not os.path.exists(mark):
             command = [self.python, '-m', 'pip', 'install', '-q', *REAL_PACKAGES]
@@ -105,7 +105,7 @@ class Environment:
             open(mark, 'w').close()
 
     def _entr(self):
-        """entr out of its Debian package, without installing it."""
+        """Return the path of entr, unpacked from its Debian package but not installed; None if it cannot be fetched."""
         found = os.path.join(CACHE, 'entr', 'usr', 'bin', 'entr')
         if not os.path.exists(found) and shutil.which('apt-get'):
             os.makedirs(CACHE, exist_ok=True)
@@ -151,17 +151,17 @@ if __name__ == '__main__':
 
 
 class Peer:
-    """How one contender is started: words between bars, PYTHON, BIN, ENTR and COMMAND filled in."""
+    """How to start one contender: words between bars, in which PYTHON, BIN, ENTR and COMMAND are replaced."""
 
     def __init__(self, name, command, serve=None, variables=None, ours=False, files=False):
         self.name, self.command = name, command.split('|')
         self.serve = serve  # the text of a serve.py
         self.variables = variables or {}
-        self.ours = ours  # wants our hupper.py in its folder
-        self.files = files  # wants the files to watch on stdin
+        self.ours = ours  # needs our hupper.py in its folder
+        self.files = files  # needs the files to watch on stdin
 
     def watching(self, path):
-        """The same, on our command line, with one more path to watch."""
+        """Return the same command line of ours with one more path to watch."""
         return Peer(self.name, '|'.join([*self.command[:-2], '-w', path, *self.command[-2:]]), ours=True)
 
 
@@ -183,12 +183,12 @@ OTHERS = [
     Peer('hupper 1.12 watchdog', 'BIN/hupper|-m|app', variables=hupper1('watchdog')),
     Peer('hupper 1.12 polling', 'BIN/hupper|-m|app', variables=hupper1('polling')),
     Peer('hupper 1.12 API', 'PYTHON|serve.py', SERVE_HUPPER),
-    # Its watchdog reloader watches the whole library: with watchdog 7 it is busy with overflows and misses every save.
+    # Its watchdog reloader watches the whole library: with watchdog 7, overflows keep it busy and it misses every save.
     Peer('werkzeug stat', 'PYTHON|serve.py', SERVE_WERKZEUG),
     Peer('Django', 'PYTHON|serve.py', SERVE_DJANGO),
 ]
 
-# Rows of the real apps, after that of BARE; PROGRAM is the app's command line, OWN that with its framework's reloader.
+# Rows of the real apps, after BARE; PROGRAM is the app's command line, OWN the one with its framework's reloader.
 REAL_ROWS = [
     Peer("the framework's own", 'OWN'),
     Peer('watchfiles', 'BIN/watchfiles|--filter|python|COMMAND|.'),
@@ -221,7 +221,7 @@ def small_app(folder, extra=''):
 
 
 def big_app(folder):
-    """Two thousand small modules in forty packages, and one that imports them all."""
+    """Write two thousand small modules in forty packages, and one that imports them all."""
     imports = []
     for p in range(40):
         write(os.path.join(folder, f'pack{p}', '__init__.py'), '')
@@ -232,7 +232,7 @@ def big_app(folder):
 
 
 def many_files(folder):
-    """The small app beside 20,000 files that it does not import."""
+    """Write the small app beside 20,000 files that it does not import."""
     for number in range(20_000):
         write(os.path.join(folder, 'data', str(number // 100), f'{number}.txt'), '')
     small_app(folder)
@@ -262,7 +262,7 @@ def write(path, text, mtime=LONG_AGO):
 
 
 class RealApp:
-    """A real app: its files, which all show the VALUE of part.py, its command line, and that with its own reloader."""
+    """A real app: its files, which show the VALUE of part.py; its command line; that with the framework's reloader."""
 
     def __init__(self, name, files, program, own=None, serves=True):
         self.name, self.files, self.serves = name, files, serves
@@ -319,7 +319,7 @@ engine = sqlalchemy.create_engine('sqlite://')
 def index():
     return part.VALUE
 """
-# With watchdog 7 installed it would be busy with overflows: see werkzeug above.
+# With watchdog 7 installed, overflows would keep it busy: see werkzeug above.
 FLASK_OWN = """\
 from flask.cli import main
 from werkzeug import _reloader
@@ -362,7 +362,7 @@ REAL_APPS = [
 
 
 class Projects:
-    """Makes a folder for each run: a copy of the app with its bytecode, and what the contender needs in it."""
+    """Makes a folder for each run: a copy of the app with its bytecode, and the files that the contender needs."""
 
     def __init__(self, environment, keep=False):
         self.environment = environment
@@ -386,7 +386,7 @@ class Projects:
         self._count += 1
         folder = os.path.join(self.root, f'p{self._count}', 'project')
         shutil.copytree(template, folder)
-        soon = time.time() + 10  # hupper.py wants bytecode to be younger than its source, which was copied just now
+        soon = time.time() + 10  # hupper.py wants bytecode that is younger than its source, which was just copied
         for path in glob.glob(os.path.join(folder, '**', '*.pyc'), recursive=True):
             os.utime(path, (soon, soon))
         if peer.serve:
@@ -407,7 +407,7 @@ class Projects:
 
 
 class Run:
-    """One contender started in one project; knows its processes by a variable in their environment."""
+    """One contender started in one project; it finds its processes by a variable in their environment."""
 
     def __init__(self, environment, peer, folder):
         self.environment, self.peer, self.folder = environment, peer, folder
@@ -452,7 +452,7 @@ class Run:
         return self
 
     def read(self, wanted, timeout):
-        """The first line within timeout seconds that starts with one of wanted, as a list of words, or None."""
+        """Return the words of the first line that starts with one of wanted; None if none arrives within timeout."""
         end = time.monotonic() + timeout
         while True:
             while b'\n' in self._lines:
@@ -465,13 +465,13 @@ class Run:
                 return None
             data = os.read(self.fd, 65536)
             if not data:
-                time.sleep(min(0.1, max(left, 0)))  # all writers are gone; can't be, or the contender is
+                time.sleep(min(0.1, max(left, 0)))  # all writers are gone, and so is the contender
                 if left <= 0:
                     return None
             self._lines += data
 
     def wait(self, value=None, timeout=DEADLINE):
-        """The time at which the app wrote (this value), or None after timeout seconds."""
+        """Return the time at which the app wrote (this value), or None after timeout seconds."""
         end = time.monotonic() + timeout
         while True:
             words = self.read(('APP',), end - time.monotonic())
@@ -481,7 +481,7 @@ class Run:
                 return int(words[1])
 
     def save(self, value, in_place=False, name='part.py', text=None):
-        """Save a module as an editor does; the time just before that."""
+        """Save a module as an editor does; return the time just before that."""
         path = os.path.join(self.folder, name)
         text = part(value) if text is None else text
         if in_place:
@@ -496,7 +496,7 @@ class Run:
         return began
 
     def next_value(self):
-        """A new value of another length than the last, so that no bytecode is taken for that of this source."""
+        """Return a value of another length than the last, so that no older bytecode fits this source."""
         self.saves += 1
         return f'{self.saves}-' + 'x' * (self.saves % 37 + 1)
 
@@ -508,7 +508,7 @@ class Run:
         return found
 
     def stop(self):
-        """Kill the tree; measured is something else."""
+        """Kill the tree; this is not measured."""
         kill(self.process.pid)
         self.process.wait()
         for _ in range(100):
@@ -553,7 +553,7 @@ class RealRun(Run):
         return word.replace('BIN/', bin).replace('PORT', str(self.port))
 
     def wait(self, value=None, timeout=DEADLINE):
-        """The time at which the app answers, or writes, (this value); None after timeout seconds."""
+        """Return the time at which the app answers or writes (this value); None after timeout seconds."""
         if not self.app.serves:
             return super().wait(value, timeout)
         end = time.monotonic() + timeout
@@ -565,7 +565,7 @@ class RealRun(Run):
         return None
 
     def _ask(self):
-        """The body of the app's answer, '' where there is none."""
+        """Return the body of the app's answer; '' if there is none."""
         try:
             with socket.create_connection(('127.0.0.1', self.port), 5) as connection:
                 connection.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
@@ -576,14 +576,14 @@ class RealRun(Run):
         return body.decode() if b' 200 ' in head[:20] else ''
 
     def save_and_wait(self):
-        """Milliseconds from a save to the new answer; infinite if it does not come."""
+        """Return the milliseconds from a save to the new answer; infinity if there is none."""
         value = self.next_value()
         began = self.save(value)
         answered = self.wait(value)
         return (answered - began) / 1e6 if answered else math.inf
 
     def cpu(self):
-        """Milliseconds of CPU time of the tree and of what it has waited for."""
+        """Return the milliseconds of CPU time of the tree and of the processes it has waited for."""
         stats = [proc(pid, 'stat').rpartition(')')[2].split() for pid in self.pids()]
         return sum(int(ticks) for stat in stats for ticks in stat[11:15]) * 1000 / os.sysconf('SC_CLK_TCK')
 
@@ -591,7 +591,7 @@ class RealRun(Run):
         return self.process.poll() is None
 
     def launch(self):
-        """The same for a launch of the bare app; then how long it takes to stop."""
+        """Measure a launch of the bare app, and how long it takes to stop."""
         self.start()
         answered = self.wait(timeout=20)
         self.samples['5 s'].append((answered - self.began) / 1e6 if answered else math.inf)
@@ -611,7 +611,7 @@ def kill(pid):
 
 
 def proc(*names):
-    """The text of a file below /proc, empty when it is gone."""
+    """Return the text of a file below /proc; empty if it is gone."""
     try:
         with open(os.path.join('/proc', *map(str, names)), errors='replace') as file:
             return file.read()
@@ -620,7 +620,7 @@ def proc(*names):
 
 
 def fields(text):
-    """{name: number} of the lines 'name: number ...'."""
+    """Return {name: number} of lines like 'name: number ...'."""
     pairs = (line.split(':', 1) for line in text.splitlines() if ':' in line)
     return {name: int(rest.split()[0]) for name, rest in pairs if rest.split() and rest.split()[0].isdigit()}
 
@@ -635,7 +635,7 @@ def threads(run):
 
 
 def activity(run):
-    """Context switches and CPU nanoseconds of all threads of the tree so far."""
+    """Return the context switches and CPU nanoseconds of all threads of the tree so far."""
     switches = cpu = 0
     for task in threads(run):
         status = fields(proc(task, 'status'))
@@ -645,7 +645,7 @@ def activity(run):
 
 
 def belongings(run):
-    """What a leak would make grow: {descriptors, threads, zombies, KiB}."""
+    """Return what a leak would make grow: {descriptors, threads, zombies, KiB}."""
     count = collections.Counter()
     pids = run.pids()
     for pid in pids:
@@ -683,10 +683,10 @@ class Bench:
         return Run(self.environment, peer, self.projects.make(peer, *app))
 
     def up(self, peers, *app):
-        """All of these started, one after the other, each waited for; those that do not start are told."""
+        """Start these one after the other, wait for each, report those that do not start; return the runs."""
         runs = []
         fresh = [self.run(p, *app) for p in peers]
-        time.sleep(2.2)  # sources that have just changed are read without bytecode by hupper.py
+        time.sleep(2.2)  # hupper.py reads sources that have just changed without their bytecode
         for run in fresh:
             p = run.start().peer
             if run.wait(timeout=20) is None:
@@ -698,9 +698,9 @@ class Bench:
         return runs
 
     def trials(self, drill, count):
-        """{name: [failed?, ...]} of a drill(run) on fresh runs, several at once."""
+        """Return {name: [failed?, ...]} of a drill(run) on fresh runs, several at once."""
         results = {p.name: [] for p in self.reloaders}
-        self.projects.template(*(drill.app or (small_app,)))  # here, not in many threads
+        self.projects.template(*(drill.app or (small_app,)))  # made here, not in many threads
         todo = [p for p in self.reloaders for _ in range(count)]
         random.shuffle(todo)
 
@@ -747,7 +747,7 @@ def measure_big(bench):
 
 
 def measure_checkout(bench):
-    """The second reload after 2,000 sources were written anew: the first one has compiled them, this one need not."""
+    """The second reload after 2,000 sources were touched: the first one has compiled them, this one need not."""
     samples = {p.name: [] for p in bench.peers}
     for run in bench.up(bench.peers, big_app):
         for _ in range(bench.amount(5, 2)):
@@ -761,7 +761,7 @@ def measure_checkout(bench):
                 if run.wait(timeout=20) is None:
                     break
                 while run.wait(timeout=1.5):
-                    pass  # some take such a storm for several changes
+                    pass  # some reload several times in such a storm
                 value = run.next_value()
                 began = run.save(value)
                 wrote = run.wait(value, timeout=20)
@@ -771,14 +771,14 @@ def measure_checkout(bench):
 
 
 def reloads(bench, count, kinds, app):
-    """Milliseconds of each reload: ({name: [...]} for atomic saves, {name: [...]} for saves in place)."""
+    """Return the milliseconds of each reload: ({name: [...]} for atomic saves, {name: [...]} for saves in place)."""
     samples = [{p.name: [] for p in bench.peers} for _ in range(2)]
     runs = bench.up(bench.peers, app)
     gap = bench.amount((2, 6), (2, 3))
     due = {run: time.monotonic() + random.uniform(*gap) for run in runs}
     left = {run: max(count, 5) * kinds if run.peer is BARE else count * kinds for run in runs}
-    pending = {}  # run: (when the save began, its value, kind, when it was)
-    quiet = 0  # until then nobody else is disturbed
+    pending = {}  # run: (start of the save in ns, its value, kind, its start in s)
+    quiet = 0  # no save until then, as it would disturb the others
     while due or pending:
         now = time.monotonic()
         ready = [run for run in due if due[run] <= now]
@@ -828,13 +828,13 @@ def measure_boot(bench):
 
 
 def save_at_boot(run):
-    """True if a save while the app boots, after it has read the module, is lost."""
+    """Return whether a save is lost while the app boots, after it has read the module."""
     run.start()
     return save_while_booting(run)
 
 
 def save_at_reboot(run):
-    """The same while it boots because of an earlier save."""
+    """Return the same for a boot that is caused by an earlier save."""
     run.start()
     if run.wait(timeout=20) is None:
         return True
@@ -859,7 +859,7 @@ def measure_same(bench):
 
 
 def same_size(run):
-    """True if of two saves of one length in one second the second does not run; None if the second was missed."""
+    """Return whether the second of two saves of one length in one second does not run; None if it came too late."""
     run.start()
     if run.wait(timeout=20) is None:
         return True
@@ -881,7 +881,7 @@ same_size.app = ()
 
 
 def measure_idle(bench):
-    """Small and big apps, and ours with a big folder to watch, all asleep."""
+    """Small and big apps, and ours with a big watched folder, all asleep."""
     runs = {'small': bench.up(bench.peers), 'big': bench.up(bench.peers, big_app)}
     ours = [p.watching('data') for p in bench.peers if p.ours and not p.serve]
     runs['many'] = bench.up(ours, many_files)
@@ -940,7 +940,7 @@ def measure_growth(bench):
 
 
 def measure_real(bench):
-    """The real apps, one after the other; prints the tables itself, as their rows and columns are others."""
+    """The real apps, one after the other; this prints the tables itself, because their rows and columns differ."""
     bench.environment.add_real_packages()
     times, costs = {}, {}
     for app in REAL_APPS:
@@ -961,7 +961,7 @@ def measure_real(bench):
 
 
 def real_runs(bench, app):
-    """All contenders for one app, started and waited for; bare is launched later, again and again."""
+    """Start all contenders for one app and wait for them; bare is stopped again and launched at each turn."""
     runs = []
     peers = [peer for peer in bench.real_peers if app.own or peer.command != ['OWN']]
     fresh = [RealRun(bench.environment, peer, bench.projects.make(peer, app.make), app) for peer in peers]
@@ -981,7 +981,7 @@ def real_runs(bench, app):
 
 
 def real_saves(bench, runs):
-    """Save each in turn, each 5 s after its last answer; every third time once more 0.3 s after the save."""
+    """Save each in turn, 5 s after its last answer; every fourth time once more, 0.3 s after the first save."""
     last = dict.fromkeys(runs, time.monotonic())
     for turn in range(bench.amount(16, 4)):
         for run in runs:
@@ -998,7 +998,7 @@ def real_saves(bench, runs):
             else:
                 run.samples['5 s'].append(run.save_and_wait())
             last[run] = time.monotonic()
-            time.sleep(1)  # for what is done after a reload, so that it disturbs nobody else
+            time.sleep(1)  # work after a reload must not disturb the others
 
 
 def real_pair(run):
@@ -1010,7 +1010,7 @@ def real_pair(run):
 
 
 def memory(run):
-    """A list of one sample, of the whole tree; shared pages of the interpreter are shared by all contenders here."""
+    """Return one sample, of the whole tree, as a list; all contenders share the interpreter's pages here."""
     pss = sum(fields(proc(pid, 'smaps_rollup')).get('Pss', 0) for pid in run.pids())
     return [pss / 1024]
 
@@ -1032,7 +1032,7 @@ MEASUREMENTS = {
 
 
 def cell(samples, bare):
-    """Median (p95) xRATIO for numbers, n of N for failures, text as it is."""
+    """Return median (p95) xRATIO for numbers, n of N for failures, text as it is."""
     if isinstance(samples, str):
         return samples
     if not samples:
@@ -1071,23 +1071,23 @@ def say(*words):
 
 
 def choose(environment, others, rows):
-    """The peers that can be run here and that were asked for."""
+    """Return the peers that can be run here and were asked for."""
     peers = [BARE]
     for p in others:
         if p.ours and not os.path.exists(os.path.join(CHECKOUT, 'hupper.py')):
             say(p.name, 'left out: no hupper.py in', CHECKOUT)
         elif p.files and not environment.entr:
-            say(p.name, 'left out: it is not installed, and Debian is out of reach')
+            say(p.name, 'left out: it is not installed and cannot be fetched from Debian')
         elif not rows or any(row in p.name for row in rows.split(',')):
             peers.append(p)
     return peers
 
 
 def main():
-    parser = argparse.ArgumentParser(description='Measure hupper.py beside other reloaders.')
+    parser = argparse.ArgumentParser(description='Compare hupper.py with other reloaders.')
     parser.add_argument('--quick', action='store_true', help='few samples, under two minutes')
     parser.add_argument('--only', metavar='NAME,NAME', default=','.join(MEASUREMENTS), help='default: %(default)s')
-    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name has one of these texts in it')
+    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name contains one of these texts')
     parser.add_argument('--apps', metavar='NAME,NAME', help='for the part `real`: Django, Flask, FastAPI, pandas')
     parser.add_argument('--keep', action='store_true', help='keep the projects and their logs')
     options = parser.parse_args()
@@ -1096,7 +1096,7 @@ def main():
         parser.error('no such measurement: ' + ', '.join(sorted(unknown)))
 
     environment = Environment()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # started with `&` it is ignored, by the contenders too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `&` makes us ignore it, and the contenders inherit that
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     projects = Projects(environment, options.keep)
     bench = Bench(environment, projects, options, OURS + OTHERS)
@@ -1107,7 +1107,7 @@ def main():
             columns.update(MEASUREMENTS[name](bench))
             say(f'{name}: {time.monotonic() - began:.0f} s')
     except KeyboardInterrupt:
-        say('interrupted: this is what was measured until then')
+        say('interrupted; these are the results so far')
     finally:
         projects.remove()
     if columns:

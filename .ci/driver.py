@@ -1,8 +1,7 @@
-"""What the checks of real programs share: environments, a program that is run, questioned over HTTP and ended.
+"""Shared by the checks of real programs: environments, and a program that is run, asked over HTTP and stopped.
 
-A check is a function that raises if it finds something wrong. Nothing here waits a fixed time in the hope that
-something has happened: it waits for the event, up to LIMIT seconds. The one pause, before an edit, is what the checks
-are about.
+A check is a function that raises if something is wrong. Nothing here sleeps in the hope that something has happened:
+it waits for the event, for at most LIMIT seconds. The one pause, before an edit, is part of the checks.
 """
 
 import collections
@@ -26,8 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get('HUPPER_CI_CACHE') or Path(tempfile.gettempdir(), f'hupper-ci-{os.getuid()}'))
-LIMIT = 30.0  # seconds for any awaited event; one takes milliseconds, but the machine may be busy
-PAUSE = 0.3  # seconds between the first answer and the edit: a person is slower, a script is not
+LIMIT = 30.0  # seconds to wait for any event; most take milliseconds, but the machine may be busy
+PAUSE = 0.3  # seconds between the first answer and the edit: faster than a person, slower than a script
 
 
 class Unreachable(Exception):
@@ -50,7 +49,7 @@ def environment(name, requirements):
 
 
 def pip(bin, *args):
-    """Run pip in an environment; Unreachable if it fails and the index gives nothing at all."""
+    """Run pip in an environment; raise Unreachable if it fails and the index does not respond at all."""
     command = [bin / 'python', '-m', 'pip', '--disable-pip-version-check', '-q', *args]
     if subprocess.run(command, env=clean_environ()).returncode == 0:
         return
@@ -62,7 +61,7 @@ def pip(bin, *args):
 
 
 def clean_environ(bin=None, **more):
-    """Return this process's environment without what would change Python or hupper; *bin* goes first on the path."""
+    """Return this process's environment without variables for Python or hupper, and with *bin* first on the path."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(('PYTHON', 'HUPPER', 'VIRTUAL_ENV', 'PYENV'))}
     path = [p for p in environ.get('PATH', os.defpath).split(os.pathsep) if 'shims' not in p]
     environ['PATH'] = os.pathsep.join([*([str(bin)] if bin else []), *path])
@@ -96,7 +95,7 @@ def save_by_rename(path, text):
 
 
 class Program:
-    """A command run in *folder*, serving HTTP on *port*; as a context manager it never outlives its check."""
+    """A command that runs in *folder* and serves HTTP on *port*; as a context manager, it never outlives its check."""
 
     def __init__(self, command, folder, bin, port=None, **environ):
         self.port = port
@@ -134,7 +133,7 @@ class Program:
         return running(self.mark)
 
     def get(self, path='/'):
-        """Return the answer's text, whatever its status, or None where nobody answers."""
+        """Return the answer's text, whatever its status, or None if there is no answer."""
         connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=10)
         try:
             connection.request('GET', path)
@@ -150,7 +149,7 @@ class Program:
         def answered():
             answer = question()
             if not answer and self.process.poll() is not None:
-                raise AssertionError(f'the program left with status {self.process.returncode} before {what}')
+                raise AssertionError(f'the program exited with status {self.process.returncode} before {what}')
             return answer
 
         return wait_until(answered, what)
@@ -160,20 +159,20 @@ class Program:
         return self.wait(lambda: (lambda a: a if a and text in a else None)(self.get(path)), f'the answer {text!r}')
 
     def wait_for_log(self, text, times=1):
-        """Wait until *text* was printed that many times."""
+        """Wait until *text* has been printed this many times."""
         self.wait(lambda: self.log().count(text) >= times, f'{text!r}, {times} times')
 
     def wait_for_end(self):
-        """Wait until the program has left and assert that nothing of it is left behind; return its status."""
+        """Wait until the program exits and assert that it leaves nothing behind; return its status."""
         try:
             status = self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
-            raise AssertionError('the program does not end') from None
+            raise AssertionError('the program does not exit') from None
         left = self.alive()
         assert not left, f'left behind: {[(pid, command_line(pid)) for pid in left]}'
         if self.port:
             with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT is no listener
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # TIME_WAIT is not a listener
                 probe.bind(('127.0.0.1', self.port))
         return status
 
@@ -183,7 +182,7 @@ class Program:
 
 
 class Client(threading.Thread):
-    """Asks for / again and again, one request after the other, and counts the outcomes; a context manager."""
+    """A context manager that requests / repeatedly, one request at a time, and counts the outcomes."""
 
     def __init__(self, port):
         super().__init__(daemon=True)
@@ -222,7 +221,7 @@ class Client(threading.Thread):
 
 
 def count_outcomes(program, path, reloads=10, requests=100, pause=PAUSE):
-    """Return how requests end while the file at *path*, which says `GREETING = ...`, is saved so many times."""
+    """Return the outcomes of requests while the file at *path*, with `GREETING = ...`, is saved *reloads* times."""
     with Client(program.port) as client:
         for number in range(reloads):
             time.sleep(pause)
@@ -245,7 +244,7 @@ def wait_until(question, what):
 
 
 def running(mark):
-    """Return the pids of everything that runs with *mark*, a NAME=value, in the environment it was started with."""
+    """Return the pids of all processes with *mark*, a NAME=value, in their initial environment."""
     found = []
     for pid in filter(str.isdigit, os.listdir('/proc')):
         with contextlib.suppress(OSError):
@@ -260,7 +259,7 @@ def command_line(pid):
 
 
 def free_port():
-    """Return a port that nobody listens on, below those that the system gives to clients."""
+    """Return a free port, below those that the system assigns to clients."""
     while True:
         port = random.SystemRandom().randrange(10_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -272,7 +271,7 @@ def free_port():
 
 
 def run_checks(checks):
-    """Run (name, function) pairs that each get an empty folder; print one line each, return how many failed."""
+    """Run (name, function) pairs, each in an empty folder; print a line for each; return how many failed."""
     wanted = sys.argv[1:]  # parts of names: run only those
     failed = 0
     for name, check in checks:

@@ -4,11 +4,11 @@
 
     python .ci/promises.py [--times N] [--rows TEXT,TEXT] [--only TEXT,TEXT]
 
-Each cell is `lost n of N`: N fresh starts of an app of two modules, with one change made in the way of the column;
-lost means that the new code did not run within 7 s (nothing else was saved, touched or restarted in that time); in the
-last two columns, that the app was killed before it had done its work.
+Each cell is `lost n of N`, for N fresh starts of an app of two modules, each with the change that the column names.
+Lost means that the new code did not run within 7 s, in which nothing else was saved, touched or restarted; in the last
+two columns, that the app was killed before it had done its work.
 The other reloaders and the environment are those of bench.py, beside this file.
-Another table tells how many of the requests to a web application, one after the other, are refused over ten reloads.
+Another table shows how many requests to a web application, sent one after the other, are refused in ten reloads.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PEERS = [
 
 
 def older_file(run):
-    """The backup of yesterday is moved over today's file."""
+    """Yesterday's backup is moved over today's file."""
     run.start()
     if run.wait(timeout=20) is None:
         return True
@@ -57,7 +57,7 @@ def package_app(folder):
 
 
 def package_replaced(run):
-    """The package's folder is removed and written again, or exchanged by renames; then a file in it is saved."""
+    """The package's folder is deleted and recreated, or replaced by renames; then a file in it is saved."""
     run.start()
     if run.wait(timeout=20) is None:
         return True
@@ -65,7 +65,7 @@ def package_replaced(run):
     package = os.path.join(run.folder, 'package')
     new = os.path.join(run.folder, 'new') if random.random() < 0.5 else package
     if new is package:
-        while os.path.exists(package):  # a reloader that is quick may write bytecode into it meanwhile
+        while os.path.exists(package):  # a quick reloader may write bytecode into it meanwhile
             shutil.rmtree(package, ignore_errors=True)
         time.sleep(random.uniform(0, 0.3))
     write(os.path.join(new, '__init__.py'), '', time.time())
@@ -86,7 +86,7 @@ def syntax_app(folder):
 
 
 def syntax_error(run):
-    """The first start fails with a SyntaxError; it is mended two seconds after that was told."""
+    """The first start fails with a SyntaxError, which is fixed two seconds after the traceback appears."""
     run.start()
     failed(run, 'SyntaxError')
     run.save('mended')
@@ -99,7 +99,7 @@ def missing_app(folder):
 
 
 def missing_module(run):
-    """The first start fails for want of a module; it is created two seconds after that was told."""
+    """The first start fails because a module is missing; it is created two seconds after the traceback appears."""
     run.start()
     failed(run, 'ModuleNotFoundError')
     run.save('created')
@@ -107,7 +107,7 @@ def missing_module(run):
 
 
 def failed(run, error):
-    """Wait until the app's traceback has come; some reloaders keep it for themselves."""
+    """Wait five seconds at most for the app's traceback, which some reloaders do not show; then wait two more."""
     log = os.path.join(os.path.dirname(run.folder), 'log')
     end = time.monotonic() + 5
     while time.monotonic() < end and error not in open(log, errors='replace').read():
@@ -120,7 +120,7 @@ def chatty_app(folder):
 
 
 def saves_in_a_row(run, pause=1.0):
-    """Five saves of one file, each a second after the last one; the app writes a lot at each start, to elsewhere."""
+    """One file is saved five times, a second apart; at each start, the app writes a lot to a file elsewhere."""
     run.start()
     if run.wait(timeout=20) is None:
         return True
@@ -144,7 +144,7 @@ def log_app(folder):
 
 
 def boot_writer(run):
-    """The app writes below a watched folder at each boot: more than eight starts in 14 s, or a save that is lost."""
+    """The app writes below a watched folder at each boot. Lost: more than eight starts in 14 s, or a later save."""
     run.peer = copy.copy(run.peer)
     if run.peer.ours:
         at = run.peer.command.index('-m')
@@ -163,7 +163,7 @@ def boot_writer_of_new_names(run):
     return boot_writer(run)
 
 
-# Needs five seconds to stop, as a worker does that finishes its task.
+# Needs five seconds to stop, like a worker that finishes its task.
 SLOW_END = """import signal
 def end(*_):
     time.sleep(5)
@@ -277,7 +277,7 @@ def refused_column():
     try:
         bin = driver.environment('refused', ['flask', 'uvicorn', 'watchfiles'])
     except driver.Unreachable as error:
-        bench.say(f'skipped: {error}; no refused connections are counted')
+        bench.say(f'skipped: {error}; refused connections were not counted')
         return column
     for name, (app, command) in SERVERS.items():
         with tempfile.TemporaryDirectory(prefix='hupper-promises-') as folder:
@@ -292,8 +292,8 @@ def refused_column():
 def main():
     parser = argparse.ArgumentParser(description='Count how often reloaders miss a saved change.')
     parser.add_argument('--times', type=int, default=5, metavar='N', help='trials per cell; default %(default)s')
-    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name has one of these texts in it')
-    parser.add_argument('--only', metavar='TEXT,TEXT', help='only the columns whose name has one of these texts in it')
+    parser.add_argument('--rows', metavar='TEXT,TEXT', help='only the rows whose name contains one of these texts')
+    parser.add_argument('--only', metavar='TEXT,TEXT', help='only the columns whose name contains one of these texts')
     parser.add_argument('--keep', action='store_true', help='keep the projects and logs of lost changes')
     options = parser.parse_args()
     environment = bench.Environment()
