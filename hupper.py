@@ -4038,6 +4038,8 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self._add_folder(name, since=0)
         for file in [each for each in self.files if each.startswith(below)]:
             self.check(file)
+        if os.path.islink(path) and not os.path.exists(path):
+            self._add_file(path)  # it may come to lead somewhere again
 
     def check(self, path, evidence=_Change.UNSETTLED):
         """Note a change of `path` if its signature, or the evidence, says that there is one."""
@@ -4075,8 +4077,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             self._drop_folder(path)
         if os.path.isdir(path):
             self._check_folder(path)
-        elif os.path.isfile(path) and self._is_watched_entry(path):
+        elif (os.path.isfile(path) or os.path.islink(path)) and self._is_watched_entry(path):
             self._add_file(path)
+            if not self.files[path]:
+                return  # a link to what does not exist yet
             if _is_younger(path, _stat(path), self.started_ns):
                 self.created.add(path)
             # Even a complete one may be a temporary file.

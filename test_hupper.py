@@ -4695,6 +4695,20 @@ class Trees(BackendCase):
         monitor.stop()
 
     @needs_posix
+    def test_links_that_lead_nowhere_for_a_while(self):
+        """A build deletes the folder behind a link and makes it anew; a link is made before what it leads to."""
+        self.write('outside/a.ini', '')
+        self.write('tree/b.ini', '')
+        os.symlink(self.path('outside'), self.path('tree/link'))
+        monitor = self.start_app('tree')
+        self.check(monitor, lambda: shutil.rmtree(self.path('outside')), 'tree/link/a.ini')
+        os.symlink(self.path('later/c.ini'), self.path('tree/c.ini'))
+        time.sleep(2.5)  # a polled folder that has changed is read again for two seconds
+        self.check(monitor, lambda: self.write('outside/a.ini', 'again'), 'tree/link')
+        self.check(monitor, lambda: self.write('later/c.ini', 'new'), 'tree/c.ini')
+        monitor.stop()
+
+    @needs_posix
     def test_links_to_files(self):
         """A file of the tree is written through another name, outside the tree."""
         self.write('outside/a.ini', '')
