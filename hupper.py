@@ -2467,6 +2467,8 @@ class _Preload:
         self._list = {}
         self._recorded = None  # the same, of a worker that is still booting
         self._environ = {}  # that worker's changes of os.environ
+        self._last_environ = {}  # those of the last list's worker
+        self._given_environ = None  # a copy of these, if the running worker has preloaded that list
         self._argv0 = ''  # its sys.argv[0], which runpy sets
         self._sources = {}  # path -> signature, of the sources that the worker has read
         self._plain_because = None  # why the next start must not use preloading
@@ -2512,7 +2514,9 @@ class _Preload:
 
     def note_start(self, worker):
         """Begin a new list for a worker that has started; if it has preloaded, extend the old one."""
-        self._recorded = dict(self._list) if self.is_used_by(worker) else {}
+        has_preloaded = self.is_used_by(worker)
+        self._recorded = dict(self._list) if has_preloaded else {}
+        self._given_environ = dict(self._last_environ) if has_preloaded else None
         self._environ, self._sources, self.imports.is_due = {}, {}, False
 
     def note_boot(self):
@@ -2537,6 +2541,22 @@ class _Preload:
 
     def _commit(self):
         self._list, self._plain_because = self._recorded, None
+        if self._given_environ is None:
+            self._last_environ = self._environ
+        else:
+            self._renew_environ(self._given_environ, self._environ)
+
+    def _renew_environ(self, old, new):
+        """Adopt what the app has set in os.environ this time: what was preloaded has seen the last run's values."""
+        self._last_environ = {**old, **new}
+        added = sorted(new.keys() - old.keys())
+        if added:
+            self._plain_because = f'the app now sets {added[0]} in os.environ'
+        changed = {name: value for name, value in new.items() if value != old.get(name)}
+        for each, (path, environ, is_gone) in self._list.items():
+            seen = environ.items()
+            environ = {name: changed.get(name, value) if value == old.get(name) else value for name, value in seen}
+            self._list[each] = path, environ, is_gone
 
     def plan(self, watched_paths):
         """Return the modules that a standby made now is to import, the packages that it must not, and sys.argv[0].
@@ -2629,9 +2649,12 @@ class _Preload:
         signature = self._sources.get(path)
         if signature is None:
             return f'what {path} imported is not known' if self._may_import(path) else None
-        names = self.imports.taken_away(path, signature)
+        names = self.imports.differences(path, signature)
         if names is None:
             return f'what {path} imported is not known'
+        lines = [name for name in names if isinstance(name, bytes)]
+        if lines:
+            return f'{path} has changed what it does with os.environ, sys.path or warning filters'
         lost = sorted(name for name in names if self._is_named(path, name, self._list))
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
@@ -2810,18 +2833,23 @@ class _InstalledFiles:
 
 
 class _SourceImports:
-    """In the monitor: finds the imports that a save takes away, by comparing compiled code."""
+    """In the monitor: finds the imports that a save takes away, by comparing compiled code.
+
+    It also finds changed lines that may set up what a package sees at its import, by comparing text.
+    """
 
     SLICE = 0.01  # seconds of one step
+    SETUP = b'os.environ', b'environ[', b'environ.', b'sys.path', b'filterwarnings', b'simplefilter'
 
     def __init__(self):
-        self._names = {}  # path -> {signature: names, or the key of the bytecode that has them}
+        # path -> {signature: the names it imports and its setup lines, or the key of the bytecode and those lines}
+        self._known = {}
         self._unread = {}  # path -> signature, of sources still to be looked at
         self.is_due = False  # not while a worker boots
 
     def add(self, path, signature):
         """Queue a source that a worker has read."""
-        if signature not in self._names.setdefault(path, {}):
+        if signature not in self._known.setdefault(path, {}):
             self._unread[path] = signature
 
     def wait_fd(self):
@@ -2838,32 +2866,45 @@ class _SourceImports:
             stat = _stat(path)
             if stat and _signature(path, stat) == signature:
                 key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
-                names = key if self._bytecode(path, key) else self._in_source(path)
-                if names is not None and _signature(path) == signature:
-                    self._names[path][signature] = names
+                found = (key, self._setup_lines(path)) if self._bytecode(path, key) else self._in_source(path)
+                if found is not None and _signature(path) == signature:
+                    self._known[path][signature] = found
 
-    def taken_away(self, path, signature):
-        """Return the names that a source with that signature imported and no longer does; None if unknown."""
-        old = self._names.get(path, {}).get(signature)
+    def differences(self, path, signature):
+        """Return the names that a source with that signature imported and no longer does, and the setup lines (bytes)
+        that are not in both; None if unknown.
+        """
+        old = self._known.get(path, {}).get(signature)
         if isinstance(old, tuple):
-            old = self._in_bytecode(path, old)
+            key, lines = old
+            names = self._in_bytecode(path, key)
+            old = None if names is None else names | lines
         current = _signature(path)
         new = self._in_source(path) if current else set()
         if old is None or new is None or _signature(path) != current:
             return None
-        recent = list(self._names[path].items())[-3:]
-        self._names[path] = {**dict(recent), signature: old, current: new}
-        return old - new
+        recent = list(self._known[path].items())[-3:]
+        self._known[path] = {**dict(recent), signature: old, current: new}
+        return (old - new) | {each for each in new - old if isinstance(each, bytes)}
+
+    @staticmethod
+    def _setup_lines(path):
+        try:
+            with open(path, 'rb') as file:
+                return {line.strip() for line in file if any(word in line for word in _SourceImports.SETUP)}
+        except OSError:
+            return set()  # it has just changed
 
     @staticmethod
     def _in_source(path):
-        """Return what a source imports; None if it can't be compiled, or its code is not as we expect."""
+        """Return names and setup lines; None if the source can't be compiled, or its code is not as we expect."""
         import warnings
 
         try:
             with open(path, 'rb') as file, warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                return _SourceImports.in_code(compile(file.read(), path, 'exec', dont_inherit=True))
+                code = compile(file.read(), path, 'exec', dont_inherit=True)
+            return _SourceImports.in_code(code) | _SourceImports._setup_lines(path)
         except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
             return None
 
@@ -2954,10 +2995,10 @@ class _ImportRecorder:
         name, path, kind = spec.get('name'), spec.get('origin'), type(spec.get('loader'))
         if not self._is_active or os.getpid() != self._handshake.worker or self._has_booted():
             return
+        self._report_environ()
         if kind not in self._loaders or type(name) is not str or type(path) is not str or not _is_installed(path):
             return
         if self._loader_functions() == self._functions:
-            self._report_environ()
             if self._has_reported_none:
                 self._handshake.send('argv0', f'={sys.argv[0]}')
             self._has_reported_none = False
@@ -3009,6 +3050,7 @@ class _ImportRecorder:
     def end(self):
         """Stop recording: the imports until now are the list."""
         if self._is_active and os.getpid() == self._handshake.worker:
+            self._report_environ()
             self._handshake.send('record-end')
         self._is_active = False
 
@@ -3027,6 +3069,8 @@ class _Preloader:
         self._paths = {name: path for name, path, *_ in modules}
         self._must_stay = {name for name, *_, is_gone in modules if not is_gone}
         self._begun = set()  # names of modules that are being made; if missing in the end, they have failed
+        self._failure = None  # why the import under way has failed
+        self._importers = set()  # names of modules whose imports have led to a refused one
         self._refused = refused  # packages
         self._argv0 = argv0
         self._original_environ = {}  # name -> (value before we set it, our value)
@@ -3068,7 +3112,7 @@ class _Preloader:
 
         self._handshake.send('preload', name)
         self._set_environ(environ)
-        self._failure, self._concerned = None, set()
+        self._failure, self._importers = None, set()
         try:
             import_module(name)
         except BaseException as error:
@@ -3082,9 +3126,9 @@ class _Preloader:
         if self._failure:
             self._begun.clear()
             self.has_failed = True
-            for each in [name, *sorted(self._concerned - {name})]:  # else these fail one by one, in later standbys
+            for each in [name, *sorted(self._importers - {name})]:  # else these fail one by one, in later standbys
                 self._refused.append(each)
-                sys.modules.pop(each, None)  # it may have caught that: what imports it is to fail as well
+                sys.modules.pop(each, None)  # if it has caught the error, its importers must fail nevertheless
                 self._handshake.send('preload-failed', each, self._failure[:500].replace('\0', ''))
 
     def find_spec(self, name, path=None, target=None):
@@ -3095,7 +3139,7 @@ class _Preloader:
             why = self._obstacle(name, spec)
             if why:
                 self._failure = why
-                self._concerned.update(filter(_is_being_imported, self._must_stay - {name}))
+                self._importers.update(filter(_is_being_imported, self._must_stay - {name}))
                 raise ImportError(why, name=name)
             if spec.has_location:
                 self._handshake.send('preload-file', spec.origin, _signature(spec.origin))

@@ -9046,13 +9046,13 @@ class PreloadParts(unittest.TestCase):
         path = self.project.write('x.py', 'import a, b.c\n')
         imports, signature = self.imports(path)
         self.project.write('x.py', 'import a, b\ndef f(): import d\n')
-        self.assertEqual(imports.taken_away(path, signature), {'b.c'})
+        self.assertEqual(imports.differences(path, signature), {'b.c'})
         second = hupper._signature(path)
         self.project.write('x.py', 'import a')
-        self.assertEqual(imports.taken_away(path, signature), {'b', 'b.c'}, 'compared with the running code')
-        self.assertEqual(imports.taken_away(path, second), {'b', 'd'}, 'compared with the last save')
+        self.assertEqual(imports.differences(path, signature), {'b', 'b.c'}, 'compared with the running code')
+        self.assertEqual(imports.differences(path, second), {'b', 'd'}, 'compared with the last save')
         remove(path)
-        self.assertEqual(imports.taken_away(path, signature), {'a', 'b', 'b.c'})
+        self.assertEqual(imports.differences(path, signature), {'a', 'b', 'b.c'})
 
     def test_imports_known_from_bytecode(self):
         path = self.project.write('x.py', 'import a\n')
@@ -9060,27 +9060,50 @@ class PreloadParts(unittest.TestCase):
         pyc = py_compile.compile(path, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
         imports, signature = self.imports(path)
         self.project.write('x.py', '')
-        self.assertEqual(imports.taken_away(path, signature), {'a'})
+        self.assertEqual(imports.differences(path, signature), {'a'})
         imports, signature = self.imports(self.project.write('x.py', 'import b\n'))
         self.project.write('x.py', '')
-        self.assertEqual(imports.taken_away(path, signature), {'b'}, 'the bytecode belongs to another version')
+        self.assertEqual(imports.differences(path, signature), {'b'}, 'the bytecode belongs to another version')
         os.utime(self.project.write('x.py', 'import a\n'), (1e9, 1e9))
         imports, signature = self.imports(path)
         remove(pyc)
         self.project.write('x.py', '')
-        self.assertIsNone(imports.taken_away(path, signature), 'the bytecode is gone')
+        self.assertIsNone(imports.differences(path, signature), 'the bytecode is gone')
+
+    def test_setup_lines(self):
+        """A line that sets up what packages see counts where it has come, gone or changed; other lines don't."""
+        one, two = 'os.environ["X"] = "1"', 'os.environ["X"] = "2"'
+        for before, after, expected in [
+            (one, one, set()),
+            (one, two, {one, two}),
+            ('', two, {two}),
+            (one, '', {one}),
+            (one + '\ny = 1', 'y = 2\n\nif y:\n    ' + one, set()),
+            ('environ.update(X="1")', '', {'environ.update(X="1")'}),
+            ('import sys', 'import sys\nsys.path.append("y")', {'sys.path.append("y")'}),
+            ('warnings.simplefilter("error")', '', {'warnings.simplefilter("error")'}),
+            ('environment = 1', 'environment = 2', set()),
+        ]:
+            for is_cached in (False, True):
+                with self.subTest(before=before, after=after, is_cached=is_cached):
+                    path = self.project.write('x.py', before)
+                    if is_cached:
+                        py_compile.compile(path, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+                    imports, signature = self.imports(path)
+                    self.project.write('x.py', after)
+                    self.assertEqual(imports.differences(path, signature), {line.encode() for line in expected})
 
     def test_imports_not_known(self):
         path = self.project.write('x.py', 'import a\n')
         imports, signature = self.imports(path)
-        self.assertIsNone(imports.taken_away(path, signature + 1), 'another version')
+        self.assertIsNone(imports.differences(path, signature + 1), 'another version')
         self.project.write('x.py', 'import (')
-        self.assertIsNone(imports.taken_away(path, signature), 'it does not compile')
+        self.assertIsNone(imports.differences(path, signature), 'it does not compile')
         imports = hupper._SourceImports()
         imports.add(path, signature)  # the file has changed meanwhile
         while imports._unread:
             imports.step()
-        self.assertIsNone(imports.taken_away(path, signature))
+        self.assertIsNone(imports.differences(path, signature))
 
     def preload(self, *names, excepted=(), target='app'):
         """Return a _Preload to which a worker has reported these modules."""
@@ -9135,6 +9158,31 @@ class PreloadParts(unittest.TestCase):
         preload.note_boot()
         plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2=3', 'Y': None}, True)]
         self.assertEqual(preload.plan(set), (plan, [], 'app'))
+
+    def test_environment_of_the_next_run(self):
+        """What an app sets that has preloaded is for the next standby; a new variable requires a plain start."""
+
+        def run(*messages):
+            preload.note_start(worker)
+            for kind, *fields in messages:
+                preload.handlers()[kind](*fields)
+            preload.note_boot()
+            modules = preload.plan(set)[0]
+            preload.note_exit(worker, 0)
+            return {name: environ for name, _, environ, _ in modules}
+
+        preload, worker = self.preload(), None
+        both = [('environ', 'X', '=1'), ('module', 'a', '/a.py'), ('environ', 'X', '=2'), ('module', 'b', '/b.py')]
+        self.assertEqual(run(*both), {'a': {'X': '1'}, 'b': {'X': '2'}})
+        for messages, expected in [
+            ([], {'a': {'X': '1'}, 'b': {'X': '2'}}),
+            ([('environ', 'X', '=3')], {'a': {'X': '1'}, 'b': {'X': '3'}}),
+            ([('environ', 'X', '=3'), ('module', 'c', '/c.py')], {'a': {'X': '1'}, 'b': {'X': '3'}, 'c': {'X': '3'}}),
+            ([('environ', 'Y', '=1')], {}),
+        ]:
+            worker = SimpleNamespace(channel=SimpleNamespace(handlers={}))
+            preload.note_standby(worker)
+            self.assertEqual(run(*messages), expected)
 
     @staticmethod
     def standby(preload):
@@ -9717,6 +9765,32 @@ class Preload(EnvironmentCase):
         self.assertEqual(first, second)
         self.assertIn("'by the app', None, None", first)
         self.assertEqual([line for _, line in monitor.lines if line.startswith('own ')], ['own None', 'own set'])
+        monitor.stop()
+
+    def test_environment_that_changes(self):
+        """A package sees at once what a changed line sets, and with the next reload what the app reads from a file."""
+        self.install('lib.py', 'import os\nSEEN = os.environ["X"], os.environ["Y"]')
+        self.write('other.py', '')
+        self.write('y.txt', '1')
+        body = """
+            import os
+            os.environ["X"] = "%s"
+            os.environ["Y"] = open("y.txt").read()
+            import lib, other
+            print("seen", *lib.SEEN)
+        """
+        self.write_app(1, body % 1)
+        monitor = self.start_preloaded()
+        monitor.wait_for('seen 1 1')
+        self.save(monitor, 2, 'preloaded', body % 1)
+        self.save(monitor, 3, 'plain', body % 2)
+        monitor.wait_for('seen 2 1')
+        self.write('y.txt', '2')
+        self.save(monitor, 4, 'preloaded', body % 2)
+        self.save(monitor, 5, 'preloaded', body % 2)
+        monitor.wait_for('seen 2 2')
+        self.save(monitor, 6, 'preloaded', body % 2, standby=False)
+        monitor.wait_for('seen 2 2', count=2)
         monitor.stop()
 
     def test_output_waits(self):
