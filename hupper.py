@@ -135,7 +135,7 @@ _FOREVER = float('inf')
 
 
 def _hide_from_tracebacks(function):
-    """Disguise code run inside the app's imports as import machinery: tracebacks and tracers (coverage) skip it."""
+    """Disguise code run inside or after the app as import machinery: tracebacks and tracers (coverage) skip it."""
 
     def disguise(code):
         parts = tuple(disguise(each) if isinstance(each, type(code)) else each for each in code.co_consts)
@@ -1746,6 +1746,7 @@ class _Forked(BaseException):
         self.worker = worker
 
 
+@_hide_from_tracebacks
 class _WorkerMain:
     """Gets a worker ready, waits for its start, runs the app and reports its end.
 

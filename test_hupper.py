@@ -8965,6 +8965,8 @@ class Endings(ModeCase):
         '        print(trace.tb_frame.f_code.co_name)\n        trace = trace.tb_next\n'
         '    print(error.__context__, error.__cause__)\nsys.excepthook = hook\nimport part',
         'thread that goes on': 'import threading, time\nthreading.Timer(0.1, print, ["x"]).start()',
+        'trace': 'import sys\ndef trace(frame, *_):\n    if "hupper" in frame.f_code.co_filename:\n'
+        '        print(frame.f_code)\n    return trace\nsys.settrace(trace)\nsys.exit(3)',
         'warning of nobody': 'import warnings\nwarnings.warn("x", DeprecationWarning, stacklevel=9)',
     }
     NEEDS_CPYTHON = 'hook that raises', 'hook that exits', 'interrupt of its own', 'last'
@@ -8973,7 +8975,9 @@ class Endings(ModeCase):
         self.write('part.py', 'def f(): raise ValueError(1)\nf()\n')
         self.write('app.py', 'import ends, sys\nexec(ends.ENDS[sys.argv[1]])\n')
         self.write('ends.py', f'ENDS = {self.ENDS!r}\n')
-        names = self.ENDS if FULL else ['cause', 'interrupt', 'own hook', 'hook that raises', 'text', 'last', 'thread']
+        names = (
+            self.ENDS if FULL else 'cause interrupt trace text last thread'.split() + ['own hook', 'hook that raises']
+        )
         if sys.implementation.name != 'cpython':
             names = set(names).difference(self.NEEDS_CPYTHON)
         for name in names:
