@@ -3685,8 +3685,6 @@ class SavingMore(BackendCase):
     @only_full
     def test_all_ways_in_turn(self):
         """Each of SAVES, starting from what the previous one has left."""
-        if self.backend in LONG and not FULL:
-            self.skipTest('each of them has its own test on this backend')
         monitor = self.start_app()
         for number, save in enumerate(SAVES.values(), 10):
             if WINDOWS:
@@ -8648,6 +8646,7 @@ class WorksInside(ModeCase):
         self.assertEqual('is started by spawn' in text, self.mode == 'spawn' or not FORKS)
         strange = [line for line in text.splitlines() if not self.OURS.search(line)]
         self.assertEqual(strange, [], monitor.text())
+        return monitor
 
     OURS = re.compile(
         r'^(\[DEBUG\] |Starting monitor for |Waiting for a file|Worker \d+ ended with status 0|Ended what the worker |'
@@ -8822,7 +8821,8 @@ class WorksInside(ModeCase):
             py_compile.compile('new.py', doraise=True)
             print('fine', VALUE, flush=True)
             """
-        self.check(text)
+        monitor = self.check(text)
+        self.assertEqual(monitor.count('changed; reloading'), 1)
 
     def test_relative_import(self):
         self.write('pkg/__init__.py', '')
@@ -8995,8 +8995,6 @@ class Endings(ModeCase):
 
 
 # --- preloading --------------------------------------------------------------
-
-JOBS = int(os.environ.get('HUPPER_TEST_JOBS') or min(8, 4 * (os.cpu_count() or 1)))
 
 
 class PreloadParts(unittest.TestCase):
@@ -9503,7 +9501,6 @@ class Preload(EnvironmentCase):
         self.install('lib.py', '')
         self.write('src/editable.py', '')
         self.install('editable.pth', self.path('src') + '\n')
-        self.write('src2/part.py', '')
         body = 'late = "editable" not in sys.modules\nimport lib, editable\nassert late'
         self.write_app(1, body)
         monitor = self.start_preloaded()
@@ -10073,6 +10070,9 @@ if not hasattr(sys, 'ready'):
 
 
 # --- main --------------------------------------------------------------------
+
+
+JOBS = int(os.environ.get('HUPPER_TEST_JOBS') or min(8, 4 * (os.cpu_count() or 1)))
 
 
 class Result(unittest.TextTestResult):
