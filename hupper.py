@@ -3421,7 +3421,7 @@ class _Channel:
 #     bind PID PORT NAME   with a reply socket and the app's socket; the reply brings the kept socket to use instead,
 #                          if there is one. NAME is the rest of the address; empty: do not keep the socket
 #     closed [PORT NAME]   this socket, or an unknown one. With a reply socket: asks whether the worker is being stopped
-#     waiting              asks for the ports of kept sockets that the new worker has not bound yet
+#     waiting              asks for the ports of kept sockets that the worker has not bound yet, or has closed
 
 
 class _KeptSockets:
@@ -3595,7 +3595,7 @@ class _KeptSockets:
         return found
 
     def _on_closed(self, fds, *address):
-        for kept in self._sockets if self._worker_pid and not self._is_stopping else ():
+        for kept in self._sockets if self._worker_pid else ():
             if address in ((), (kept.port, kept.name)):
                 kept.is_closed = True
                 kept.check_at = time.monotonic() + (self.CLOSED if kept.is_listening() else 0)
@@ -3603,7 +3603,8 @@ class _KeptSockets:
             _send_fds(reply_fd, bytes([self._is_stopping]))
 
     def _on_waiting(self, fds):
-        waiting = {kept.port for kept in self._sockets} - {kept.port for kept in self._sockets if kept.pid}
+        is_open = {kept.port for kept in self._sockets if kept.pid and not (kept.is_closed and not self._holder(kept))}
+        waiting = {kept.port for kept in self._sockets} - is_open
         for reply_fd in fds:
             _send_fds(reply_fd, ' '.join(waiting).encode())
 
@@ -3646,7 +3647,7 @@ class _SocketHooks:
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
         self._ends = {}  # (port, name) -> weak reference to the socket that was bound last
         self._epoll = getattr(select, 'epoll', None)  # gevent removes it later
-        self._is_any_waiting = True  # whether a kept socket may exist that the app has not bound
+        self._is_any_waiting = True  # whether a kept socket may exist that the app has not open
         base = _socket.socket
         for each in base.__subclasses__():  # those that Python has imported at startup
             self._patch(each, '_real_close' if hasattr(each, '_real_close') else 'close')
@@ -3679,7 +3680,7 @@ class _SocketHooks:
             cls.detach = self._reporting(cls.detach)
 
     def _patch_connect(self, cls):
-        """Refuse connections that probe for a free port or a server: until the app has bound, nobody listens."""
+        """Refuse connections that probe for a free port or a server: unless the app has bound, nobody listens."""
         original_connect, original_connect_ex = cls.connect, cls.connect_ex
 
         def connect(sock, address, /):
@@ -3693,7 +3694,7 @@ class _SocketHooks:
         cls.connect, cls.connect_ex = connect, connect_ex
 
     def _is_waiting(self, sock, address):
-        """Whether a local address belongs to a kept socket that the app has not bound yet."""
+        """Whether a local address belongs to a kept socket that the app has not bound yet, or has closed."""
         host = address[0] if self._is_any_waiting and isinstance(address, tuple) and address else ''
         is_local = str(host).startswith(('127.', 'localhost', '0.0.0.0', '::1'))
         port = is_local and self._tcp_address(sock, address)[0]
@@ -3709,6 +3710,7 @@ class _SocketHooks:
             result = method(sock, *args)
             if address is not None:
                 self._send('closed', *address)
+                self._is_any_waiting = True
             return result
 
         return wrapper

@@ -7057,6 +7057,32 @@ class KeptSockets(ModeCase):
             self.wait_for_answer(value)
         monitor.stop()
 
+    def test_asked_after_it_was_closed(self):
+        """A program that waits until nobody listens any more (CherryPy, at its end) need not wait."""
+        app = """
+            from net import *
+            import signal
+            def end(*_):
+                sock.close()
+                print('end', VALUE, connect(), flush=True)
+                sys.exit()
+            def connect():
+                with socket.socket() as client:
+                    return client.connect_ex(('127.0.0.1', PORT))
+            signal.signal(signal.SIGTERM, end)
+            listen().close()
+            closed = connect()
+            sock = listen()
+            print('closed', VALUE, closed, connect(), flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in (1, 2):
+            monitor.wait_for(f'closed {value} {errno.ECONNREFUSED} 0')
+            self.write_value(value + 1)
+            monitor.wait_for(f'end {value} {errno.ECONNREFUSED}')
+        monitor.stop()
+
     def test_bound_twice(self):
         app = """
             from net import *
