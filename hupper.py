@@ -3695,14 +3695,25 @@ class _SocketHooks:
 
     def _is_waiting(self, sock, address):
         """Whether a local address belongs to a kept socket that the app has not bound yet, or has closed."""
-        host = address[0] if self._is_any_waiting and isinstance(address, tuple) and address else ''
-        is_local = str(host).startswith(('127.', 'localhost', '0.0.0.0', '::1'))
-        port = is_local and self._tcp_address(sock, address)[0]
-        if not port:
+        if not self._is_any_waiting or not isinstance(address, tuple) or len(address) < 2:
             return False
         ports = self._request('waiting')[0].decode().split()
         self._is_any_waiting = bool(ports)
-        return port in ports
+        return str(address[1]) in ports and bool(self._tcp_address(sock, address)[0]) and self._is_local(sock, address)
+
+    @staticmethod
+    def _is_local(sock, address):
+        """Whether an address is one of this machine: only there can a socket be bound."""
+        import _socket
+
+        probe = _socket.socket(sock.family, _socket.SOCK_DGRAM)
+        try:
+            probe.bind((address[0], 0, *address[2:]))
+        except OSError:
+            return False
+        finally:
+            probe.close()
+        return True
 
     def _reporting(self, method):
         def wrapper(sock, *args):

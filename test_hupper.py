@@ -7057,6 +7057,25 @@ class KeptSockets(ModeCase):
             self.wait_for_answer(value)
         monitor.stop()
 
+    def test_asked_first_by_another_address(self):
+        """A program that listens on all addresses may ask at any address of this machine."""
+        app = """
+            from net import *
+            def connect():
+                with socket.socket() as first, socket.socket() as second:
+                    return first.connect_ex(('127.0.0.1', PORT)), second.connect_ex(('', PORT))
+            print('before', VALUE, *connect(), flush=True)
+            sock = listen('')
+            print('after', VALUE, *connect(), flush=True)
+            serve(sock)
+            """
+        monitor = self.serve(app)
+        for value in (1, 2):
+            self.write_value(value)
+            monitor.wait_for(f'before {value} {errno.ECONNREFUSED} {errno.ECONNREFUSED}')
+            monitor.wait_for(f'after {value} 0 0')
+        monitor.stop()
+
     def test_asked_after_it_was_closed(self):
         """A program that waits until nobody listens any more (CherryPy, at its end) need not wait."""
         app = """
