@@ -3706,14 +3706,17 @@ class _SocketHooks:
         """Whether an address is one of this machine: only there can a socket be bound."""
         import _socket
 
-        probe = _socket.socket(sock.family, _socket.SOCK_DGRAM)
+        try:
+            probe = _socket.socket(sock.family, _socket.SOCK_DGRAM)
+        except OSError:
+            return False  # too many open files
         try:
             probe.bind((address[0], 0, *address[2:]))
+            return True
         except OSError:
             return False
         finally:
             probe.close()
-        return True
 
     def _reporting(self, method):
         def wrapper(sock, *args):
