@@ -120,11 +120,11 @@ def _private_copy(module, **others):
 
 
 TYPE_CHECKING = False
-if not TYPE_CHECKING:
-    os, time = _private_copy(os), _private_copy(time)
-    os.path = _private_copy(os.path, os=os)
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable, Mapping, NoReturn, Sequence
+else:
+    os, time = _private_copy(os), _private_copy(time)
+    os.path = _private_copy(os.path, os=os)
 
 __version__ = '1.12.1+onefile.1'
 __all__ = ['get_reloader', 'is_active', 'is_watchdog_supported', 'is_watchman_supported', 'main', 'start_reloader']
