@@ -536,7 +536,6 @@ class _Supervisor:
 
     def _on_started(self, now, changed_at):
         self.state = self.RUNNING
-        self._boot_check_at = None
         self._preload.note_start(self._worker)
         if changed_at is not None:
             self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
@@ -544,7 +543,6 @@ class _Supervisor:
         self._kept_sockets.worker_started(self._worker.pid)
 
     def _on_failed_start(self, error):
-        self.state = self.IDLE
         self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
         self._terminal.listen()
         if error.filename and self.monitor.monitor:
