@@ -1481,15 +1481,14 @@ class _Launcher:
 
     def make_standby(self):
         """Make a standby, if there is none yet, once the worker has booted or exited."""
-        if not self.preload():
-            self._make_standby(_Preload.NO_PLAN)
+        self.preload()
+        self._make_standby(_Preload.NO_PLAN)
 
     def preload(self):
-        """Make a standby that preloads, if there is none yet; return whether there is one now."""
-        plan = self._preload.plan(self.watched_paths) if not self.standby else _Preload.NO_PLAN
+        """Make a standby that preloads, if there is none yet."""
+        plan = _Preload.NO_PLAN if self.standby else self._preload.plan(self.watched_paths)
         if plan is not _Preload.NO_PLAN:
             self._make_standby(plan)
-        return self.standby is not None
 
     def _make_standby(self, plan):
         if self.standby or self._prints_startup_trace():
