@@ -416,8 +416,7 @@ class _Supervisor:
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
         self._kept_sockets = _KeptSockets(self._logger, config.keep_sockets)
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
-        self._launcher = _Launcher(config, self._waiter, self._kept_sockets.worker_fd, self._preload)
-        self._launcher.watched_paths, self._launcher.set_handlers = self.monitor.watched_paths, self._set_handlers
+        self._launcher = _Launcher(config, self._waiter, self._kept_sockets, self._preload, self._set_handlers)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -1443,17 +1442,15 @@ class _Launcher:
     as it can, then waits on its control pipe: see _WorkerMain.
     """
 
-    def __init__(self, config, waiter, sockets_fd, preload):
+    def __init__(self, config, waiter, kept_sockets, preload, set_handlers):
         self.may_fork = config.may_fork
         self.standby = None
         self.started_ns = None  # when the last worker was started, by the clock of file times
-        self.watched_paths = None  # function: see FileMonitorProxy
-        self.set_handlers = None  # function: sets the handlers of a channel
-        self._target = config.target
-        self._reload_interval = config.reload_interval
+        self._config = config
         self._waiter = waiter
-        self._sockets_fd = sockets_fd  # the worker's end of _KeptSockets, None if sockets are not kept
+        self._sockets_fd = kept_sockets.worker_fd  # None if sockets are not kept
         self._preload = preload
+        self._set_handlers = set_handlers  # function of a channel
         self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
@@ -1486,7 +1483,7 @@ class _Launcher:
 
     def preload(self):
         """Make a standby that preloads, if there is none yet."""
-        plan = _Preload.NO_PLAN if self.standby else self._preload.plan(self.watched_paths)
+        plan = _Preload.NO_PLAN if self.standby else self._preload.plan(self._config.monitor.watched_paths)
         if plan is not _Preload.NO_PLAN:
             self._make_standby(plan)
 
@@ -1567,13 +1564,13 @@ class _Launcher:
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 
     def _make_spec(self):
-        spec = _LaunchSpec(**vars(self._target))
+        spec = _LaunchSpec(**vars(self._config.target))
         spec.argv = [str.__str__(str(arg)) for arg in sys.argv]
         spec.sys_path = self._sys_path
         spec.folder = self._folder
         spec.monitor_pid = os.getpid()
         spec.is_first = self.started_ns is None
-        spec.reload_interval = self._reload_interval
+        spec.reload_interval = self._config.reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
         spec.sockets_fd = self._sockets_fd
@@ -1601,7 +1598,7 @@ class _Launcher:
             _close(write)
             _close(read)
         worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
-        self.set_handlers(worker.channel)
+        self._set_handlers(worker.channel)
         if obstacle:
             worker.send(spec.dump())
         return worker
@@ -1628,7 +1625,7 @@ class _Launcher:
             self._remove_bytecode(path)
         name = __name__ if __name__ == 'hupper' else ''
         code = _BOOT % (name, _FILE, (channel_fd, control_fd, os.getpid()))
-        options = self._target.options
+        options = self._config.target.options
         if options is None:
             options = subprocess._args_from_interpreter_flags()
             if getattr(_imp, 'check_hash_based_pycs', 'default') != 'default':
