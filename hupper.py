@@ -1076,8 +1076,8 @@ class FileMonitorProxy:
         try:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
             if getattr(type(monitor), 'start', None) is not PollingFileMonitor.start:  # the loop can't drive it
-                monitor = _ForeignMonitor(monitor, self._replace)
                 monitor.start()
+                monitor = _ForeignMonitor(monitor, self._replace)
             monitor.wake, monitor.ignored = wake, self._is_ignored
             self.monitor = monitor
         except Exception as error:
@@ -4714,9 +4714,6 @@ class _ForeignMonitor(PollingFileMonitor):
 
     def _watch_folder(self, path):
         pass
-
-    def start(self):
-        self._monitor.start()
 
     def stop(self):
         self._monitor.stop()
