@@ -4798,22 +4798,22 @@ class _PathMatcher:
         self._here = os.path.normcase(_current_folder() or os.sep)
         self._real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)
         self._fits_known = lru_cache(maxsize=1 << 14)(self._fits)
-        self._patterns = [os.path.normcase(os.path.expanduser(pattern)) for pattern in patterns]
-        self._globs = {pattern: self._globs_of(pattern) for pattern in self._patterns}
-        self._has_folder_patterns = any(pattern.endswith(os.sep) for pattern in self._patterns)
+        patterns = [os.path.normcase(os.path.expanduser(pattern)) for pattern in patterns]
+        self._globs = {pattern: self._globs_of(pattern) for pattern in patterns}
+        self._has_folder_patterns = any(pattern.endswith(os.sep) for pattern in patterns)
 
     def __call__(self, path):
         path = os.path.normcase(path)
         return self._fits_known(path, self._has_folder_patterns and os.path.isdir(path))
 
     def _fits(self, path, is_folder):
-        for pattern in self._patterns:
-            if (is_folder or not pattern.endswith(os.sep)) and self._fits_itself(path, pattern):
+        for pattern, globs in self._globs.items():
+            if (is_folder or not pattern.endswith(os.sep)) and self._fits_itself(path, pattern, globs):
                 return True
         above = os.path.dirname(path)
         return above != path and self._fits_known(above, True)
 
-    def _fits_itself(self, path, pattern):
+    def _fits_itself(self, path, pattern, globs):
         from fnmatch import fnmatchcase
 
         name = pattern.rstrip(os.sep)
@@ -4822,7 +4822,6 @@ class _PathMatcher:
                 return True
             if pattern.startswith(('*', os.sep)) and fnmatchcase(path, name):
                 return True
-        globs = self._globs[pattern]
         folder, last = os.path.split(path)
         paths = (path, os.path.join(self._real_folder(folder), last)) if globs else ()
         rests = [_glob_rests(glob, each.split(os.sep), is_shell=False) for each in paths for glob in globs]
