@@ -3526,20 +3526,16 @@ class _KeptSockets:
         if not _LINUX:
             is_open = not kept.is_closed and any(process.pid == kept.pid for process in _Process.all())
             return kept.pid if is_open else None
-        pids = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {os.getpid()}
+        pids = {int(name) for name in _list_proc() if name.isdigit()} - {os.getpid()}
         worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
         return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in self._open_files(pid)), None)
 
     @staticmethod
     def _open_files(pid):
         """Yield what the descriptors of a process lead to, on Linux; nothing if access is denied."""
-        try:
-            paths = [f'/proc/{pid}/fd/{name}' for name in os.listdir(f'/proc/{pid}/fd')]
-        except OSError:
-            return
-        for path in paths:
+        for name in _list_proc(str(pid), 'fd'):
             try:
-                yield os.readlink(path)
+                yield os.readlink(f'/proc/{pid}/fd/{name}')
             except OSError:
                 pass  # the descriptor has just been closed
 
@@ -3753,17 +3749,9 @@ class _SocketHooks:
 
     def _epoll_events(self, fd):
         """Yield the epoll descriptors that a descriptor is registered with, and for what events: `dup2` ends that."""
-        try:
-            names = os.listdir('/proc/self/fdinfo') if self._epoll else ()
-        except OSError:
-            return  # the app has changed its user id, or has no /proc
-        for name in names:
-            try:
-                with open(f'/proc/self/fdinfo/{name}') as file:
-                    lines = [line.split() for line in file if line.startswith('tfd:')]
-            except OSError:
-                continue  # it was listdir's own descriptor
-            for _, target, _, events, *_ in lines:
+        for name in _list_proc('self', 'fdinfo') if self._epoll else ():
+            lines = _read_proc('self', 'fdinfo', name).splitlines()
+            for _, target, _, events, *_ in [line.split() for line in lines if line.startswith(b'tfd:')]:
                 if int(target) == fd:
                     yield int(name), int(events, 16)
 
