@@ -1630,10 +1630,8 @@ class _Launcher:
             options = subprocess._args_from_interpreter_flags()
             if getattr(_imp, 'check_hash_based_pycs', 'default') != 'default':
                 options += ['--check-hash-based-pycs', _imp.check_hash_based_pycs]
-        _set_inheritable(channel_fd, True)
-        _set_inheritable(control_fd, True)
-        if self._sockets_fd is not None:
-            _set_inheritable(self._sockets_fd, True)
+        for fd in {channel_fd, control_fd, self._sockets_fd} - {None}:
+            _set_inheritable(fd, True)
         return _start_interpreter(options, code, self._waiter)
 
     @staticmethod
