@@ -1838,7 +1838,7 @@ class _WorkerMain:
         if target.kind == 'script' and not target.has_main():
             return target.main_path()
         if target.kind in ('script', 'module'):
-            is_frozen = sys.modules['_frozen_importlib'].FrozenImporter.find_spec('runpy')
+            is_frozen = _bootstrap.FrozenImporter.find_spec('runpy')
             return '<frozen runpy>' if is_frozen else os.path.join(os.path.dirname(os.__file__), 'runpy.py')
         return '<string>'
 
@@ -1889,7 +1889,7 @@ class _WorkerMain:
         _WorkerMain._bootstrap_main, main = sys.modules['__main__'], type(sys)('__main__')
         sys.modules['__main__'] = main
         main.__builtins__ = sys.modules['builtins']
-        main.__loader__ = sys.modules['_frozen_importlib'].BuiltinImporter
+        main.__loader__ = _bootstrap.BuiltinImporter
         if sys.version_info < (3, 14):  # newer Pythons make it on demand
             main.__annotations__ = {}
 
@@ -2036,9 +2036,8 @@ class _WorkerMain:
 
 _observer = None
 
-
 _external = sys.modules['_frozen_importlib_external']
-_ModuleSpec = sys.modules['_frozen_importlib'].ModuleSpec
+_bootstrap = sys.modules['_frozen_importlib']
 
 # The rest of this section runs inside the app's imports: tracebacks and tracers skip it.
 _names_above = set(globals())
@@ -2072,7 +2071,6 @@ class _Observer:
             self.report_loaded(path)
 
     def _hook_imports(self):
-        import _frozen_importlib as bootstrap
         import io
 
         self._hook_source_loader(_external.SourceFileLoader)
@@ -2082,8 +2080,8 @@ class _Observer:
         )
         self._call_before(sys.modules.get('zipimport'), '_read_directory', self.report)
         self._call_before(io, 'open_code', self.report)  # runpy.run_path, pdb and others read scripts with it
-        self._call_before(bootstrap, '_init_module_attrs', self.report_spec)
-        self._call_before(bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
+        self._call_before(_bootstrap, '_init_module_attrs', self.report_spec)
+        self._call_before(_bootstrap, '_load_backward_compatible', self.report_spec)  # a loader with load_module() only
         sys.meta_path.append(self)
 
     @staticmethod
@@ -2351,7 +2349,7 @@ def _attribute(instance, name, owner):
 
 
 def _spec_attributes(spec):
-    return spec.__dict__ if type(spec) is _ModuleSpec else {}
+    return spec.__dict__ if type(spec) is _bootstrap.ModuleSpec else {}
 
 
 def _file_of_spec(spec):
@@ -2971,7 +2969,7 @@ class _ImportRecorder:
         self._handshake = handshake
         self._is_active = self._has_reported_none = True
         self._under_way = []  # names of modules
-        self._locks = getattr(sys.modules['_frozen_importlib'], '_module_locks', {})  # name -> weak reference
+        self._locks = getattr(_bootstrap, '_module_locks', {})  # name -> weak reference
         self._ref, self._ends = ref, []  # our own references: a lock is freed when its import ends
         self._noted_at = time.monotonic()
         self._environ = {}
@@ -3097,7 +3095,7 @@ class _Preloader:
         """Make Python search again for the folders of namespace packages: the project may add one before the start."""
         for module in list(sys.modules.values()):
             path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
-            if type(path) is getattr(_external, '_NamespacePath', None):
+            if type(path) is _external._NamespacePath:
                 path._last_parent_path = None
 
     def _import(self, name, environ):
