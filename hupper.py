@@ -525,7 +525,7 @@ class _Supervisor:
         self._terminal.listening = False
         self._terminal.save()
         try:
-            self._worker = self._launcher.start(self.monitor.expected_sources)
+            self._worker = self._launcher.start()
         except OSError as error:
             self._on_failed_start(error)
         else:
@@ -1457,11 +1457,9 @@ class _Launcher:
         self.startup_files = _startup_files()  # plus those that a spawned worker reports
         self._own_installation = {}  # signatures of the installation, as this interpreter found it
         self._standby_made_for = None  # the _circumstances() at that time
-        self._expected_sources = ()
 
-    def start(self, expected_sources):
+    def start(self):
         """Start the standby, or a new worker if there is none, and return it; raise OSError if none can be made."""
-        self._expected_sources = expected_sources
         if self._preload.is_used_by(self.standby):
             self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
         for _ in range(2):
@@ -1469,7 +1467,7 @@ class _Launcher:
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
-                worker.start(list(set(expected_sources) - worker.expected_sources))
+                worker.start(list(self._config.monitor.expected_sources - worker.expected_sources))
                 return worker
             except BrokenPipeError as error:  # it died while waiting, for lack of memory, say
                 worker.discard()
@@ -1582,7 +1580,7 @@ class _Launcher:
         """Make a worker, which gets ready and waits for its start."""
         spec = self._make_spec()
         spec.preload = plan
-        spec.expected_sources = sorted(self._expected_sources)
+        spec.expected_sources = sorted(self._config.monitor.expected_sources)
         self._standby_made_for = installation, obstacle = self._circumstances()
         spec.installation_changed = installation != self._own_installation
         if obstacle:
