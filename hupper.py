@@ -766,7 +766,7 @@ class _Supervisor:
         channel.handlers = {
             **self._preload.handlers(),
             'import': self._on_import,
-            'import-transformed': lambda path, signature: self._on_import(path, signature, is_plain=False),
+            'import-transformed': lambda path, signature: self.monitor.watch_source(path, signature, is_plain=False),
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
@@ -778,10 +778,9 @@ class _Supervisor:
             'stop': lambda: self._end_worker(self.QUIT, self._config.stop_signal),
         }
 
-    def _on_import(self, path, signature, is_plain=True):
-        self.monitor.watch_source(path, signature, is_plain)
-        if is_plain:
-            self._preload.note_source(path, signature)
+    def _on_import(self, path, signature):
+        self.monitor.watch_source(path, signature, is_plain=True)
+        self._preload.note_source(path, signature)
 
     def _on_watch(self, path, signature):
         self.monitor.watch_file(path, signature)
