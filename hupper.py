@@ -1753,7 +1753,7 @@ class _WorkerMain:
         self._channel_fd = channel_fd
         self._control = control
         self._is_spawned = is_spawned
-        self._preloader = None
+        self._observer = self._preloader = None
         self._has_moved = False  # a preloaded package has changed the current folder
         self._front_paths = None  # the ones now in sys.path; None: not set yet
 
@@ -1853,10 +1853,9 @@ class _WorkerMain:
         import marshal
         import runpy  # noqa: F401
 
-        global _observer
-        _observer = _Observer(handshake, self._spec)
+        self._observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
-            _observer.report_loaded(_FILE)  # the app's own import will find it loaded
+            self._observer.report_loaded(_FILE)  # the app's own import will find it loaded
         needed_by_us = set(sys.modules) - _STARTUP_MODULES
         if self._spec.preload[0]:
             self._preload(handshake)
@@ -1874,9 +1873,9 @@ class _WorkerMain:
         self._set_surroundings()
         self._preloader = _Preloader(handshake, *self._spec.preload)
         folder = _inode(os.curdir)
-        _observer.recorder = self._preloader
+        self._observer.recorder = self._preloader
         _call_unblocked(self._spec, lambda: self._preloader.run(self._control.has_message))
-        _observer.recorder = None
+        self._observer.recorder = None
         self._has_moved = _inode(os.curdir) != folder
         if self._preloader.has_failed:
             self._control.receive()
@@ -1900,25 +1899,25 @@ class _WorkerMain:
     # The start.
 
     def _on_start(self, more_sources, needed_by_us):
-        _observer.started_ns = _file_clock()
-        _observer.expected_sources.update(more_sources)
+        self._observer.started_ns = _file_clock()
+        self._observer.expected_sources.update(more_sources)
         self._set_surroundings()
         if self._preloader:
             self._preloader.release_output()
         if self._is_spawned:
             for name in self._spec.shadowed(needed_by_us & set(sys.modules)):
                 del sys.modules[name]
-        _observer.report_arguments()
+        self._observer.report_arguments()
         if self._spec.records_imports:
-            _observer.recorder = _ImportRecorder(_observer.handshake)
-        _observer.handshake.send('app-start', int(_discard_pending_signals()))
+            self._observer.recorder = _ImportRecorder(self._observer.handshake)
+        self._observer.handshake.send('app-start', int(_discard_pending_signals()))
 
     def _set_surroundings(self):
         """Set the current folder and sys.path; after preloading, again, because they may differ by now."""
         try:
             os.chdir(self._spec.folder if self._spec.folder and not self._has_moved else os.curdir)
         except OSError:
-            _observer.handshake.send('missing', self._spec.folder, 1)  # once it exists again, a new worker starts in it
+            self._observer.handshake.send('missing', self._spec.folder, 1)  # a new worker starts once it exists again
         before, self._front_paths = self._front_paths, self._spec.front_paths()
         if before is None:
             self._set_paths()
@@ -1958,11 +1957,10 @@ class _WorkerMain:
         if not self._spec.has_main():
             return exec, (self._script_code(path, main), main), {}
         if not os.path.isdir(path):
-            _observer.report(path)
+            self._observer.report(path)
         return _run_module_as_main, ('__main__', False), {}
 
-    @staticmethod
-    def _script_code(path, main):
+    def _script_code(self, path, main):
         """Return the code of a script, after preparing `__main__` for it."""
         is_bytecode = path.endswith('.pyc')
         loader = (_external.SourcelessFileLoader if is_bytecode else _external.SourceFileLoader)('__main__', path)
@@ -1971,7 +1969,7 @@ class _WorkerMain:
             main['__cached__'] = None
         if is_bytecode:
             return loader.get_code('__main__')
-        _observer.report(path, 'import', _observer.stat_when_saved(path))
+        self._observer.report(path, 'import', self._observer.stat_when_saved(path))
         return compile(loader.get_data(path), path, 'exec', dont_inherit=True)
 
     def _function(self):
@@ -1990,12 +1988,12 @@ class _WorkerMain:
         missing_target = getattr(sys.modules.get('runpy'), '_Error', None)
         try:
             if self._spec.is_first and type(error) is SystemExit and type(error.__context__) is missing_target:
-                _observer.handshake.send('no-target', str(error.__context__))
+                self._observer.handshake.send('no-target', str(error.__context__))
                 error.code = 2
-            _observer.report_new_modules()
-            _observer.report_traceback_files(error)
-            if _observer.recorder and type(error) is SystemExit:  # no crash, whatever its status
-                _observer.recorder.end()
+            self._observer.report_new_modules()
+            self._observer.report_traceback_files(error)
+            if self._observer.recorder and type(error) is SystemExit:  # no crash, whatever its status
+                self._observer.recorder.end()
         except KeyboardInterrupt:
             pass
 
@@ -2030,8 +2028,6 @@ class _WorkerMain:
         except KeyboardInterrupt:
             pass
 
-
-_observer = None
 
 _external = sys.modules['_frozen_importlib_external']
 _bootstrap = sys.modules['_frozen_importlib']
