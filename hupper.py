@@ -1039,7 +1039,6 @@ class FileMonitorProxy:
         self._is_ignored = _PathMatcher(ignore_files) if ignore_files else lambda path: False
         self._requested_in = {}  # path -> number of the worker that asked for it last; _FOREVER: the user did
         self._worker_number = 0
-        self._trees = set()  # roots of the watched folders and globs
         self._reported = []  # paths that came through file_changed
 
     def file_changed(self, path):
@@ -1122,8 +1121,6 @@ class FileMonitorProxy:
         if self._is_ignored(path):
             self.logger.debug(f'{path} is not watched: it is ignored.')
         elif is_new:
-            if not os.path.isfile(path):
-                self._trees.add(_split_glob(path)[0])
             self.monitor.add_path(path, since)
 
     def watch_file(self, path, signature):
@@ -1150,7 +1147,8 @@ class FileMonitorProxy:
         """
         if path in self.sources_of_worker or path in self._requested_in or not path.endswith('.py'):
             return self.sources_of_worker.get(path, False)
-        return any(path.startswith(os.path.join(tree, '')) for tree in self._trees) and self._has_bytecode(path)
+        roots = tuple(os.path.join(root, '') for root, _ in self.monitor.rules)
+        return path.startswith(roots) and self._has_bytecode(path)
 
     @staticmethod
     def _has_bytecode(path):
