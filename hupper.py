@@ -770,7 +770,7 @@ class _Supervisor:
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
-            'missing': self.monitor.watch_missing,
+            'missing': lambda path, has_parent: self.monitor.monitor.add_missing(path, has_parent),
             'startup': self._launcher.startup_files.add,
             'app-start': self._on_app_start,
             'no-target': self._on_no_target,
@@ -852,7 +852,7 @@ class _Supervisor:
             self._worker.channel.drain()  # the worker may have imported one of them just now
         if self.monitor.recheck(self._pending):
             return False  # still being written
-        for path in filter(self.monitor.is_undone, list(self._pending)):
+        for path in filter(self.monitor.monitor.is_undone, list(self._pending)):
             del self._pending[path]
         if not self._pending or (self._worker and not self._all_parse()):
             self._schedule.cancel()
@@ -1162,11 +1162,7 @@ class FileMonitorProxy:
 
     def watched_paths(self):
         """Return the paths of all watched files, normalized by os.path.normcase()."""
-        return {os.path.normcase(path) for path in (*self._requested_in, *getattr(self.monitor, 'files', ()))}
-
-    def watch_missing(self, path, has_parent):
-        """Watch for a module that could not be found: `path` with any suffix, or as a folder."""
-        self.monitor.add_missing(path, has_parent)
+        return {os.path.normcase(path) for path in (*self._requested_in, *self.monitor.files)}
 
     def new_worker(self, started_ns):
         """Forget paths that none of the last two workers has asked for."""
@@ -1194,10 +1190,6 @@ class FileMonitorProxy:
             _Change.WRITING: schedule.interval,
         }
         return times.get(change.evidence, 0)
-
-    def is_undone(self, path):
-        """Whether a change has left no trace: a temporary file came and went."""
-        return self.monitor.is_undone(path)
 
     def recheck(self, paths):
         """Check the polled ones of these paths again; note new changes, and return whether there are any."""
