@@ -102,6 +102,7 @@ import _imp
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
 import errno
+import marshal
 import select
 import time
 from abc import ABC, abstractmethod
@@ -1379,14 +1380,10 @@ class _LaunchSpec(_Target):
     )
 
     def dump(self):
-        import marshal
-
         return marshal.dumps([getattr(self, name) for name in self.__slots__])
 
     @classmethod
     def load(cls, data):
-        import marshal
-
         spec = cls.__new__(cls)
         for name, value in zip(cls.__slots__, marshal.loads(data)):
             setattr(spec, name, value)
@@ -1840,7 +1837,6 @@ class _WorkerMain:
         if self._spec.sockets_fd is not None:
             _SocketHooks(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  before the app's folders are searched
-        import marshal
         import runpy  # noqa: F401
 
         self._observer = _Observer(handshake, self._spec)
@@ -2896,8 +2892,6 @@ class _SourceImports:
 
     @staticmethod
     def _in_bytecode(path, key):
-        import marshal
-
         try:
             return _SourceImports.in_code(marshal.loads(_SourceImports._bytecode(path, key) or b''))
         except (EOFError, ValueError, TypeError, IndexError):
@@ -5022,8 +5016,6 @@ class _WorkerBase:
 
     def start(self, more_sources):
         """Let the worker run the app."""
-        import marshal
-
         self.clock = time.strftime('%H:%M:%S')
         self.send(marshal.dumps(more_sources))
 
