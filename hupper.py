@@ -101,6 +101,7 @@ else:
 import _imp
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself costs the import of enum
 import _thread
+import _weakref
 import errno
 import marshal
 import select
@@ -2940,18 +2941,15 @@ class _ImportRecorder:
     """
 
     def __init__(self, handshake):
-        from _weakref import ref
-        from importlib.machinery import ExtensionFileLoader, SourceFileLoader, SourcelessFileLoader
-
         self._handshake = handshake
         self._is_active = self._has_reported_none = True
         self._under_way = []  # names of modules
         self._locks = getattr(_bootstrap, '_module_locks', {})  # name -> weak reference
-        self._ref, self._ends = ref, []  # our own references: a lock is freed when its import ends
+        self._ends = []  # our own references: a lock is freed when its import ends
         self._noted_at = time.monotonic()
         self._environ = {}
         self._environ = self._copy_environ()
-        self._loaders = SourceFileLoader, ExtensionFileLoader, SourcelessFileLoader
+        self._loaders = _external.SourceFileLoader, _external.ExtensionFileLoader, _external.SourcelessFileLoader
         self._functions = self._loader_functions()
         for name in filter(sys.modules.__contains__, _Preload.PATCHERS):
             handshake.send('module', name, name)
@@ -2974,7 +2972,7 @@ class _ImportRecorder:
             self._under_way.append(name)
             lock = self._locks.get(name)
             if lock and lock():
-                self._ends.append(self._ref(lock(), self._settle))
+                self._ends.append(_weakref.ref(lock(), self._settle))
 
     def _settle(self, _=None):
         """Find out which imports have ended."""
@@ -3730,12 +3728,12 @@ class _SocketHooks:
 
     def _watch_end(self, sock):
         """Report the end of a socket that is freed without close()."""
-        from _weakref import ref
-
         address = self._address_of(sock)
         if address and _LINUX:
             try:
-                end = ref(sock, lambda _, is_over=sys.is_finalizing: is_over() or self._send('closed', *address))
+                end = _weakref.ref(
+                    sock, lambda _, is_over=sys.is_finalizing: is_over() or self._send('closed', *address)
+                )
             except TypeError:
                 return  # its class allows no weak references
             self._ends[address] = end
