@@ -1155,10 +1155,8 @@ class FileMonitorProxy:
     @staticmethod
     def _has_bytecode(path):
         """Whether this version of Python has left bytecode of a source."""
-        from importlib.util import cache_from_source
-
         try:
-            return any(os.path.exists(cache_from_source(path, optimization=level)) for level in ('', 1, 2))
+            return any(os.path.exists(_external.cache_from_source(path, optimization=level)) for level in ('', 1, 2))
         except NotImplementedError:
             return False  # no bytecode here
 
@@ -2657,13 +2655,11 @@ class _Preload:
 
     def obstacle_at_start(self, front_paths):
         """Return the same at the start; by now the project's folders may shadow a preloaded module."""
-        from importlib.machinery import PathFinder
-
         paths = {name.partition('.')[0]: path for name, (path, *_) in reversed(self._list.items())}
         for folder in front_paths:
             for name in _names_in(folder).intersection(paths):
                 sys.path_importer_cache.pop(folder, None)  # its cache may be out of date
-                spec = PathFinder.find_spec(name, [folder])
+                spec = _external.PathFinder.find_spec(name, [folder])
                 is_code = spec and spec.loader  # rather than a folder of data or a namespace package
                 if is_code and not paths[name].startswith(os.path.join(folder, name)):
                     return f'the project has a {name} of its own'
@@ -2882,11 +2878,9 @@ class _SourceImports:
     @staticmethod
     def _bytecode(path, key):
         """Return the cached bytecode of a source if its header (PEP 552) has this key: mtime and size."""
-        from importlib.util import MAGIC_NUMBER, cache_from_source
-
-        header = MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
+        header = _external.MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
         try:
-            with open(cache_from_source(path), 'rb') as file:
+            with open(_external.cache_from_source(path), 'rb') as file:
                 return file.read() if file.read(16) == header else None
         except (OSError, NotImplementedError):
             return None
