@@ -2641,9 +2641,7 @@ class _Preload:
     @staticmethod
     def _may_import(path):
         """Whether a file may be code."""
-        from importlib.machinery import all_suffixes
-
-        return path.endswith((*all_suffixes(), '.zip', '.egg', '.whl', '.pyz'))
+        return path.endswith((*PollingFileMonitor.MODULE_SUFFIXES, '.zip', '.egg', '.whl', '.pyz'))
 
     def obstacle(self):
         """Return why the preloaded standby may not be used; None if it may."""
@@ -3888,6 +3886,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     `start` makes a thread that calls `callback(path)`.
     """
 
+    MODULE_SUFFIXES = tuple(_external.SOURCE_SUFFIXES + _external.BYTECODE_SUFFIXES + _imp.extension_suffixes())
     _SHORTEST_PAUSE = 0.1
     _SLICE = 0.02  # seconds of work in one step; the loop answers signals in between
 
@@ -3944,14 +3943,12 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def add_missing(self, path, has_parent=True):
         """Watch for a module that was not found at `path`, without its suffix; `has_parent`: the folder was there."""
-        from importlib.machinery import all_suffixes
-
         folder, name = os.path.split(path)
         if has_parent and os.path.isfile(folder):
             return  # a zip file
         self._watch_folder(folder)
         self.missing.setdefault(folder, set()).add(name)
-        for suffix in ('', *all_suffixes()):
+        for suffix in ('', *self.MODULE_SUFFIXES):
             self._check_entry(path + suffix, _Change.UNSETTLED)  # it may have appeared meanwhile
         if not has_parent:
             self.rescan(folder)
@@ -4094,13 +4091,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             # Even a complete one may be a temporary file.
             self._changed(path, _Change.UNSETTLED if evidence is _Change.COMPLETE else evidence)
 
-    @staticmethod
-    def _is_module(path):
+    def _is_module(self, path):
         """Whether a path can be that of a module: a file with one of Python's suffixes, or a folder."""
-        from importlib.machinery import all_suffixes
-
         stem, dot, suffix = os.path.basename(path).partition('.')
-        return os.path.isfile(path) and dot + suffix in all_suffixes() if dot else os.path.isdir(path)
+        return os.path.isfile(path) and dot + suffix in self.MODULE_SUFFIXES if dot else os.path.isdir(path)
 
     def rescan(self, folder):
         """Check the entries of a folder that are not known yet."""
