@@ -899,6 +899,19 @@ class _Supervisor:
             pass  # the new worker will report it
 
 
+class _Pollable:
+    """Something that the loop waits for, by a descriptor or a time; here neither."""
+
+    def wait_fd(self):
+        return None
+
+    def wait_until(self):
+        return None
+
+    def drain(self):
+        pass
+
+
 class _Schedule:
     """Decides when changes cause a start; the caller supplies the time, in seconds.
 
@@ -2797,7 +2810,7 @@ class _InstalledFiles:
         return next((path for path, signature in signatures.items() if _signature(path) != signature), None)
 
 
-class _SourceImports:
+class _SourceImports(_Pollable):
     """In the monitor: finds the imports that a save takes away, by comparing compiled code.
 
     It also finds changed lines that may set up what a package sees at its import, by comparing text.
@@ -2816,9 +2829,6 @@ class _SourceImports:
         """Queue a source that a worker has read."""
         if signature not in self._known.setdefault(path, {}):
             self._unread[path] = signature
-
-    def wait_fd(self):
-        return None
 
     def wait_until(self):
         return 0 if self._unread and self.is_due else None
@@ -3863,19 +3873,6 @@ def _stat(path, function=os.stat):
         return function(path)
     except (OSError, ValueError):
         return None
-
-
-class _Pollable:
-    """Something that the loop waits for, by a descriptor or a time; here neither."""
-
-    def wait_fd(self):
-        return None
-
-    def wait_until(self):
-        return None
-
-    def drain(self):
-        pass
 
 
 class PollingFileMonitor(_Pollable, IFileMonitor):
