@@ -465,8 +465,7 @@ class _Supervisor:
 
     def _close(self):
         if self._worker:
-            self._worker.kill()
-            self._worker.wait()
+            self._worker.discard()
         self._kept_sockets.close()
         self._launcher.drop_standby()
         self.monitor.stop()
@@ -5019,7 +5018,7 @@ class _WorkerBase:
         return self.app_started and self.ending_signal in self.sent_signals
 
     def discard(self):
-        """End a worker that has not been started."""
+        """End a worker at once."""
         self.kill()
         self.wait()
         self.close()
