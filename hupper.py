@@ -671,11 +671,11 @@ class _Supervisor:
         """End the worker's orphans; once they are gone, go on."""
         if not self._orphans.poll(now):
             return
-        names, is_noteworthy = self._orphans.names, self._orphans.used_force or self._after_exit != self.RESTART
-        self._orphans = None
-        if names:
+        orphans, self._orphans = self._orphans, None
+        if orphans.names:
+            is_noteworthy = orphans.used_force or self._after_exit != self.RESTART
             log = self._logger.info if is_noteworthy else self._logger.debug
-            log('Ended what the worker left behind: {}.'.format(', '.join(names)))
+            log('Ended what the worker left behind: {}.'.format(', '.join(orphans.names)))
         self.state = self.IDLE
         self._go_on()
 
