@@ -638,7 +638,7 @@ class _Supervisor:
         if status == 0 and self._after_exit is None:  # the program has done its work
             self._kept_sockets.release()
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
-        is_typed = self._after_exit is None or self._ctrl_c.is_pressed
+        is_typed = self._after_exit is None or bool(self._ctrl_c.presses)
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
         if worker.missing_target:  # only the first worker reports it
             self._logger.error(worker.missing_target)
@@ -791,7 +791,7 @@ class _Supervisor:
     def _on_app_start(self, has_discarded_sigint):
         self._worker.app_started = True
         self._boot_check_at = time.monotonic() + 0.5
-        if has_discarded_sigint and (self._ctrl_c.is_pressed or 'CTRL-C' in self._waiter.read_signals()):
+        if has_discarded_sigint and (self._ctrl_c.presses or 'CTRL-C' in self._waiter.read_signals()):
             self._end_worker(self.QUIT, signal.SIGINT)  # Ctrl-C came after the start
 
     def _on_no_target(self, message):
@@ -967,17 +967,15 @@ class _CtrlC:
     """
 
     def __init__(self):
-        self.is_pressed = False
+        self.presses = []  # times of the last three
         self.settled_at = None  # when to check whether the worker has survived
-        self._presses = []  # times of the last three
         self._settlements = 0
 
     def press(self, now):
         """Return whether this was the third within two seconds."""
-        self.is_pressed = True
         self.settled_at = now + 1
-        self._presses = [*self._presses[-2:], now]
-        return len(self._presses) == 3 and now - self._presses[0] <= 2
+        self.presses = [*self.presses[-2:], now]
+        return len(self.presses) == 3 and now - self.presses[0] <= 2
 
     def settles(self, now):
         """Return whether the worker turns out, for the first time, to have survived."""
@@ -989,7 +987,7 @@ class _CtrlC:
 
     def explains_end(self, now, status):
         """Whether a worker that ends now does so because of Ctrl-C, rather than by a later crash."""
-        return self.is_pressed and (status in (0, _INTERRUPTED) or now - self._presses[-1] <= 8)
+        return bool(self.presses) and (status in (0, _INTERRUPTED) or now - self.presses[-1] <= 8)
 
 
 class _LoopGuard:
