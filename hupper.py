@@ -600,7 +600,7 @@ class _Supervisor:
                     self._worker.ask_to_stop(signum)
         elif was_restart and self._kill_at is not None:
             self._kill_at = time.monotonic() + seconds  # may be longer than at a reload
-        if self.state in (self.STOPPING, self.IDLE) and self._after_exit == self.RESTART:
+        if self._after_exit == self.RESTART:
             self._launcher.renew_standby()  # while the old worker ends
         if self.state == self.IDLE:
             self._go_on()
