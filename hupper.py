@@ -838,8 +838,7 @@ class _Supervisor:
             del self._held[path]
             self._pending.setdefault(path, now)
             self._schedule.note_change(now, path)
-        due = self._schedule.due()
-        if due is None or now < due or not (self._reload_requested or self._must_reload()):
+        if now < self._schedule.due() or not (self._reload_requested or self._must_reload()):
             return
         if self._reload_requested:
             self._preload.retry_all()
