@@ -660,11 +660,14 @@ class _Supervisor:
     def _on_own_end(self, worker, status):
         has_quit = self._has_sigquit and worker.exit_cause() == 'SIGQUIT'
         has_quit = has_quit or self.is_interrupted or self._ctrl_c.explains_end(time.monotonic(), status)
-        if has_quit or self._once or (self._config.exit_on_crash and not self._reload_requested):
+        if has_quit or self._once:
             self._after_exit = self.QUIT
-        elif worker.exit_cause():
+            return
+        if self._config.exit_on_crash and not self._reload_requested:
+            self._after_exit = self.QUIT
+        if worker.exit_cause():  # nobody else would say so: a shell sees the monitor's exit only
             self._logger.error(f'Worker {worker.pid} was ended by {worker.exit_cause()}.')
-        else:
+        elif self._after_exit is None:
             self._logger.info(f'Worker {worker.pid} ended with status {status}.')
 
     def _poll_orphans(self, now):

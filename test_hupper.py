@@ -2053,6 +2053,7 @@ class Failing(Case):
         monitor.wait_for('app 1')
         os.kill(monitor.worker, signal.SIGKILL)
         self.assertEqual(monitor.wait(), 128 + signal.SIGKILL)
+        self.assertIn('was ended by SIGKILL', monitor.text())  # a shell sees only the monitor's exit
 
 
 @on_each_backend
