@@ -5728,7 +5728,7 @@ else:
             """Undo what a worker did; `is_abandoned`: also to the screen, because our signal has ended it."""
             self._restore_modes()
             try:
-                if is_abandoned and os.tcgetpgrp(1) == os.getpgrp():
+                if is_abandoned and os.environ.get('TERM') != 'dumb' and os.tcgetpgrp(1) == os.getpgrp():
                     os.write(1, self._PLAIN_SCREEN)
             except OSError:
                 pass  # it is no terminal, or gone

@@ -8176,6 +8176,10 @@ class FullScreen(TerminalCase):
         '\x1b[m',
     )
     POLITE = 'signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))'
+    TERM = 'xterm'
+
+    def open(self, *command, env=None, **options):
+        return super().open(*command, env={'TERM': self.TERM, 'NO_COLOR': '1', **(env or {})}, **options)
 
     def write_app(self, body=''):
         self.write('mod.py', 'VALUE = 1\n')
@@ -8204,6 +8208,19 @@ class FullScreen(TerminalCase):
 
     def test_killed(self):
         self.check(1, 'signal.signal(signal.SIGTERM, signal.SIG_IGN)', shutdown=0.2)
+
+    def test_dumb(self):
+        """A terminal without control sequences, such as Emacs's, would show them."""
+        self.TERM = 'dumb'
+        self.write('mod.py', 'VALUE = 1\n')
+        self.write('app.py', 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\ntime.sleep(600)\n')
+        terminal = self.run_app()
+        terminal.wait_for('app 1')
+        self.write_value(22)
+        terminal.wait_for('app 22')
+        terminal.type('\3')
+        terminal.wait()
+        self.assertEqual(terminal.output.count('\x1b'), 0, terminal.output)
 
     def test_it_has_ended_by_itself(self):
         self.write_app(self.POLITE)
