@@ -736,8 +736,14 @@ class _Supervisor:
         self._has_sigquit = True
         if not self._worker:
             self._on_stop_signal(None)
-        elif not self._terminal.interrupts(self._worker):
+        else:
             self._worker.ask_to_stop(signal.SIGQUIT)
+
+    def _on_ctrl_backslash(self):
+        if self._worker and self._terminal.interrupts(self._worker):
+            self._has_sigquit = True  # the worker has received it as well
+        else:
+            self._on_sigquit()
 
     def _on_sighup(self):
         if self._terminal.is_gone():
@@ -750,7 +756,8 @@ class _Supervisor:
         'CTRL-C': _on_ctrl_c,
         'SIGINT': lambda self: self._on_stop_signal(signal.SIGINT),  # sent by a process
         'SIGTERM': _on_sigterm,
-        'SIGQUIT': _on_sigquit,
+        'CTRL-\\': _on_ctrl_backslash,
+        'SIGQUIT': _on_sigquit,  # sent by a process
         'SIGHUP': _on_sighup,
         'SIGCONT': lambda self: None,  # wakes the loop, which checks whether we are in the foreground
     }
@@ -5582,6 +5589,9 @@ else:
         signal.pthread_sigmask(signal.SIG_SETMASK, spec.signal_mask)
 
     class _Waiter(_WaiterBase):
+        _TYPED = {signal.SIGINT: 'CTRL-C', signal.SIGQUIT: 'CTRL-\\'}  # by a key: the worker gets it as well
+        _SENT = {signal.SIGINT: 'SIGINT', signal.SIGQUIT: 'SIGQUIT'}  # by a process
+
         def __init__(self):
             super().__init__()
             self._read, self._write = _pipe()
@@ -5597,32 +5607,35 @@ else:
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
-            self._interrupts = self._sigint_fd() if _LINUX and signal.SIGINT in self._saved_handlers else None
+            typed = [signum for signum in self._TYPED if signum in self._saved_handlers]
+            self._interrupts = self._signal_fd(typed) if _LINUX and typed else None
 
         @staticmethod
-        def _sigint_fd():
-            """Block SIGINT and return a descriptor to read it from, with its sender."""
-            mask = (1 << signal.SIGINT - 1).to_bytes(8, sys.byteorder) + bytes(120)  # a sigset_t
+        def _signal_fd(signums):
+            """Block signals and return a descriptor to read them from, with their senders."""
+            mask = sum(1 << signum - 1 for signum in signums).to_bytes(8, sys.byteorder) + bytes(120)  # a sigset_t
             try:
                 fd = _LibC.call('signalfd', -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:
                 return None  # as in some sandboxes
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            signal.pthread_sigmask(signal.SIG_BLOCK, signums)
             return _register_fd(fd)
 
         def _note(self, name):
-            """Note a signal; a SIGINT, whose sender is not known here, counts as typed if we are in the foreground."""
-            self.arrived.append('CTRL-C' if name == 'SIGINT' and _Terminal.interrupts(None) else name)
+            """Note a signal; its sender is not known here: it counts as typed if we are in the foreground."""
+            typed = self._TYPED.get(getattr(signal, name))
+            self.arrived.append(typed if typed and _Terminal.interrupts(None) else name)
 
         def read_signals(self):
-            """Return the signals that have come; SIGINT first, as it must be known before the worker's exit."""
+            """Return the signals that have come; typed ones first, as they must be known before the worker's exit."""
             while self._interrupts is not None:
                 try:
-                    code = os.read(self._interrupts, 128)[8:12]  # signalfd_siginfo.ssi_code
+                    info = os.read(self._interrupts, 128)  # a signalfd_siginfo
                 except BlockingIOError:
                     break
-                is_typed = int.from_bytes(code, sys.byteorder) == 0x80  # SI_KERNEL
-                self.arrived.insert(0, 'CTRL-C' if is_typed else 'SIGINT')
+                is_typed = int.from_bytes(info[8:12], sys.byteorder) == 0x80  # ssi_code: SI_KERNEL
+                signum = int.from_bytes(info[:4], sys.byteorder)
+                self.arrived.insert(0, self._TYPED[signum] if is_typed else self._SENT[signum])
             return self.arrived
 
         def _wait(self, fds, milliseconds):

@@ -7775,6 +7775,16 @@ class Interrupt(TerminalCase):
         self.assertEqual(terminal.wait(), 131)
         terminal.check_nothing_left()
 
+    def test_quit_by_another_process(self):
+        """A SIGQUIT to the monitor alone is passed on, although a typed one would reach the worker, too."""
+        self.write_app()
+        terminal = self.run_app(shutdown=600)
+        terminal.wait_for('app 1')
+        self.wait_for_standby(terminal, self.mode)
+        terminal.send(signal.SIGQUIT)
+        self.assertEqual(terminal.wait(), 131)
+        terminal.check_nothing_left()
+
     def test_after_a_reload(self):
         self.write_app()
         terminal = self.run_app(shutdown=600)
