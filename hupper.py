@@ -1269,7 +1269,7 @@ class _Target:
         is_module = bool(args) and args[0].startswith('-m')
         if is_module:
             args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
-        if not args:
+        if not args or not args[0]:
             missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
             raise ValueError(missing + ' (see --help)')
         name = args[0] if is_module else cls._find_script(args[0])
@@ -3362,10 +3362,11 @@ class _Channel:
             if len(fields) != len(types):
                 raise ValueError(f'{len(fields)} fields')
             values = [convert(field) for convert, field in zip(types, fields)]
+            handler = self.handlers[kind.decode()]
         except (KeyError, ValueError):
             self.on_garbage(kind)
         else:
-            self.handlers[kind.decode()](*values)
+            handler(*values)
             if kind.startswith((b'import', b'module')):
                 self.imported_at = time.monotonic()
 
@@ -5985,6 +5986,8 @@ def main(args: Sequence[str] | None = None) -> int:
         for name, check in checks.items():
             if name in options:
                 options[name] = check('--' + name.replace('_', '-'), options[name])
+        if any('' in value for value in options.values() if isinstance(value, list)):
+            raise ValueError("an option has the value '': give it a path, pattern or name (see --help)")
         logger = DefaultLogger(options.pop('verbose', LogLevel.INFO))
         factory = options.pop('monitor_factory', None)
         may_fork = _IS_COMMAND and not _process_fork_obstacle()

@@ -1426,6 +1426,12 @@ class Channel(unittest.TestCase):
         self.send(self.GOOD)
         self.assertIn(('watch', '/a b', 123), self.got)
 
+    def test_message_that_nobody_expects(self):
+        """A worker that does not preload sends what only a preloading standby may send."""
+        del self.channel.handlers['preload']
+        self.send(b'\0\0preload\0x\0\0')
+        self.assertEqual(self.garbage, [b'preload'])
+
     def test_closed(self):
         self.send(self.GOOD[:-4])
         hupper._close(self.end)
@@ -1838,6 +1844,12 @@ class Refused(Case):
 
     def test_no_module_name(self):
         self.refused('-m', says='which module')
+        self.refused('-m', '', says='which module')
+
+    def test_empty_values(self):
+        """As from `-w "$CONF"` where CONF is not set: it would be the current folder."""
+        for option in ('-w', '-x', '--preload-except'):
+            self.refused(option, '', 'app.py', says="the value ''")
 
     def test_end_of_options(self):
         self.refused('--', says='nothing to run')
