@@ -2643,7 +2643,7 @@ class _Preload:
         lines = [name for name in names if isinstance(name, bytes)]
         if lines:
             return f'{path} has changed what it does with os.environ, sys.path or warning filters'
-        lost = sorted(name for name in names if self._is_named(path, name, self._list))
+        lost = sorted(name for name in names if self._is_named(path, name, self._list) or self._is_source(path, name))
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
     @staticmethod
@@ -2652,10 +2652,22 @@ class _Preload:
         tail = name.lstrip('.')
         if tail == name:
             return name in modules
+        place = _Preload._dotted_place(path, name)
+        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+
+    def _is_source(self, path, name):
+        """Whether that name means a source of the project, whose own imports may go with it."""
+        ending = '.' + (name if name[0] != '.' else self._dotted_place(path, name))
+        sources = (os.path.splitext(each)[0].replace(os.sep, '.') for each in self._sources)
+        return any(each.endswith((ending, ending + '.__init__')) for each in sources)
+
+    @staticmethod
+    def _dotted_place(path, name):
+        """Return where the relative name that a source imports leads to: its whole path, with dots."""
+        tail = name.lstrip('.')
         for _ in range(len(name) - len(tail)):
             path = os.path.dirname(path)
-        place = '.'.join(filter(None, [*path.split(os.sep), tail]))
-        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+        return '.'.join(filter(None, [*path.split(os.sep), tail]))
 
     @staticmethod
     def _may_import(path):

@@ -9514,6 +9514,25 @@ class Preload(EnvironmentCase):
         self.save(monitor, 6, 'plain', one, standby=False)
         monitor.stop()
 
+    def test_import_of_the_project_taken_away(self):
+        """What only a module of the project imported goes with it; what other modules import is preloaded again."""
+        self.install('lib.py', '')
+        self.install('other.py', '')
+        self.write('helper.py', 'import other')
+        self.write('part/__init__.py', '')
+        self.write('part/one.py', 'from . import two')
+        self.write('part/two.py', 'import other')
+        self.write_app(1, 'import lib, helper')
+        monitor = self.start_preloaded()
+        self.save(monitor, 2, 'preloaded', 'import lib, helper')
+        self.save(monitor, 3, 'plain', 'import lib\nassert "other" not in sys.modules')
+        self.save(monitor, 4, 'preloaded', 'import lib\nfrom part import one')
+        self.write('part/one.py', '')
+        monitor.wait_for('app 4 plain')
+        monitor.wait_for('Preloaded ', count=5)
+        self.save(monitor, 5, 'plain', 'import lib', standby=False)
+        monitor.stop()
+
     @only_full
     def test_import_taken_away_in_a_crash(self):
         """The monitor still knows that the list has a module that is no longer imported."""
