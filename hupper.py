@@ -1996,7 +1996,7 @@ class _WorkerMain:
                 error.code = 2
             self._observer.report_new_modules()
             self._observer.report_traceback_files(error)
-            if self._observer.recorder and type(error) is SystemExit:  # no crash, whatever its status
+            if self._observer.recorder and type(error) in (SystemExit, type(None)):  # no crash, whatever its status
                 self._observer.recorder.end()
         except KeyboardInterrupt:
             pass

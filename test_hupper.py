@@ -9898,6 +9898,22 @@ class Preload(EnvironmentCase):
         monitor.wait_for('seen 2 2', count=2)
         monitor.stop()
 
+    def test_environment_of_a_script_that_ends(self):
+        """What it has set is known at its end, even if it has imported nothing that was not preloaded."""
+        self.install('lib.py', 'import os\nSEEN = os.environ["Y"]')
+        self.write('y.txt', '1')
+        text = 'import os\nos.environ["Y"] = open("y.txt").read()\nimport lib\nprint("app", %d, lib.SEEN)\n'
+        self.write('app.py', text % 1)
+        monitor = self.run_app()
+        monitor.wait_for('app 1 1')
+        monitor.wait_for('Preloaded ')
+        self.write('y.txt', '2')
+        for value, seen in ((2, 1), (3, 2)):
+            self.write('app.py', text % value)
+            monitor.wait_for(f'app {value} {seen}')
+            monitor.wait_for('Preloaded ', count=value)
+        monitor.stop()
+
     def test_output_waits(self):
         """Output of an import appears when the worker starts, that of a standby that never starts does not appear."""
         text = 'import logging\nprint("lib says so", flush=True)\nlogging.getLogger("lib").warning("lib warns")'
