@@ -2640,10 +2640,13 @@ class _Preload:
         names = self.imports.differences(path, signature)
         if names is None:
             return f'what {path} imported is not known'
-        lines = [name for name in names if isinstance(name, bytes)]
-        if lines:
+        if any(isinstance(name, bytes) for name in names):
             return f'{path} has changed what it does with os.environ, sys.path or warning filters'
-        lost = sorted(name for name in names if self._is_named(path, name, self._list) or self._is_source(path, name))
+        lost = sorted(
+            name
+            for name in names
+            if self._is_named(path, name, self._list) or self._is_source(path, name, self._sources)
+        )
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
     @staticmethod
@@ -2652,22 +2655,21 @@ class _Preload:
         tail = name.lstrip('.')
         if tail == name:
             return name in modules
-        place = _Preload._dotted_place(path, name)
-        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
-
-    def _is_source(self, path, name):
-        """Whether that name means a source of the project, whose own imports may go with it."""
-        ending = '.' + (name if name[0] != '.' else self._dotted_place(path, name))
-        sources = (os.path.splitext(each)[0].replace(os.sep, '.') for each in self._sources)
-        return any(each.endswith((ending, ending + '.__init__')) for each in sources)
-
-    @staticmethod
-    def _dotted_place(path, name):
-        """Return where the relative name that a source imports leads to: its whole path, with dots."""
-        tail = name.lstrip('.')
         for _ in range(len(name) - len(tail)):
             path = os.path.dirname(path)
-        return '.'.join(filter(None, [*path.split(os.sep), tail]))
+        place = '.'.join(filter(None, [*path.split(os.sep), tail]))
+        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
+
+    @staticmethod
+    def _is_source(path, name, sources):
+        """Whether that name means one of these sources of the project, whose own imports go with it."""
+        tail = name.lstrip('.')
+        folder = os.sep
+        for _ in range(len(name) - len(tail)):
+            folder = path = os.path.dirname(path)
+        place = os.path.join(folder, *tail.split('.'))
+        endings = place + '.py', os.path.join(place, '__init__.py')
+        return bool(tail) and any(source.endswith(endings) for source in sources)
 
     @staticmethod
     def _may_import(path):
@@ -2831,14 +2833,14 @@ class _InstalledFiles:
 class _SourceImports(_Pollable):
     """In the monitor: finds the imports that a save takes away, by comparing compiled code.
 
-    It also finds changed lines that may set up what a package sees at its import, by comparing text.
+    It also finds changed statements that may set up what a package sees at its import, by comparing text.
     """
 
     SLICE = 0.01  # seconds of one step
     SETUP = b'os.environ', b'environ[', b'environ.', b'sys.path', b'filterwarnings', b'simplefilter'
 
     def __init__(self):
-        # path -> {signature: the names it imports and its setup lines, or the key of the bytecode and those lines}
+        # path -> {signature: the names it imports and its setup statements, or the key of its bytecode and these}
         self._known = {}
         self._unread = {}  # path -> signature, of sources still to be looked at
         self.is_due = False  # not while a worker boots
@@ -2859,19 +2861,20 @@ class _SourceImports(_Pollable):
             stat = _stat(path)
             if stat and _signature(path, stat) == signature:
                 key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
-                found = (key, self._setup_lines(path)) if self._bytecode(path, key) else self._in_source(path)
+                found = (key, self._setup_statements(path)) if self._bytecode(path, key) else self._in_source(path)
                 if found is not None and _signature(path) == signature:
                     self._known[path][signature] = found
 
     def differences(self, path, signature):
-        """Return the names that a source with that signature imported and no longer does, and the setup lines (bytes)
-        that are not in both; None if unknown.
+        """Return the names that a source with that signature imported and no longer does; None if unknown.
+
+        Added are the setup statements, as bytes, that have come or gone.
         """
         old = self._known.get(path, {}).get(signature)
         if isinstance(old, tuple):
-            key, lines = old
+            key, statements = old
             names = self._in_bytecode(path, key)
-            old = None if names is None else names | lines
+            old = None if names is None else names | statements
         current = _signature(path)
         new = self._in_source(path) if current else set()
         if old is None or new is None or _signature(path) != current:
@@ -2881,23 +2884,33 @@ class _SourceImports(_Pollable):
         return (old - new) | {each for each in new - old if isinstance(each, bytes)}
 
     @staticmethod
-    def _setup_lines(path):
+    def _setup_statements(path):
+        """Return the simple statements with one of the SETUP words, each as one line."""
         try:
             with open(path, 'rb') as file:
-                return {line.strip() for line in file if any(word in line for word in _SourceImports.SETUP)}
-        except OSError:
-            return set()  # it has just changed
+                data = file.read()
+            if not any(word in data for word in _SourceImports.SETUP):
+                return set()
+            import ast
+
+            nodes = [node for node in ast.walk(ast.parse(data)) if isinstance(node, ast.stmt)]
+        except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
+            return set()  # the file has just changed
+        lines = [line.strip() for line in data.splitlines()]
+        simple = [node for node in nodes if not hasattr(node, 'body')]
+        texts = {b' '.join(lines[node.lineno - 1 : node.end_lineno]) for node in simple}
+        return {text for text in texts if any(word in text for word in _SourceImports.SETUP)}
 
     @staticmethod
     def _in_source(path):
-        """Return names and setup lines; None if the source can't be compiled, or its code is not as we expect."""
+        """Return names and setup statements; None if the source can't be compiled, or its code is not as we expect."""
         import warnings
 
         try:
             with open(path, 'rb') as file, warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 code = compile(file.read(), path, 'exec', dont_inherit=True)
-            return _SourceImports.in_code(code) | _SourceImports._setup_lines(path)
+            return _SourceImports.in_code(code) | _SourceImports._setup_statements(path)
         except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
             return None
 

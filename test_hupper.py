@@ -9157,8 +9157,8 @@ class PreloadParts(unittest.TestCase):
         self.project.write('x.py', '')
         self.assertIsNone(imports.differences(path, signature), 'the bytecode is gone')
 
-    def test_setup_lines(self):
-        """A line that sets up what packages see counts where it has come, gone or changed; other lines don't."""
+    def test_setup_statements(self):
+        """A statement that sets up what packages see counts if it has come, gone or changed; others don't."""
         one, two = 'os.environ["X"] = "1"', 'os.environ["X"] = "2"'
         for before, after, expected in [
             (one, one, set()),
@@ -9167,6 +9167,11 @@ class PreloadParts(unittest.TestCase):
             (one, '', {one}),
             (one + '\ny = 1', 'y = 2\n\nif y:\n    ' + one, set()),
             ('environ.update(X="1")', '', {'environ.update(X="1")'}),
+            (
+                'environ.update(\n  X="1",\n)',
+                'environ.update(\n  X="2",\n)',
+                {f'environ.update( X="{x}", )' for x in (1, 2)},
+            ),
             ('import sys', 'import sys\nsys.path.append("y")', {'sys.path.append("y")'}),
             ('warnings.simplefilter("error")', '', {'warnings.simplefilter("error")'}),
             ('environment = 1', 'environment = 2', set()),
@@ -9873,7 +9878,7 @@ class Preload(EnvironmentCase):
         monitor.stop()
 
     def test_environment_that_changes(self):
-        """A package sees at once what a changed line sets, and with the next reload what the app reads from a file."""
+        """A package sees what a changed statement sets at once, what the app reads from a file with the next reload."""
         self.install('lib.py', 'import os\nSEEN = os.environ["X"], os.environ["Y"]')
         self.write('other.py', '')
         self.write('y.txt', '1')
