@@ -23,32 +23,35 @@ changes that the worker has imported or asked to watch::
                       command line, start_reloader | fork or    handshake -> proxy
                       _Supervisor: one loop over   | spawn      import observer
                         signals, channel, watches, +----------> the app
-                        timers                     |
+                        timers                     |<-- channel: watch this / reload / shut down
                       file monitor: inotify,       |
-                        watchdog or polling        |<-- channel (os.pipe): watch this / reload / shut down
+                        watchdog or polling        |--> control pipe: start now
                       standby: the next worker,    |
                       booted and waiting           |
 
 The life of one reload, in ten steps:
 
  1. A file monitor learns of the save: `InotifyFileMonitor.step` reads an event, or `PollingFileMonitor.step` looks at
-    the file. `check` drops a file that has not changed, and `_changed` one that is ignored.
- 2. `_Supervisor._step` takes the change. `_on_change` asks `_LoopGuard.hold` whether to delay it because the app seems
-    to cause its own reloads. If not, `_Schedule.due` says how long to wait for more changes.
- 3. `_Supervisor._on_due` decides. `_must_reload` checks again that the files are complete and parse, and reports the
-    change.
- 4. `_Supervisor._end_worker` sends the worker the polite stop; if no worker runs, step 6 follows at once.
-    Meanwhile `_Launcher.renew_standby` replaces a standby that is out of date.
+    the file. `check` drops a file that has not changed, by its signature and the event; `_changed` an ignored one.
+ 2. `_Supervisor._step` takes the change (`FileMonitorProxy.take_changes`). `_on_change` asks `_LoopGuard.hold` whether
+    to delay it because the app seems to cause its own reloads. If not, `_Schedule.due` says when to stop waiting for
+    more changes.
+ 3. At that time `_Supervisor._on_due` decides. `_must_reload` checks again that the files are complete and parse, and
+    reports the change.
+ 4. `_Supervisor._end_worker` sends the worker the polite stop, and `_kill_late_worker` kills it if it takes too long;
+    if no worker runs, step 6 follows at once. Meanwhile `_Launcher.renew_standby` replaces an outdated standby.
  5. The worker's exit wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
     that the worker has left behind.
  6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` makes the standby the new worker, by one message.
- 7. `_WorkerMain.get_ready` was waiting for this message, having prepared all that it could. `_on_start` sets the
-    current folder and sys.path.
- 8. `run_app` runs the app. Python calls it as sys.excepthook, so that no other frame of ours is on the stack.
+ 7. In the standby, Python has called `run_app` as sys.excepthook, so that no other frame of ours is on the stack:
+    see `_WorkerMain`. `get_ready` has prepared all that it could, and was waiting for this message. `_on_start` sets
+    the current folder and sys.path.
+ 8. `run_app` runs the app.
  9. `_Observer` reports each source with its signature from before it was read. `_Channel.step` passes the report to
     `_Supervisor._on_import`. `PollingFileMonitor.watch_file` compares the signature, so that a save in between counts.
 10. When the imports stop, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker: a fork of the
-    monitor (`_fork`), or a new interpreter (`_spawn`) that runs `_BOOT`. Either one runs `get_ready`.
+    monitor, which leaves the stack by the exception `_Forked`, or a new interpreter (`_spawn`) that runs `_BOOT`.
+    Either one goes on with step 7.
 
 A worker also ends after a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), at its own request (`_set_handlers`),
 or when the app exits; then `_on_own_end` decides whether the monitor exits or waits for a change.
@@ -56,8 +59,8 @@ or when the app exits; then `_on_own_end` decides whether the monitor exits or w
 A third-party file monitor implements `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
 defines the names listed at the head of the platform section.
 
-The sections, callers first: prelude, public API, monitor process, worker start, worker process,
-preloading, channel, kept sockets, file monitors, logging, platform, names of hupper 1.x, command line.
+The sections: prelude, public API, monitor process, worker start, worker process, preloading, channel, kept sockets,
+file monitors, logging, platform, names of hupper 1.x, command line.
 
 This is an independent implementation of the interface of `hupper` 1.12, the Pylons Project's package on PyPI. It is
 licensed under the MIT license; "the software is provided as is, without warranty of any kind".
@@ -69,7 +72,7 @@ from __future__ import annotations
 
 import sys
 
-_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # imported at Python's startup; empty in a program
+_STARTUP_MODULES = frozenset(sys.modules) - {__name__}  # imported at Python's startup; empty if a program imports us
 _SAFE_PATH = sys.flags.isolated or getattr(sys.flags, 'safe_path', False)
 _REMOVED_PATH0 = None  # the sys.path[0] that Python added (our folder, or the cwd with -m); None in safe-path mode
 _PRE_STDLIB_PATHS: list[str] = []  # other entries before the stdlib, such as PYTHONPATH
@@ -177,7 +180,7 @@ def start_reloader(
         this program's own command line again.
     reload_interval: least number of seconds between two starts while files keep changing; a number > 0 or its text.
     shutdown_interval: seconds a worker gets between the polite stop and the kill; by default the reload interval
-        at a reload, and 8 when the monitor exits as well. None: no polite stop, kill at once.
+        at a reload, and 8 if the monitor itself is exiting. None: no polite stop, kill at once.
     verbose: 0 errors only, 1 also what happens, 2 also why.
     logger: a `logging.Logger` or an `ILogger`, instead of lines on stderr.
     monitor_factory: an `IFileMonitorFactory`; by default the environment variable HUPPER_DEFAULT_MONITOR (a dotted
@@ -264,7 +267,7 @@ class IFileMonitor(ABC):
 
     @abstractmethod
     def add_path(self, path):
-        """Watch `path`: a file or a folder; it need not exist yet."""
+        """Watch `path`: a file, or the entries of a folder; it need not exist yet."""
 
     @abstractmethod
     def start(self):
@@ -408,7 +411,7 @@ class _Supervisor:
         self._has_sigquit = False
         self._ctrl_c = _CtrlC()
         self._reload_requested = False  # whether or not files have changed
-        self._pending = {}  # path -> when it changed, since the last start
+        self._pending = {}  # path -> when we noticed its change, since the last start; a repaired source: the repair
         self._held = {}  # path -> when it becomes pending: see _LoopGuard
         self._broken = {}  # path -> signature of a source that does not parse
         self._schedule = _Schedule(config.reload_interval)
@@ -924,8 +927,8 @@ class _Schedule:
     """Decides when changes cause a start; the caller supplies the time, in seconds.
 
     A complete change fires at once if the last start is `interval` old. Otherwise it waits for `quiet` seconds of
-    silence, which takes one of BURST tokens; without a token, and while changes keep coming, until `interval` after
-    the last start. One token returns per interval.
+    silence, which takes one of BURST tokens; without a token, until `interval` after the last start. It never waits
+    longer than `interval` after the first change. One token returns per interval.
     """
 
     BURST = 5
@@ -1744,10 +1747,10 @@ class _Forked(BaseException):
 class _WorkerMain:
     """Gets a worker ready, waits for its start, runs the app and reports its end.
 
-    Only one frame of ours may be below the app. So a new interpreter, and our command line before it runs the monitor,
-    leave the stack by KeyboardInterrupt. Python then calls `sys.excepthook`, a function of ours that runs the monitor
-    (on the command line) and, in a worker, the app. It must be KeyboardInterrupt: if the app ends by one, too,
-    Python itself dies by SIGINT. By then Python has also freed the syntax tree of this file, which is large.
+    The app's stack may begin with one frame of ours, no more. So a new interpreter, and our command line before it runs
+    the monitor, leave the stack by KeyboardInterrupt. Python then calls `sys.excepthook`, a function of ours that runs
+    the monitor (on the command line) and, in a worker, the app. It must be KeyboardInterrupt: if the app ends by one,
+    too, Python itself dies by SIGINT. By then Python has also freed the syntax tree of this file, which is large.
     """
 
     _bootstrap_main = None  # kept alive: before 3.12, `python -c` still uses its namespace afterwards
@@ -3869,8 +3872,10 @@ def _receive_fds(socket_fd, size, count):
 # `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
 # and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
 # can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
-# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start, to take the events so far. The monitor
-# inherits `start`: that shows that the loop can drive it. Its name goes into `_MONITORS`.
+# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start, to take the events so far. It does
+# not override `start`: by that `FileMonitorProxy.open` knows that the loop can drive it. Its name goes into
+# `_MONITORS`, best first; where it can't work, it raises OSError or ImportError. `_Supervisor` forks only with those
+# that have no threads.
 
 
 class _Change:
@@ -4952,11 +4957,11 @@ class SilentLogger(DefaultLogger):
 
 # ------------------------------------------------------------------------------------------------------------ platform
 #
-# What differs between systems; elsewhere there are only a few tests for _LINUX and for os.fork. Both halves, for
+# What differs between systems; elsewhere there are only a few tests for _LINUX, win32 and os.fork. Both halves, for
 # Windows and for POSIX, define the following, so you may skip them. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
-#   _STOP_SIGNALS                  signals that may stop a worker: name -> number
+#   _STOP_SIGNALS                  signals that may stop a worker: name -> number; KILL among them
 #   _pipe()                        return both ends of a new pipe: not inherited, above 2
 #   _set_inheritable(fd, bool)     whether new interpreters inherit it
 #   _read(fd, wait=True)           return data, b'' once all writers are gone; without wait, BlockingIOError if none
@@ -4967,7 +4972,7 @@ class SilentLogger(DefaultLogger):
 #   _from_here(name)               return the path that Python makes of a script's name
 #   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
 #   _glances(paths)                yield each path with a value that changes with the file, as cheaply as possible
-#   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes
+#   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes first
 #   _exec(arguments)               run another program in place of this one
 #   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
 #   _is_descendant_of(handshake)   whether that worker has started this process, directly or not
@@ -4977,11 +4982,15 @@ class SilentLogger(DefaultLogger):
 #   _call_unblocked(spec, func)    call a function that may start processes, which inherit the blocked signals
 #   _hand_over(spec, control_fd)   signals are the app's from now on, and the monitor may ask it to stop
 #   Classes, with what they define besides their base class, if they have one:
-#   _Waiter                        _wait, read_signals (names: see _Supervisor._SIGNAL_HANDLERS), wake, close
+#   _Waiter                        _wait, wake, close; read_signals returns `arrived` itself, with the names of
+#                                  _Supervisor._SIGNAL_HANDLERS: SIGCHLD means that a worker has ended
 #   _Terminal                      listening, interrupts, has_colors, save, restore, listen, step, close,
-#                                  wait_fd or wait_until; where there is SIGHUP, is_gone
-#   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children
-#   _OrphanTerminator              poll, names, used_force, kill_at: ends what workers have left behind
+#                                  wait_fd or wait_until; where there is SIGHUP, is_gone; has_colors and interrupts
+#                                  are called on the class, too
+#   _Worker                        __init__, poll, wait, exit_cause, send_signal, kill, has_python_child, kill_children;
+#                                  it sets ending_signal and sent_signals
+#   _OrphanTerminator              __init__(worker, reaper, known pids, seconds), poll, names, used_force, kill_at: ends
+#                                  what workers have left behind
 #
 # POSIX alone has what forks, inotify and kept sockets need: _register_fd, _monitor_fds, _Process, `reset` and `with` of
 # _Waiter, and _LibC.call(name, *args), which calls a function of the C library with ints and bytes; it raises OSError.
