@@ -3098,6 +3098,10 @@ class _Preloader:
             sys.argv[0] = argv0
         self._set_environ({})
         self._forget_namespace_folders()
+        if not is_start_due():
+            import gc
+
+            gc.collect()  # now, rather than while the app starts
         milliseconds = int((time.monotonic() - began) * 1000)
         self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
 
