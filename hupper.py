@@ -3081,6 +3081,8 @@ class _Preloader:
 
     def run(self, is_start_due):
         """Import all modules, even if some fail; stop early if the worker is to start."""
+        import gc
+
         began, count = time.monotonic(), len(sys.modules)
         self._hold_output()
         sys.meta_path.insert(0, self)
@@ -3099,8 +3101,6 @@ class _Preloader:
         self._set_environ({})
         self._forget_namespace_folders()
         if not is_start_due():
-            import gc
-
             gc.collect()  # now, rather than while the app starts
         milliseconds = int((time.monotonic() - began) * 1000)
         self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
