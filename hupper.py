@@ -2640,10 +2640,11 @@ class _Preload:
         signature = self._sources.get(path)
         if signature is None:
             return f'what {path} imported is not known' if self._may_import(path) else None
-        names = self.imports.differences(path, signature)
-        if names is None:
+        differences = self.imports.differences(path, signature)
+        if differences is None:
             return f'what {path} imported is not known'
-        if any(isinstance(name, bytes) for name in names):
+        names, statements = differences
+        if statements:
             return f'{path} has changed what it does with os.environ, sys.path or warning filters'
         lost = sorted(
             name
@@ -2652,27 +2653,31 @@ class _Preload:
         )
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
-    @staticmethod
-    def _is_named(path, name, modules):
+    @classmethod
+    def _is_named(cls, path, name, modules):
         """Whether the name that a source imports, which may be relative, means one of these modules."""
-        tail = name.lstrip('.')
-        if tail == name:
+        folder, tail = cls._split_relative(path, name)
+        if not folder:
             return name in modules
-        for _ in range(len(name) - len(tail)):
-            path = os.path.dirname(path)
-        place = '.'.join(filter(None, [*path.split(os.sep), tail]))
+        place = '.'.join(filter(None, [*folder.split(os.sep), tail]))
         return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
 
-    @staticmethod
-    def _is_source(path, name, sources):
+    @classmethod
+    def _is_source(cls, path, name, sources):
         """Whether that name means one of these sources of the project, whose own imports go with it."""
-        tail = name.lstrip('.')
-        folder = os.sep
-        for _ in range(len(name) - len(tail)):
-            folder = path = os.path.dirname(path)
-        place = os.path.join(folder, *tail.split('.'))
+        folder, tail = cls._split_relative(path, name)
+        place = os.path.join(folder or os.sep, *tail.split('.'))
         endings = place + '.py', os.path.join(place, '__init__.py')
         return bool(tail) and any(source.endswith(endings) for source in sources)
+
+    @staticmethod
+    def _split_relative(path, name):
+        """Return the folder in which a source's relative name begins, '' for an absolute name, and the rest of it."""
+        tail = name.lstrip('.')
+        folder = path if tail != name else ''
+        for _ in range(len(name) - len(tail)):
+            folder = os.path.dirname(folder)
+        return folder, tail
 
     @staticmethod
     def _may_import(path):
@@ -2843,8 +2848,7 @@ class _SourceImports(_Pollable):
     SETUP = b'os.environ', b'environ[', b'environ.', b'sys.path', b'filterwarnings', b'simplefilter'
 
     def __init__(self):
-        # path -> {signature: the names it imports and its setup statements, or the key of its bytecode and these}
-        self._known = {}
+        self._known = {}  # path -> {signature: (names, or the key of the bytecode that has them; setup statements)}
         self._unread = {}  # path -> signature, of sources still to be looked at
         self.is_due = False  # not while a worker boots
 
@@ -2864,58 +2868,56 @@ class _SourceImports(_Pollable):
             stat = _stat(path)
             if stat and _signature(path, stat) == signature:
                 key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
-                found = (key, self._setup_statements(path)) if self._bytecode(path, key) else self._in_source(path)
+                found = self._in_source(path, key if self._bytecode(path, key) else None)
                 if found is not None and _signature(path) == signature:
                     self._known[path][signature] = found
 
     def differences(self, path, signature):
-        """Return the names that a source with that signature imported and no longer does; None if unknown.
+        """Compare a source with what it was at that signature; None if that is unknown.
 
-        Added are the setup statements, as bytes, that have come or gone.
+        Return the names that it imported and no longer does, and the setup statements that have come or gone.
         """
-        old = self._known.get(path, {}).get(signature)
-        if isinstance(old, tuple):
-            key, statements = old
-            names = self._in_bytecode(path, key)
-            old = None if names is None else names | statements
+        names, statements = self._known.get(path, {}).get(signature, (None, None))
+        if isinstance(names, tuple):
+            names = self._in_bytecode(path, names)
         current = _signature(path)
-        new = self._in_source(path) if current else set()
-        if old is None or new is None or _signature(path) != current:
+        new = self._in_source(path) if current else (set(), set())
+        if names is None or new is None or _signature(path) != current:
             return None
         recent = list(self._known[path].items())[-3:]
-        self._known[path] = {**dict(recent), signature: old, current: new}
-        return (old - new) | {each for each in new - old if isinstance(each, bytes)}
+        self._known[path] = {**dict(recent), signature: (names, statements), current: new}
+        return names - new[0], statements ^ new[1]
 
     @staticmethod
-    def _setup_statements(path):
-        """Return the simple statements with one of the SETUP words, each as one line."""
-        try:
-            with open(path, 'rb') as file:
-                data = file.read()
-            if not any(word in data for word in _SourceImports.SETUP):
-                return set()
-            import ast
+    def _in_source(path, key=None):
+        """Return the names that a source imports, and its setup statements; with `key`, that in place of the names.
 
-            nodes = [node for node in ast.walk(ast.parse(data)) if isinstance(node, ast.stmt)]
-        except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
-            return set()  # the file has just changed
-        lines = [line.strip() for line in data.splitlines()]
-        simple = [node for node in nodes if not hasattr(node, 'body')]
-        texts = {b' '.join(lines[node.lineno - 1 : node.end_lineno]) for node in simple}
-        return {text for text in texts if any(word in text for word in _SourceImports.SETUP)}
-
-    @staticmethod
-    def _in_source(path):
-        """Return names and setup statements; None if the source can't be compiled, or its code is not as we expect."""
+        None if the source can't be compiled, or its code is not as we expect.
+        """
         import warnings
 
         try:
             with open(path, 'rb') as file, warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                code = compile(file.read(), path, 'exec', dont_inherit=True)
-            return _SourceImports.in_code(code) | _SourceImports._setup_statements(path)
+                data = file.read()
+                names = key or _SourceImports.in_code(compile(data, path, 'exec', dont_inherit=True))
+                return names, _SourceImports._setup_statements(data)
         except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
             return None
+
+    @staticmethod
+    def _setup_statements(data):
+        """Return the simple statements with one of the SETUP words, each as one line."""
+        if not any(word in data for word in _SourceImports.SETUP):
+            return set()
+        import ast
+
+        simple = [
+            node for node in ast.walk(ast.parse(data)) if isinstance(node, ast.stmt) and not hasattr(node, 'body')
+        ]
+        lines = [line.strip() for line in data.splitlines()]
+        texts = {b' '.join(lines[node.lineno - 1 : node.end_lineno]) for node in simple}
+        return {text for text in texts if any(word in text for word in _SourceImports.SETUP)}
 
     @staticmethod
     def _bytecode(path, key):

@@ -46,6 +46,7 @@ import threading
 import time
 import traceback
 import unittest
+import warnings
 import zipfile
 from types import SimpleNamespace
 from unittest import mock
@@ -9133,13 +9134,13 @@ class PreloadParts(unittest.TestCase):
         path = self.project.write('x.py', 'import a, b.c\n')
         imports, signature = self.imports(path)
         self.project.write('x.py', 'import a, b\ndef f(): import d\n')
-        self.assertEqual(imports.differences(path, signature), {'b.c'})
+        self.assertEqual(imports.differences(path, signature), ({'b.c'}, set()))
         second = hupper._signature(path)
         self.project.write('x.py', 'import a')
-        self.assertEqual(imports.differences(path, signature), {'b', 'b.c'}, 'compared with the running code')
-        self.assertEqual(imports.differences(path, second), {'b', 'd'}, 'compared with the last save')
+        self.assertEqual(imports.differences(path, signature), ({'b', 'b.c'}, set()), 'compared with the running code')
+        self.assertEqual(imports.differences(path, second), ({'b', 'd'}, set()), 'compared with the last save')
         remove(path)
-        self.assertEqual(imports.differences(path, signature), {'a', 'b', 'b.c'})
+        self.assertEqual(imports.differences(path, signature), ({'a', 'b', 'b.c'}, set()))
 
     def test_imports_known_from_bytecode(self):
         path = self.project.write('x.py', 'import a\n')
@@ -9147,10 +9148,12 @@ class PreloadParts(unittest.TestCase):
         pyc = py_compile.compile(path, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
         imports, signature = self.imports(path)
         self.project.write('x.py', '')
-        self.assertEqual(imports.differences(path, signature), {'a'})
+        self.assertEqual(imports.differences(path, signature), ({'a'}, set()))
         imports, signature = self.imports(self.project.write('x.py', 'import b\n'))
         self.project.write('x.py', '')
-        self.assertEqual(imports.differences(path, signature), {'b'}, 'the bytecode belongs to another version')
+        self.assertEqual(
+            imports.differences(path, signature), ({'b'}, set()), 'the bytecode belongs to another version'
+        )
         os.utime(self.project.write('x.py', 'import a\n'), (1e9, 1e9))
         imports, signature = self.imports(path)
         remove(pyc)
@@ -9183,7 +9186,18 @@ class PreloadParts(unittest.TestCase):
                         py_compile.compile(path, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
                     imports, signature = self.imports(path)
                     self.project.write('x.py', after)
-                    self.assertEqual(imports.differences(path, signature), {line.encode() for line in expected})
+                    self.assertEqual(
+                        imports.differences(path, signature), (set(), {line.encode() for line in expected})
+                    )
+
+    def test_warnings_of_the_compiler(self):
+        """The worker reports an invalid escape sequence; the monitor does not."""
+        path = self.project.write('x.py', 'os.environ["X"] = "\\d"')
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            imports, signature = self.imports(path)
+            imports.differences(path, signature)
+        self.assertEqual(caught, [])
 
     def test_imports_not_known(self):
         path = self.project.write('x.py', 'import a\n')
