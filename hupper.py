@@ -421,6 +421,7 @@ class _Supervisor:
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
         self._kept_sockets = _KeptSockets(self._logger, config.keep_sockets)
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
+        self._bytecode = _BytecodeConverter()
         self._launcher = _Launcher(config, self._waiter, self._kept_sockets, self._preload, self._set_handlers)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
@@ -508,6 +509,7 @@ class _Supervisor:
         yield self._interpreter_check_at, self._check_interpreters
         yield self._ctrl_c.settled_at, self._on_survived_ctrl_c
         yield self._preload.deadline, self._check_preloading
+        yield self._bytecode.due, self._bytecode.convert
         yield self._due(), self._on_due
 
     # Starting and ending workers.
@@ -565,6 +567,7 @@ class _Supervisor:
         self._preload.note_boot()
         self._kept_sockets.worker_booted()
         self._launcher.make_standby()
+        self._bytecode.note_boot()
         if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
             self._interpreter_check_at = now + 2
         self._has_booted = True
@@ -634,7 +637,7 @@ class _Supervisor:
         worker.channel.drain()
         worker.close()
         self._worker = None
-        self._kill_at = self._boot_check_at = None
+        self._kill_at = self._boot_check_at = self._bytecode.due = None
         self._loop_guard.note_boot(time.monotonic())
         self._terminal.restore(is_abandoned=worker.was_ended_by_us())
         self._kept_sockets.worker_ended()
@@ -781,6 +784,7 @@ class _Supervisor:
             **self._preload.handlers(),
             'import': self._on_import,
             'import-transformed': lambda path, signature: self.monitor.watch_source(path, signature, is_plain=False),
+            'young': self._bytecode.add,
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
             'changed': self.monitor.watch_changed,
@@ -2120,6 +2124,8 @@ class _Observer:
 
         def get_data(loader, path):
             source = sources.pop(id(loader), None) if type(path) is str and path.endswith('.pyc') else None
+            if source and source.is_young:
+                self.handshake.send('young', path, source.path, source.old_ns)
             return source.read_bytecode(path) if source else read(loader, path)
 
         def methods():
@@ -2252,23 +2258,25 @@ class _Source:
     CPython trusts a .pyc that has its source's size and its mtime in whole seconds: after two saves of the same size
     within a second it runs the old code. We trust a .pyc only if it is two seconds newer than its source. For a source
     changed within two seconds, we make Python write and read a .pyc with a hash of the source (PEP 552, "checked").
+    Reading such a .pyc once the source is older converts it: see also `_BytecodeConverter`.
     """
 
-    __slots__ = 'path', 'stat', 'trusted_ns', 'is_young'
+    __slots__ = 'path', 'stat', 'changed_ns', 'old_ns', 'is_young'
 
     CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # whether Python checks such hashes
     _CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc begins whose hash Python checks
     _OUTDATED = _CHECKED + b'\xff' * 8  # a wrong hash makes Python write a new checked .pyc
     _BINARY = getattr(os, 'O_BINARY', 0)
     _MARGIN = 2_000_000_000  # ns, by the clock of file times
-    _TICK = 100_000_000  # ns, the longest tick of that clock
+    YOUTH = _MARGIN + 100_000_000  # ns; one tick of that clock more, at most
 
     def __init__(self, path, stat, may_be_link):
         self.path = path
         self.stat = stat
         linked_ns = _newest_link(path) if may_be_link or sys.pycache_prefix else 0  # else each folder has its own cache
-        self.trusted_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns) + self._MARGIN
-        self.is_young = self.trusted_ns + self._TICK > time.time_ns()
+        self.changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns)
+        self.old_ns = self.changed_ns + self.YOUTH
+        self.is_young = self.old_ns > time.time_ns()
 
     def read_bytecode(self, path):
         """Return the contents of a .pyc for Python to check; raise OSError if we do not trust it."""
@@ -2279,7 +2287,7 @@ class _Source:
             return data
         if data[:8] == self._CHECKED and self.CHECKS_HASHES:
             return self._make_ordinary(path, stat, data)
-        if stat.st_mtime_ns < self.trusted_ns or not (data[4:8] == bytes(4) or self.CHECKS_HASHES):
+        if stat.st_mtime_ns < self.changed_ns + self._MARGIN or not (data[4:8] == bytes(4) or self.CHECKS_HASHES):
             raise OSError(f'{path} may be older than its source')
         return data
 
@@ -2325,6 +2333,35 @@ class _Source:
         if len(data) != stat.st_size:
             raise OSError(f'{path} is being written')
         return stat, data
+
+
+class _BytecodeConverter:
+    """Converts checked bytecode to ordinary one while the worker runs, so that the next start need not."""
+
+    _AT_ONCE = 10  # files per turn of the loop
+
+    def __init__(self):
+        self.due = None  # when to convert the next files
+        self._sources = {}  # path of a .pyc -> its source
+        self._old_ns = 0  # when the last of them is old enough
+
+    def add(self, path, source, old_ns):
+        self._sources[path] = source
+        self._old_ns = max(self._old_ns, old_ns)
+
+    def note_boot(self):
+        if self._sources:
+            self.due = time.monotonic() + min(max(0, self._old_ns - time.time_ns()), _Source.YOUTH) / 1e9
+
+    def convert(self, now):
+        for _ in range(min(self._AT_ONCE, len(self._sources))):
+            path, source = self._sources.popitem()
+            try:
+                _Source(source, os.stat(source), may_be_link=True).read_bytecode(path)
+            except OSError:
+                pass  # one of them has gone, or changed
+        self.due = now if self._sources else None
+        self._old_ns = self._old_ns if self._sources else 0
 
 
 def _newest_link(path):
@@ -3339,6 +3376,7 @@ class _Channel:
         'app-start': (int,),  # the app begins now; whether a SIGINT was discarded before
         'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
         'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
+        'young': (os.fsdecode, os.fsdecode, int),  # bytecode and source, just saved; when that counts as old (ns)
         'watch': (os.fsdecode, int),  # path and signature of any other file
         'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: newer files have changed
         'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have

@@ -4255,6 +4255,16 @@ class Bytecode(BackendCase):
     def test_compiled_once(self):
         self.check_compiled_once()
 
+    def test_converted_before_the_next_start(self):
+        self.write('mod.py', 'VALUE = 1\n')
+        monitor = self.start_counting()
+        monitor.wait_for('app 1 1')
+        self.assertEqual(self.flags_of(self.cache()), 3)
+        wait_until(lambda: self.flags_of(self.cache()) == 0)
+        self.write('other.py', 'x = 1')
+        monitor.wait_for('app 1 0')
+        monitor.stop()
+
     @only_full
     def test_compiled_once_optimized(self):
         self.check_compiled_once('-O')
