@@ -1393,6 +1393,7 @@ class _LaunchSpec(_Target):
         'folder',
         'monitor_pid',
         'is_first',  # the first worker reports a missing target
+        'startup_files',  # see _startup_files(); None: a new interpreter finds them itself
         'expected_sources',  # what the last worker had imported: a missing one is likely to return
         'reload_interval',
         'signal_mask',
@@ -1593,6 +1594,7 @@ class _Launcher:
         spec.preload = plan
         spec.expected_sources = sorted(self._config.monitor.expected_sources)
         self._standby_made_for = installation, obstacle = self._circumstances()
+        spec.startup_files = None if obstacle else sorted(self.startup_files)
         spec.installation_changed = installation != self._own_installation
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
@@ -2070,7 +2072,7 @@ class _Observer:
         self._main_id = id(sys.modules.get('__main__'))
         self.recorder = None  # with --preload: a _Preloader, then an _ImportRecorder
         self._hook_imports()
-        for path in _startup_files():
+        for path in _startup_files() if spec.startup_files is None else spec.startup_files:
             handshake.send('startup', path)
             self.report_loaded(path)
 
