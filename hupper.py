@@ -5129,13 +5129,7 @@ class _ChildReaper:
 
     @staticmethod
     def _children():
-        """Return our children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-        if not _LINUX:
-            return []
-        if not os.path.exists('/proc/thread-self/children'):
-            return [process for process in _Process.all() if process.parent == os.getpid()]
-        pids = b' '.join(_read_proc('self', 'task', thread, 'children') for thread in _list_proc('self', 'task'))
-        return _Process.all(os.fsdecode(pids).split())
+        return _Process.children_of(os.getpid()) if _LINUX else []
 
     def reap(self, known):
         """Reap the adopted children that have ended; return the others."""
@@ -5634,7 +5628,7 @@ else:
 
     def _is_descendant_of(handshake):
         """Whether the handshake's monitor is among our ancestors."""
-        return handshake.monitor in _Process.ancestors(os.getpid(), {each.pid: each.parent for each in _Process.all()})
+        return os.getpid() in _Process.descendants_of(handshake.monitor)
 
     def _set_parent_death_signal(monitor):
         _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -5929,7 +5923,7 @@ else:
             if self._status is None:
                 self.group = _Process.group_of(self.pid) or self.group
                 if not _LINUX:
-                    self.children = [process.pid for process in _Process.all() if process.parent == self.pid]
+                    self.children = [process.pid for process in _Process.children_of(self.pid)]
                 self.sent_signals.add(signum)
                 try:
                     os.kill(self.pid, signum)
@@ -5942,19 +5936,17 @@ else:
         def has_python_child(self):
             """Whether it has started another Python, not just a fork or a helper of multiprocessing."""
             own = _LINUX and _read_proc(str(self.pid), 'cmdline')
-            children = [each for each in _Process.all() if each.parent == self.pid and not each.ends_by_itself()]
+            children = [each for each in _Process.children_of(self.pid) if not each.ends_by_itself()]
             pythons = [each for each in children if 'python' in each.name.lower() or 'pypy' in each.name]
             return any(_read_proc(str(each.pid), 'cmdline') != own for each in pythons)
 
         def kill_children(self):
             """Kill all descendants of a standby, which has never run the app."""
-            parents = {process.pid: process.parent for process in _Process.all()}
-            for pid in parents:
-                if self.pid in _Process.ancestors(pid, parents):
-                    try:
-                        os.kill(pid, signal.SIGKILL)
-                    except OSError:
-                        pass  # it has just ended
+            for pid in _Process.descendants_of(self.pid):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    pass  # it has just ended
 
     class _Process:
         """A row of the system's process table."""
@@ -5976,9 +5968,7 @@ else:
             if not _LINUX:
                 import subprocess
 
-                table = subprocess.run(
-                    ['ps', '-A', '-o', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE
-                ).stdout
+                table = subprocess.run(['ps', '-Ao', 'pid=,ppid=,pgid=,stat=,comm='], stdout=subprocess.PIPE).stdout
                 lines = [os.fsdecode(line).split(None, 4) for line in table.splitlines()]
                 return [_Process(*line) for line in lines if len(line) == 5]
             found = []
@@ -5989,21 +5979,29 @@ else:
                     found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
             return found
 
+        @classmethod
+        def children_of(cls, pid):
+            """Return a process's children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
+            if not os.path.exists('/proc/thread-self/children'):
+                return [process for process in cls.all() if process.parent == pid]
+            tasks = str(pid), 'task'
+            lists = [_read_proc(*tasks, thread, 'children') for thread in _list_proc(*tasks)]
+            return cls.all(os.fsdecode(b' '.join(lists)).split())
+
+        @classmethod
+        def descendants_of(cls, pid):
+            """Return the pids of a process's children, their children, and so on."""
+            processes, found = cls.all(), [pid]
+            for parent in found:  # which grows
+                found += [each.pid for each in processes if each.parent == parent and each.pid not in found]
+            return found[1:]
+
         def ends_by_itself(self):
             """Whether a process is exiting already, or is a helper of multiprocessing, which exits once it is alone."""
             command = _read_proc(str(self.pid), 'cmdline')  # an exiting process loses this first
             if b'multiprocessing.forkserver' in command:  # it ends after its children
-                return not any(each.parent == self.pid for each in _Process.all())
+                return not _Process.children_of(self.pid)
             return (_LINUX and not command) or b'multiprocessing.resource_tracker' in command
-
-        @staticmethod
-        def ancestors(pid, parents):
-            """Return the pids above a process; `parents` maps pids to parent pids, which may form a circle."""
-            found = []
-            while pid in parents and parents[pid] not in found:
-                pid = parents[pid]
-                found.append(pid)
-            return found
 
     class _OrphanTerminator:
         """Ends descendants that have outlived their worker, unless in a group of their own: politely, then by force."""
