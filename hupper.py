@@ -4786,7 +4786,8 @@ def _split_glob(path):
     parts = path.split(os.sep)
     for at, part in enumerate(parts):
         if _has_magic(part) and not os.path.lexists(os.sep.join(parts[: at + 1])):
-            return os.sep.join(parts[:at]) or os.sep, tuple(parts[at:])
+            root = os.sep.join(parts[:at])
+            return root if at > 1 else root + os.sep, tuple(parts[at:])
     return path, ()
 
 
@@ -4827,11 +4828,10 @@ class _PathMatcher:
         self._fits_known = lru_cache(maxsize=1 << 14)(self._fits)
         patterns = [os.path.normcase(os.path.expanduser(pattern)) for pattern in patterns]
         self._globs = {pattern: self._globs_of(pattern) for pattern in patterns}
-        self._has_folder_patterns = any(pattern.endswith(os.sep) for pattern in patterns)
 
     def __call__(self, path):
         path = os.path.normcase(path)
-        return self._fits_known(path, self._has_folder_patterns and os.path.isdir(path))
+        return self._fits_known(path, os.path.isdir(path))
 
     def _fits(self, path, is_folder):
         for pattern, globs in self._globs.items():
@@ -4856,19 +4856,12 @@ class _PathMatcher:
 
     def _globs_of(self, pattern):
         """Return the components of a pattern with slashes, from the current folder: as written, and without links."""
-        name = pattern.rstrip(os.sep)
-        if os.sep not in name:
+        if os.sep not in pattern.rstrip(os.sep):
             return []
         escaped = ''.join(f'[{char}]' if _has_magic(char) else char for char in self._here)
-        anchored = os.path.normpath(os.path.join(escaped, name))
-        return [tuple(each.split(os.sep)) for each in (anchored, self._with_real_folder(anchored))]
-
-    def _with_real_folder(self, glob):
-        """Resolve the links in the part of a glob's folder that has no wildcard."""
-        folder, name = os.path.split(glob)
-        if _has_magic(folder):
-            return os.path.join(self._with_real_folder(folder), name)
-        return os.path.join(os.path.realpath(folder), name)
+        folder, name = os.path.split(os.path.normpath(os.path.join(escaped, pattern)))
+        root, rest = _split_glob(folder)
+        return [tuple(os.path.join(each, *rest, name).split(os.sep)) for each in (root, os.path.realpath(root))]
 
 
 def find_default_monitor_factory(logger):
