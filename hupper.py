@@ -4357,7 +4357,6 @@ class WatchdogFileMonitor(PollingFileMonitor):
         """Take an event of watchdog, in one of its threads."""
         if event.event_type in ('created', 'modified', 'moved', 'deleted', 'closed'):
             paths = [os.fsdecode(path) for path in (event.src_path, getattr(event, 'dest_path', '')) if path]
-            paths = [path for path in paths if not path.endswith(('.pyc', os.sep + '__pycache__'))]
             self._events.extend((event.event_type, path) for path in paths)
             self.wake()
 
@@ -5141,7 +5140,7 @@ class _ChildReaper:
 
 def _file_clock():
     """Return the time in ns, by the clock of file times: on Linux it advances in ticks."""
-    return time.clock_gettime_ns(getattr(time, 'CLOCK_REALTIME_COARSE', 5)) if _LINUX else time.time_ns()
+    return time.clock_gettime_ns(5) if _LINUX else time.time_ns()  # 5: CLOCK_REALTIME_COARSE
 
 
 def _process_fork_obstacle():
@@ -5761,7 +5760,6 @@ else:
             self.listening = False
             self._on_enter = on_enter
             self._had_one = self._foreground() is not None
-            self._is_tty = os.isatty(0)
             self._edge = None  # an epoll that watches stdin, see `listen`
             self._modes = None
             self._is_blocking = True
@@ -5789,7 +5787,7 @@ else:
         def is_ours(self):
             """Whether stdin is a terminal with us in its foreground, so that we get what is typed."""
             try:
-                return self._is_tty and os.tcgetpgrp(0) == os.getpgrp()
+                return os.tcgetpgrp(0) == os.getpgrp()
             except OSError:
                 return False
 
@@ -5853,7 +5851,7 @@ else:
 
         def listen(self):
             """Begin to wait for ENTER; return whether we would receive it now."""
-            self.listening = self._is_tty
+            self.listening = os.isatty(0)
             if self.listening and self._edge is None and hasattr(select, 'epoll'):
                 # No signal reports an `fg`. Edge-triggered, typed input for another program wakes us only once.
                 with select.epoll() as epoll:
@@ -6010,7 +6008,10 @@ else:
 
         def poll(self, now):
             """Take the next step; return whether there is nothing left to do."""
-            left = [process for process in self._left() if process.group in self._groups]
+            left = self._reaper.reap(self._known)
+            if self._children:  # elsewhere than on Linux, where the reaper finds them
+                left += [process for process in _Process.all() if process.pid in self._children]
+            left = [process for process in left if process.group in self._groups]
             if self.kill_at is None:
                 self.kill_at = now + (self._interval or 0)
                 self._first_pids = {process.pid for process in left}
@@ -6019,11 +6020,6 @@ else:
             for process in left:
                 self._end(process)
             return all(process.pid in self._known for process in left)
-
-        def _left(self):
-            if _LINUX:
-                return self._reaper.reap(self._known)
-            return self._children and [process for process in _Process.all() if process.pid in self._children]
 
         def _end(self, process):
             name = f'{process.name} (PID {process.pid})'
