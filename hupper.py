@@ -5657,7 +5657,8 @@ else:
 
     class _Waiter(_WaiterBase):
         _TYPED = {signal.SIGINT: 'CTRL-C', signal.SIGQUIT: 'CTRL-\\'}  # by a key: the worker gets it as well
-        _SENT = {signal.SIGINT: 'SIGINT', signal.SIGQUIT: 'SIGQUIT'}  # by a process
+        # By a process, or by the system:
+        _SENT = {getattr(signal, name): name for name in _Supervisor._SIGNAL_HANDLERS if name.startswith('SIG')}
 
         def __init__(self):
             super().__init__()
@@ -5666,11 +5667,10 @@ else:
             self._saved_handlers = {}
             self._saved_mask = ()  # from before a `with`
             self._saved_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT', 'SIGCHLD', 'SIGCONT'):
-                signum = getattr(signal, name)
+            for signum in self._SENT:
                 former = signal.getsignal(signum)
-                if former != signal.SIG_IGN or name == 'SIGCHLD':  # under nohup it stays ignored
-                    signal.signal(signum, lambda *_, name=name: self._note(name))
+                if former != signal.SIG_IGN or signum == signal.SIGCHLD:  # under nohup it stays ignored
+                    signal.signal(signum, self._note)
                     self._saved_handlers[signum] = signal.SIG_DFL if former is None else former
             self.mask = list(map(int, signal.pthread_sigmask(signal.SIG_UNBLOCK, self._saved_handlers)))
             self.ignored = [int(signum) for signum, former in self._saved_handlers.items() if former is signal.SIG_IGN]
@@ -5688,10 +5688,10 @@ else:
             signal.pthread_sigmask(signal.SIG_BLOCK, signums)
             return _register_fd(fd)
 
-        def _note(self, name):
+        def _note(self, signum, frame):
             """Note a signal; its sender is not known here: it counts as typed if we are in the foreground."""
-            typed = self._TYPED.get(getattr(signal, name))
-            self.arrived.append(typed if typed and _Terminal.interrupts(None) else name)
+            is_typed = signum in self._TYPED and _Terminal.interrupts(None)
+            self.arrived.append(self._TYPED[signum] if is_typed else self._SENT[signum])
 
         def read_signals(self):
             """Return the signals that have come; typed ones first, as they must be known before the worker's exit."""
