@@ -4152,8 +4152,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def _check_entry(self, path, evidence):
         """Check an entry of a watched folder that is not a known file."""
         folder, name = os.path.split(path)
-        stem = name.partition('.')[0]
-        if stem in self.missing.get(folder, ()) and self._is_module(path):
+        stem, dot, suffix = name.partition('.')
+        is_module = not dot or dot + suffix in self.MODULE_SUFFIXES
+        exists = os.path.isfile if dot else os.path.isdir  # a package has no suffix
+        if is_module and stem in self.missing.get(folder, ()) and exists(path):
             self.missing[folder].discard(stem)  # the new worker reports it if it is still missing
             self._changed(path, _Change.UNSETTLED)
         if folder not in self.folders:
@@ -4170,11 +4172,6 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 self.created.add(path)
             # Even a complete one may be a temporary file.
             self._changed(path, _Change.UNSETTLED if evidence is _Change.COMPLETE else evidence)
-
-    def _is_module(self, path):
-        """Whether a path can be that of a module: a file with one of Python's suffixes, or a folder."""
-        stem, dot, suffix = os.path.basename(path).partition('.')
-        return os.path.isfile(path) and dot + suffix in self.MODULE_SUFFIXES if dot else os.path.isdir(path)
 
     def rescan(self, folder):
         """Check the entries of a folder that are not known yet."""
@@ -4566,27 +4563,27 @@ class InotifyFileMonitor(PollingFileMonitor):
         mount = self._mounts.remote(path) if mask != _IN.SELF else None
         if mount:
             kind = self._mounts.types[mount]
-            self._poll_instead(name, mount, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
+            self._poll_instead(name, f'{mount} ({kind}) may not tell of changes: what is there is polled.')
             return
         try:
             wd = self._inotify.add(path, mask)
         except OSError as error:
             if mask == _IN.SELF or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return
-            reason = f'inotify cannot watch {path} ({error.strerror}): it is polled.'
+            message = f'inotify cannot watch {path} ({error.strerror}): it is polled.'
             if error.errno == errno.ENOSPC:
-                hint = 'To raise it: sysctl fs.inotify.max_user_watches=1048576'
-                path, reason = 'limit', f'The limit of inotify watches is reached; some files are polled. {hint}'
-            self._poll_instead(name, path, reason)
+                message = 'The limit of inotify watches is reached; some files are polled. '
+                message += 'To raise it: sysctl fs.inotify.max_user_watches=1048576'
+            self._poll_instead(name, message)
             return
         self._watches.setdefault(wd, set()).add(path)
         self._masks[path] = wd, old | mask
 
-    def _poll_instead(self, path, cause, message):
-        """Poll a path, and log that once for each cause."""
+    def _poll_instead(self, path, message):
+        """Poll a path; log why, once."""
         self.polled.add(path)
-        if cause not in self._warned:
-            self._warned.add(cause)
+        if message not in self._warned:
+            self._warned.add(message)
             self.logger.error(message)
 
     def _forget_file(self, path):
