@@ -4687,12 +4687,8 @@ class _Mounts:
     )
 
     def __init__(self):
-        self.types = {os.sep: 'rootfs'}
-        try:
-            with open('/proc/self/mountinfo', 'rb') as file:
-                self.types.update(map(self.parse, file))
-        except OSError:
-            pass  # no /proc: unknown filesystems count as local
+        self.types = {os.sep: 'rootfs'}  # without a /proc all filesystems count as local
+        self.types.update(map(self.parse, _read_proc('self', 'mountinfo').split(b'\n')[:-1]))
 
     @staticmethod
     def parse(line):
@@ -5765,11 +5761,8 @@ else:
         def _foreground():
             """Return the foreground group of our terminal, wherever stdin comes from; None if it is gone."""
             try:
-                fd = os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)
-                try:
-                    return os.tcgetpgrp(fd)
-                finally:
-                    os.close(fd)
+                with open('/dev/tty', 'rb', 0) as terminal:
+                    return os.tcgetpgrp(terminal.fileno())
             except OSError:
                 return None
 
