@@ -787,7 +787,6 @@ class _Supervisor:
             'young': self._bytecode.add,
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
-            'changed': self.monitor.watch_changed,
             'missing': lambda path, has_parent: self.monitor.monitor.add_missing(path, has_parent),
             'startup': self._launcher.startup_files.add,
             'app-start': self._on_app_start,
@@ -1139,7 +1138,7 @@ class FileMonitorProxy:
     def watch_since(self, path, since):
         """Watch a folder or glob that the worker asked for at the time `since` (ns)."""
         if not _split_glob(path)[1] and not os.path.lexists(path):
-            self.watch_changed(path)  # a folder that was deleted since
+            self.watch_file(path, -1)  # a folder that was deleted since
         else:
             self._register(path, self._worker_number, since)
 
@@ -1152,14 +1151,13 @@ class FileMonitorProxy:
             self.monitor.add_path(path, since)
 
     def watch_file(self, path, signature):
-        """Watch a file that had this signature when the worker read it, 0 if it did not exist."""
+        """Watch a file that had this signature when the worker read it.
+
+        0 means that it did not exist, -1 that it may have changed since: hash() never returns that.
+        """
         self._requested_in[path] = max(self._requested_in.get(path, 0), self._worker_number)
         if not self._is_ignored(path):
             self.monitor.watch_file(path, signature)
-
-    def watch_changed(self, path):
-        """Watch a file that the worker may have read before its last change."""
-        self.watch_file(path, -1)  # hash() never returns that, so no file has this signature
 
     def watch_source(self, path, signature, is_plain):
         """Watch a source that the worker imports; `is_plain`: Python compiles the file as it is."""
@@ -2207,10 +2205,8 @@ class _Observer:
         if stat is None or stat.st_mode & 0o170000 != 0o100000:
             return  # no regular file
         self._reported.add(path)
-        if not reads_later and _is_younger(path, stat, self.started_ns):
-            self.handshake.send('changed', path)
-        else:
-            self.handshake.send('watch', path, _signature(path, stat))
+        has_changed = not reads_later and _is_younger(path, stat, self.started_ns)
+        self.handshake.send('watch', path, -1 if has_changed else _signature(path, stat))
 
     def report_arguments(self):
         """Report the sources that the app's arguments name: coverage and other tools read a script themselves."""
@@ -3379,9 +3375,8 @@ class _Channel:
         'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
         'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
         'young': (os.fsdecode, os.fsdecode, int),  # bytecode and source, just saved; when that counts as old (ns)
-        'watch': (os.fsdecode, int),  # path and signature of any other file
+        'watch': (os.fsdecode, int),  # path and signature of any other file; -1: it may have changed since it was read
         'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: newer files have changed
-        'changed': (os.fsdecode,),  # a file that has changed since it was read, or may have
         'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
         'no-target': (os.fsdecode,),  # what the worker could not find to run, in words
         'reload': (),
