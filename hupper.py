@@ -646,10 +646,7 @@ class _Supervisor:
         self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
         is_typed = self._after_exit is None or bool(self._ctrl_c.presses)
         self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
-        if worker.missing_target:  # only the first worker reports it
-            self._logger.error(worker.missing_target)
-            self._last_status, self._after_exit = 2, self.QUIT
-        elif self._after_exit is None and self._preload.is_under_way(worker):
+        if self._after_exit is None and self._preload.is_under_way(worker):
             self._preload.reject()
             self._after_exit = self.RESTART
         elif self._after_exit is None:
@@ -811,7 +808,8 @@ class _Supervisor:
             self._end_worker(self.QUIT, signal.SIGINT)  # Ctrl-C came after the start
 
     def _on_no_target(self, message):
-        self._worker.missing_target = message
+        self._logger.error(message)
+        self._after_exit = self.QUIT
 
     def _on_garbage(self, kind):
         if self._worker and not self._worker.sent_garbage:
@@ -880,14 +878,14 @@ class _Supervisor:
     def _all_parse(self):
         """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
         broken = {}
+        clock = time.strftime('%H:%M:%S', time.localtime(self._launcher.started_ns / 1e9))
         for path in self._pending:
             error = self.monitor.is_python(path) and self._syntax_error(path)
             if error:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
-                    self._logger.error(
-                        f'{path} does not parse; still running the code of {self._worker.clock}.', *error.split('\n')
-                    )
+                    message = f'{path} does not parse; still running the code of {clock}.'
+                    self._logger.error(message, *error.split('\n'))
         if broken and broken.items() <= self._broken.items():  # no new error was shown
             self._logger.info('The reload waits until these parse: {}.'.format(', '.join(broken)))
         self._broken = broken
@@ -1477,7 +1475,7 @@ class _Launcher:
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
-                worker.start(list(self._config.monitor.expected_sources - worker.expected_sources))
+                worker.send(marshal.dumps(list(self._config.monitor.expected_sources - worker.expected_sources)))
                 return worker
             except BrokenPipeError as error:  # it died while waiting, for lack of memory, say
                 worker.discard()
@@ -5052,8 +5050,6 @@ class _WorkerBase:
         self.expected_sources = expected_sources  # sources that its spec names already
         self.app_started = False
         self.stopped_by = None  # the signal that stopped it before the app began
-        self.clock = None  # when it was started, for messages
-        self.missing_target = None  # the message, if there was nothing to run
         self.sent_garbage = False
         self.sent_signals = set()
         self.ending_signal = 0  # the signal that has ended it; 0: none, as on Windows
@@ -5063,11 +5059,6 @@ class _WorkerBase:
         data = len(message).to_bytes(8, 'little') + message
         while data:
             data = data[_write(self._control, data) :]
-
-    def start(self, more_sources):
-        """Let the worker run the app."""
-        self.clock = time.strftime('%H:%M:%S')
-        self.send(marshal.dumps(more_sources))
 
     def has_begun(self):
         """Whether the app may have begun: before that, signals are discarded."""
