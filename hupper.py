@@ -53,7 +53,7 @@ The life of one reload, in ten steps:
     monitor, which leaves the stack by the exception `_Forked`, or a new interpreter (`_spawn`) that runs `_BOOT`.
     Either one goes on with step 7.
 
-A worker also ends after a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), at its own request (`_set_handlers`),
+A worker also ends after a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), at its own request (`_handlers`),
 or when the app exits; then `_on_own_end` decides whether the monitor exits or waits for a change.
 
 A third-party file monitor implements `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
@@ -386,10 +386,11 @@ class _Supervisor:
     """One run of the monitor: an event loop, of which `_step` is one turn.
 
     `state` says what the loop waits for: a worker that runs (RUNNING) or was asked to stop (STOPPING), the end of its
-    orphans (REAPING), or a change, ENTER or SIGHUP (IDLE). `_after_exit` says what follows the worker's exit.
+    orphans (REAPING), or a change, ENTER or SIGHUP (IDLE); or that it is over (ENDED). `_after_exit` says what follows
+    the worker's exit.
     """
 
-    RUNNING, STOPPING, REAPING, IDLE = 'running', 'stopping', 'reaping', 'idle'
+    RUNNING, STOPPING, REAPING, IDLE, ENDED = 'running', 'stopping', 'reaping', 'idle', 'ended'
     RESTART, QUIT = 'restart', 'quit'
 
     def __init__(self, config, once=False):
@@ -404,8 +405,7 @@ class _Supervisor:
         self._has_booted = False  # any worker has
         self._interpreter_check_at = None  # when to check whether the program runs in child interpreters
         self._orphans = None  # the _OrphanTerminator, while REAPING
-        self._status = None  # the monitor's exit status, once it is to exit
-        self._last_status = 0  # the last worker's
+        self._status = 0  # of the last worker that has ended
         self.is_interrupted = False  # Ctrl-C has ended the last worker, by SIGINT
         self._is_stop_requested = False  # by a signal; a second one kills the worker
         self._has_sigquit = False
@@ -417,12 +417,12 @@ class _Supervisor:
         self._schedule = _Schedule(config.reload_interval)
         self._loop_guard = _LoopGuard(config.reload_interval)
         self._waiter = _Waiter()
-        self._terminal = _Terminal(self._on_enter)
+        self._terminal = _Terminal(lambda: self._request_reload('ENTER'))
         self._preload = _Preload(config.preload, config.preload_except, config.target, self._logger)
         self._kept_sockets = _KeptSockets(self._logger, config.keep_sockets)
         self.monitor = config.monitor = FileMonitorProxy(self._logger, config.ignore_files)
         self._bytecode = _BytecodeConverter()
-        self._launcher = _Launcher(config, self._waiter, self._kept_sockets, self._preload, self._set_handlers)
+        self._launcher = _Launcher(config, self._waiter, self._kept_sockets, self._preload, self._handlers)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
             self._launcher.may_fork = False
@@ -433,7 +433,7 @@ class _Supervisor:
         pid = os.getpid()
         try:
             self._start()
-            while self._status is None:
+            while self.state != self.ENDED:
                 self._step()
         finally:
             if os.getpid() == pid:  # a forked worker passes here as well
@@ -614,7 +614,7 @@ class _Supervisor:
     def _check_preloading(self, now):
         if not self._preload.is_hopeless(now):
             return
-        if self._worker and self._preload.is_under_way(self._worker):
+        if self._preload.is_under_way(self._worker):
             self._worker.kill()  # the standby was started meanwhile
         else:
             self._launcher.replace_standby()
@@ -643,9 +643,9 @@ class _Supervisor:
         self._kept_sockets.worker_ended()
         if status == 0 and self._after_exit is None:  # the program has done its work
             self._kept_sockets.release()
-        self._last_status = 128 + worker.stopped_by if worker.stopped_by else status
+        self._status = 128 + worker.stopped_by if worker.stopped_by else status
         is_typed = self._after_exit is None or bool(self._ctrl_c.presses)
-        self.is_interrupted = is_typed and self._last_status == _INTERRUPTED
+        self.is_interrupted = is_typed and self._status == _INTERRUPTED
         if self._after_exit is None and self._preload.is_under_way(worker):
             self._preload.reject()
             self._after_exit = self.RESTART
@@ -688,7 +688,7 @@ class _Supervisor:
     def _go_on(self):
         """Start the next worker, exit, or wait: the last worker and its orphans are gone."""
         if self._after_exit == self.QUIT:
-            self._status = self._last_status
+            self.state = self.ENDED
         elif self._after_exit == self.RESTART:
             self._start()
         else:
@@ -767,17 +767,14 @@ class _Supervisor:
 
     # Requests of the user and of the worker.
 
-    def _on_enter(self):
-        self._request_reload('ENTER')
-
     def _request_reload(self, why):
         self._logger.info(f'{why}; reloading ...')
         self._reload_requested = True
         self._schedule.note_change(time.monotonic())
 
-    def _set_handlers(self, channel):
-        channel.on_garbage = self._on_garbage
-        channel.handlers = {
+    def _handlers(self):
+        """Return what is called with the fields of each message of a worker."""
+        return {
             **self._preload.handlers(),
             'import': self._on_import,
             'import-transformed': lambda path, signature: self.monitor.watch_source(path, signature, is_plain=False),
@@ -790,6 +787,7 @@ class _Supervisor:
             'no-target': self._on_no_target,
             'reload': lambda: self._request_reload('Reload requested by the worker'),
             'stop': lambda: self._end_worker(self.QUIT, self._config.stop_signal),
+            'garbage': self._on_garbage,
         }
 
     def _on_import(self, path, signature):
@@ -864,9 +862,10 @@ class _Supervisor:
         """Whether the pending changes still call for a reload now; report them if so."""
         if self._worker:
             self._worker.channel.drain()  # the worker may have imported one of them just now
-        if self.monitor.recheck(self._pending):
+        monitor = self.monitor.monitor
+        if any([monitor.recheck(path) for path in self._pending]):  # which notes the change of each
             return False  # still being written
-        for path in filter(self.monitor.monitor.is_undone, list(self._pending)):
+        for path in filter(monitor.is_undone, list(self._pending)):
             del self._pending[path]
         if not self._pending or (self._worker and not self._all_parse()):
             self._schedule.cancel()
@@ -1213,10 +1212,6 @@ class FileMonitorProxy:
         }
         return times.get(change.evidence, 0)
 
-    def recheck(self, paths):
-        """Check the polled ones of these paths again; note new changes, and return whether there are any."""
-        return any([self.monitor.recheck(path) for path in paths])
-
 
 def _seconds(name, value):
     """Return a number of seconds > 0, given as a number or its text; raise ValueError."""
@@ -1450,7 +1445,7 @@ class _Launcher:
     as it can, then waits on its control pipe: see _WorkerMain.
     """
 
-    def __init__(self, config, waiter, kept_sockets, preload, set_handlers):
+    def __init__(self, config, waiter, kept_sockets, preload, handlers):
         self.may_fork = config.may_fork
         self.standby = None
         self.started_ns = None  # when the last worker was started, by the clock of file times
@@ -1458,7 +1453,7 @@ class _Launcher:
         self._waiter = waiter
         self._sockets_fd = kept_sockets.worker_fd  # None if sockets are not kept
         self._preload = preload
-        self._set_handlers = set_handlers  # function of a channel
+        self._handlers = handlers  # returns those of a worker's messages
         self._logger = config.logger
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
@@ -1605,7 +1600,7 @@ class _Launcher:
             _close(write)
             _close(read)
         worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
-        self._set_handlers(worker.channel)
+        worker.channel.handlers = self._handlers()
         if obstacle:
             worker.send(spec.dump())
         return worker
@@ -3400,8 +3395,7 @@ class _Channel:
         self._rest = b''
         self._paused_until = time.monotonic() + self._PAUSE
         self.imported_at = 0  # when the last import was reported
-        self.handlers = {}  # kind of message -> function of its fields
-        self.on_garbage = None  # function of the first field of any other message
+        self.handlers = {}  # kind of message -> function of its fields; garbage: of any other message's first
 
     def wait_fd(self):
         return None if self._paused_until else self._fd
@@ -3431,7 +3425,7 @@ class _Channel:
             values = [convert(field) for convert, field in zip(types, fields)]
             handler = self.handlers[kind.decode()]
         except (KeyError, ValueError):
-            self.on_garbage(kind)
+            self.handlers['garbage'](kind)
         else:
             handler(*values)
             if kind.startswith((b'import', b'module')):

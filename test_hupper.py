@@ -1389,7 +1389,7 @@ class Channel(unittest.TestCase):
         self.garbage = []
         for kind in hupper._Channel.MESSAGES:
             self.channel.handlers[kind] = lambda *fields, kind=kind: self.got.append((kind, *fields))
-        self.channel.on_garbage = self.garbage.append
+        self.channel.handlers['garbage'] = self.garbage.append
         self.addCleanup(self.channel.close)
 
     def send(self, data):
