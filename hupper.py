@@ -826,7 +826,7 @@ class _Supervisor:
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
         self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule))
         if self._schedule.due() > now:
-            self._launcher.preload()
+            self._launcher.make_standby(only_to_preload=True)
 
     def _hold(self, path, now, seconds):
         if path not in self._held:
@@ -1306,8 +1306,10 @@ class _Target:
                 kind, name = 'script', sys.argv[0]
             else:
                 kind, name = 'module', spec.name[:-9] if spec.name.endswith('.__main__') else spec.name
-        if kind == 'script':
-            name = cls._script_from_here(name)
+        if kind == 'script' and _main_file:  # the program may have changed the current folder
+            is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
+            if is_another or not os.path.exists(name):
+                name = _main_file
         if not name or (kind == 'script' and not os.path.exists(name)):
             raise ValueError(
                 f'start_reloader() cannot run {command or sys.argv!r} again: it is no script, module or command; '
@@ -1340,12 +1342,6 @@ class _Target:
                 options += [rest.pop(0)] if rest else []
         return options, 'script', rest[0] if rest else '', rest[1:]
 
-    @staticmethod
-    def _script_from_here(name):
-        """Return the path of this program's script, even if the program has changed the current folder."""
-        is_another = os.path.basename(name) == os.path.basename(_main_file) and os.path.abspath(name) != _main_file
-        return _main_file if _main_file and (is_another or not os.path.exists(name)) else name
-
     def second_reloader(self):
         """Return how to turn off the reloader of a well-known program; None if it uses none."""
         program, args = os.path.basename(self.name).partition('.')[0], set(self.args)
@@ -1375,53 +1371,33 @@ class _Target:
 
 
 class _LaunchSpec(_Target):
-    """What a worker needs to know to run the app. A new interpreter receives it through its control pipe."""
+    """What a worker needs to know to run the app: a target, and what `_Launcher._make_spec` and `_make` add to it.
 
-    __slots__ = (
-        *('kind', 'name', 'args', 'options', 'orig_argv'),  # of the _Target
-        'argv',  # for a call: the program's own sys.argv, and its sys.path
-        'sys_path',
-        'folder',
-        'monitor_pid',
-        'is_first',  # the first worker reports a missing target
-        'startup_files',  # see _startup_files(); None: a new interpreter finds them itself
-        'expected_sources',  # what the last worker had imported: a missing one is likely to return
-        'reload_interval',
-        'signal_mask',
-        'ignored_signals',
-        'installation_changed',  # since the monitor began
-        'made_ns',  # when the worker was made, by the clock of file times
-        'records_imports',  # with --preload
-        'preload',  # see _Preload.plan
-        'sockets_fd',  # the worker's end of _KeptSockets, if there is one
-    )
+    A new interpreter receives it through its control pipe.
+    """
 
     def dump(self):
-        return marshal.dumps([getattr(self, name) for name in self.__slots__])
+        return marshal.dumps(vars(self))
 
     @classmethod
     def load(cls, data):
         spec = cls.__new__(cls)
-        for name, value in zip(cls.__slots__, marshal.loads(data)):
-            setattr(spec, name, value)
+        vars(spec).update(marshal.loads(data))
         return spec
 
     def front_paths(self):
-        """Return the entries of the app's sys.path before the stdlib."""
-        path0 = self._path0()
-        return ([] if path0 is None else [path0]) + _PRE_STDLIB_PATHS
-
-    def _path0(self):
-        """Return what plain Python has as sys.path[0] for this target; None if nothing."""
+        """Return the entries of the app's sys.path before the stdlib, the first one as plain Python has it."""
         if self.kind == 'script' and self.has_main():
-            return self.main_path()
-        if _SAFE_PATH:
-            return None
-        if self.kind == 'call':
-            return next(iter(self.sys_path), None)
-        if self.kind == 'script':
-            return os.path.dirname(os.path.realpath(_absolute(self.name)))
-        return self.folder if self.kind == 'module' else ''
+            first = [self.main_path()]
+        elif _SAFE_PATH:
+            first = []
+        elif self.kind == 'call':
+            first = self.sys_path[:1]
+        elif self.kind == 'script':
+            first = [os.path.dirname(os.path.realpath(_absolute(self.name)))]
+        else:
+            first = [self.folder if self.kind == 'module' else '']
+        return first + _PRE_STDLIB_PATHS
 
     def shadowed(self, names):
         """Return which of these modules the app's own folders or zip files shadow."""
@@ -1460,6 +1436,7 @@ class _Launcher:
         self.startup_files = _startup_files()  # plus those that a spawned worker reports
         self._own_installation = {}  # signatures of the installation, as this interpreter found it
         self._standby_made_for = None  # the _circumstances() at that time
+        self._sent_sources = set()  # the expected sources that the last spec names
 
     def start(self):
         """Start the standby, or a new worker if there is none, and return it; raise OSError if none can be made."""
@@ -1470,22 +1447,17 @@ class _Launcher:
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
-                worker.send(marshal.dumps(list(self._config.monitor.expected_sources - worker.expected_sources)))
+                worker.send(marshal.dumps(list(self._config.monitor.expected_sources - self._sent_sources)))
                 return worker
             except BrokenPipeError as error:  # it died while waiting, for lack of memory, say
                 worker.discard()
                 failure = error
         raise failure
 
-    def make_standby(self):
-        """Make a standby, if there is none yet, once the worker has booted or exited."""
-        self.preload()
-        self._make_standby(_Preload.NO_PLAN)
-
-    def preload(self):
-        """Make a standby that preloads, if there is none yet."""
+    def make_standby(self, only_to_preload=False):
+        """Make a standby, if there is none yet; it preloads, if there is anything to preload."""
         plan = _Preload.NO_PLAN if self.standby else self._preload.plan(self._config.monitor.watched_paths)
-        if plan is not _Preload.NO_PLAN:
+        if plan is not _Preload.NO_PLAN or not only_to_preload:
             self._make_standby(plan)
 
     def _make_standby(self, plan):
@@ -1566,15 +1538,15 @@ class _Launcher:
 
     def _make_spec(self):
         spec = _LaunchSpec(**vars(self._config.target))
-        spec.argv = [str.__str__(str(arg)) for arg in sys.argv]
+        spec.argv = [str.__str__(str(arg)) for arg in sys.argv]  # for a call; and so is sys_path
         spec.sys_path = self._sys_path
         spec.folder = self._folder
         spec.monitor_pid = os.getpid()
-        spec.is_first = self.started_ns is None
+        spec.is_first = self.started_ns is None  # the first worker reports a missing target
         spec.reload_interval = self._config.reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
-        spec.sockets_fd = self._sockets_fd
+        spec.sockets_fd = self._sockets_fd  # the worker's end of _KeptSockets, if there is one
         spec.made_ns = _file_clock()
         spec.records_imports = self._preload.is_wanted
         return spec
@@ -1582,10 +1554,11 @@ class _Launcher:
     def _make(self, plan):
         """Make a worker, which gets ready and waits for its start."""
         spec = self._make_spec()
-        spec.preload = plan
-        spec.expected_sources = sorted(self._config.monitor.expected_sources)
+        spec.preload = plan  # see _Preload.plan
+        self._sent_sources = set(self._config.monitor.expected_sources)
+        spec.expected_sources = sorted(self._sent_sources)  # a missing one is likely to return
         self._standby_made_for = installation, obstacle = self._circumstances()
-        spec.startup_files = None if obstacle else sorted(self.startup_files)
+        spec.startup_files = None if obstacle else sorted(self.startup_files)  # a new interpreter finds them itself
         spec.installation_changed = installation != self._own_installation
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
@@ -1599,7 +1572,7 @@ class _Launcher:
         finally:
             _close(write)
             _close(read)
-        worker = _Worker(process, channel, control, frozenset(spec.expected_sources))
+        worker = _Worker(process, channel, control)
         worker.channel.handlers = self._handlers()
         if obstacle:
             worker.send(spec.dump())
@@ -3284,12 +3257,9 @@ class _Handshake:
     def read(cls):
         """Return the handshake in the environment, which may be that of a parent; None if there is none."""
         version, *fields = os.environ.get(cls.NAME, '').split(' ')
-        if version != '2' or len(fields) != 4:
-            return None
-        numbers = [int(field) for field in fields[:3] if field.isascii() and field.isdigit() and len(field) <= 10]
-        if len(numbers) != 3 or max(numbers) >= 1 << 31:
-            return None  # not ours
-        return cls(*numbers, fields[3])
+        numbers = [int(field) for field in fields[:3] if field.isascii() and field.isdigit() and len(field) < 10]  # C ints
+        is_ours = version == '2' and len(fields) == 4 and len(numbers) == 3
+        return cls(*numbers, fields[3]) if is_ours else None
 
     @classmethod
     def here(cls):
@@ -5038,10 +5008,9 @@ class _WaiterBase:
 class _WorkerBase:
     """A process that gets ready to run the app, then runs it; and the two pipes to it."""
 
-    def __init__(self, pid, channel, control, expected_sources):
+    def __init__(self, pid, channel, control):
         self.pid = pid
         self.channel = _Channel(channel)
-        self.expected_sources = expected_sources  # sources that its spec names already
         self.app_started = False
         self.stopped_by = None  # the signal that stopped it before the app began
         self.sent_garbage = False
@@ -5417,8 +5386,8 @@ if sys.platform == 'win32':
 
         running: set[_Worker] = set()
 
-        def __init__(self, process, channel, control, expected_sources):
-            super().__init__(process.pid, channel, control, expected_sources)
+        def __init__(self, process, channel, control):
+            super().__init__(process.pid, channel, control)
             self._process = process
             self.handle = int(process._handle)
             self.job = type(process._handle)(_kernel32('CreateJobObjectW', None, f'hupper-{self.pid}'))  # closes itself
