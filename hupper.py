@@ -472,7 +472,7 @@ class _Supervisor:
             self._worker.discard()
         self._kept_sockets.close()
         self._launcher.drop_standby()
-        self.monitor.stop()
+        self.monitor.monitor.stop()
         self._config.monitor = None
         self._reaper.close()
         self._terminal.close()
@@ -493,7 +493,7 @@ class _Supervisor:
                 action(now)
 
     def _pollables(self):
-        yield from self.monitor.pollables()
+        yield self.monitor.monitor
         if self._worker:
             yield self._worker.channel
         yield from self._preload.pollables()
@@ -516,8 +516,7 @@ class _Supervisor:
 
     def _start(self):
         """Start a worker, and forget the changes so far: it reads the files as they are now."""
-        for pollable in self.monitor.pollables():
-            pollable.drain()
+        self.monitor.monitor.drain()
         changes = [change.path for change in self.monitor.take_changes()]
         self._preload.note_changes([*self._pending, *self._held, *changes])
         now = time.monotonic()
@@ -536,7 +535,7 @@ class _Supervisor:
             self._on_failed_start(error)
         else:
             self._on_started(now, changed_at)
-        if self.monitor.monitor is None:
+        if not self.monitor.is_open:
             self._open_monitor()
 
     def _on_started(self, now, changed_at):
@@ -550,7 +549,7 @@ class _Supervisor:
     def _on_failed_start(self, error):
         self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
         self._terminal.listen()
-        if error.filename and self.monitor.monitor:
+        if error.filename and self.monitor.is_open:
             self.monitor.add_path(error.filename)
 
     def _check_booted(self, now):
@@ -1055,7 +1054,8 @@ class FileMonitorProxy:
     def __init__(self, logger, ignore_files=None):
         self.callback = self._take_paths
         self.logger = logger
-        self.monitor = None
+        self.is_open = False
+        self.monitor = PollingFileMonitor(self.file_changed)  # an idle one, until `open`
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
         self.sources_of_worker = {}  # source that the running worker imported -> whether Python compiles it as it is
@@ -1080,7 +1080,7 @@ class FileMonitorProxy:
 
     def take_changes(self):
         """Return what has changed since the last call, as a list of _Change."""
-        changes = self.monitor.take_changes() if self.monitor else []
+        changes = self.monitor.take_changes()
         found = {}
         if getattr(self.file_changed, '__func__', None) is not FileMonitorProxy._file_changed:
             found, changes = {change.path: change for change in changes}, []
@@ -1101,7 +1101,7 @@ class FileMonitorProxy:
                 monitor.start()
                 monitor = _ForeignMonitor(monitor, self._replace)
             monitor.wake, monitor.ignored = wake, self._is_ignored
-            self.monitor = monitor
+            self.monitor, self.is_open = monitor, True
         except Exception as error:
             if factory is _best_monitor:
                 raise  # there is no other to try
@@ -1115,14 +1115,6 @@ class FileMonitorProxy:
         self.open(_best_monitor, self._interval, self._wake)
         for path in list(self._requested_in):
             self.monitor.add_path(path)
-
-    def stop(self):
-        if self.monitor:
-            self.monitor.stop()
-
-    def pollables(self):
-        """Return the pollables that the loop drives for this."""
-        return [self.monitor] if self.monitor else []
 
     def add_path(self, path, since=None):
         """Watch a file, folder or glob for the user; files newer than `since` (ns) have changed."""
@@ -1192,9 +1184,8 @@ class FileMonitorProxy:
         old = [path for path, number in self._requested_in.items() if number < self._worker_number - 2]
         for path in old:
             del self._requested_in[path]
-        if self.monitor:
-            self.monitor.new_worker(started_ns)
-            self.monitor.discard(old)
+        self.monitor.new_worker(started_ns)
+        self.monitor.discard(old)
 
     def worker_booted(self):
         """Expect the next worker to import what this one has, now that it has booted."""
@@ -3257,7 +3248,7 @@ class _Handshake:
     def read(cls):
         """Return the handshake in the environment, which may be that of a parent; None if there is none."""
         version, *fields = os.environ.get(cls.NAME, '').split(' ')
-        numbers = [int(field) for field in fields[:3] if field.isascii() and field.isdigit() and len(field) < 10]  # C ints
+        numbers = [int(field) for field in fields[:3] if field.isascii() and field.isdigit() and len(field) < 10]
         is_ours = version == '2' and len(fields) == 4 and len(numbers) == 3
         return cls(*numbers, fields[3]) if is_ours else None
 
