@@ -425,7 +425,7 @@ class _Supervisor:
         self._launcher = _Launcher(config, self._waiter, self._kept_sockets, self._preload, self._handlers)
         if config.monitor_factory not in (_best_monitor, InotifyFileMonitor, PollingFileMonitor):
             self._open_monitor()  # before we note which threads and children are the program's own
-            self._launcher.may_fork = False
+            config.may_fork = False
         self._reaper = _ChildReaper()
 
     def run(self):
@@ -724,32 +724,23 @@ class _Supervisor:
         if self._ctrl_c.settles(now) and self.state == self.RUNNING:
             self._logger.info(f'Worker {self._worker.pid} is still running; three Ctrl-C within two seconds kill it.')
 
-    def _on_sigterm(self):
-        self._on_stop_signal(self._config.stop_signal)
-
     def _on_stop_signal(self, signum):
         if self._is_stop_requested and self._worker:
             self._worker.kill()
         self._is_stop_requested = True
         self._end_worker(self.QUIT, signum)
 
-    def _on_sigquit(self):
-        """Quit only if SIGQUIT ends the worker, which may handle it."""
+    def _on_sigquit(self, is_typed=False):
+        """Quit only if SIGQUIT ends the worker, which may handle it. A typed one reaches the worker by itself."""
         self._has_sigquit = True
         if not self._worker:
             self._on_stop_signal(None)
-        else:
+        elif not (is_typed and self._terminal.interrupts(self._worker)):
             self._worker.ask_to_stop(signal.SIGQUIT)
-
-    def _on_ctrl_backslash(self):
-        if self._worker and self._terminal.interrupts(self._worker):
-            self._has_sigquit = True  # the worker has received it as well
-        else:
-            self._on_sigquit()
 
     def _on_sighup(self):
         if self._terminal.is_gone():
-            self._on_sigterm()
+            self._on_stop_signal(self._config.stop_signal)
         else:
             self._request_reload('Received SIGHUP')
 
@@ -757,8 +748,8 @@ class _Supervisor:
         'SIGCHLD': _on_sigchld,
         'CTRL-C': _on_ctrl_c,
         'SIGINT': lambda self: self._on_stop_signal(signal.SIGINT),  # sent by a process
-        'SIGTERM': _on_sigterm,
-        'CTRL-\\': _on_ctrl_backslash,
+        'SIGTERM': lambda self: self._on_stop_signal(self._config.stop_signal),
+        'CTRL-\\': lambda self: self._on_sigquit(is_typed=True),
         'SIGQUIT': _on_sigquit,  # sent by a process
         'SIGHUP': _on_sighup,
         'SIGCONT': lambda self: None,  # wakes the loop, which checks whether we are in the foreground
@@ -1367,14 +1358,8 @@ class _LaunchSpec(_Target):
     A new interpreter receives it through its control pipe.
     """
 
-    def dump(self):
-        return marshal.dumps(vars(self))
-
-    @classmethod
-    def load(cls, data):
-        spec = cls.__new__(cls)
-        vars(spec).update(marshal.loads(data))
-        return spec
+    def __init__(self, **fields):
+        vars(self).update(fields)
 
     def front_paths(self):
         """Return the entries of the app's sys.path before the stdlib, the first one as plain Python has it."""
@@ -1413,7 +1398,6 @@ class _Launcher:
     """
 
     def __init__(self, config, waiter, kept_sockets, preload, handlers):
-        self.may_fork = config.may_fork
         self.standby = None
         self.started_ns = None  # when the last worker was started, by the clock of file times
         self._config = config
@@ -1438,7 +1422,7 @@ class _Launcher:
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
-                worker.send(marshal.dumps(list(self._config.monitor.expected_sources - self._sent_sources)))
+                worker.send(list(self._config.monitor.expected_sources - self._sent_sources))
                 return worker
             except BrokenPipeError as error:  # it died while waiting, for lack of memory, say
                 worker.discard()
@@ -1518,7 +1502,7 @@ class _Launcher:
         """Return why the worker can't be a fork of this process; None if it can."""
         if obstacle := _process_fork_obstacle():
             return obstacle
-        if not self.may_fork:
+        if not self._config.may_fork:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if self._prints_startup_trace():
             return 'the interpreter is traced from its start'
@@ -1566,7 +1550,7 @@ class _Launcher:
         worker = _Worker(process, channel, control)
         worker.channel.handlers = self._handlers()
         if obstacle:
-            worker.send(spec.dump())
+            worker.send(vars(spec))
         return worker
 
     def _fork(self, spec, channel_fd, control_fd):
@@ -1588,7 +1572,10 @@ class _Launcher:
         if not os.path.exists(_FILE):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), _FILE)
         for path in self.startup_files:
-            self._remove_bytecode(path)
+            try:
+                os.remove(_external.cache_from_source(path))  # which Python trusts too easily: see _Source
+            except (OSError, NotImplementedError):
+                pass  # there is no bytecode, or no place for it
         name = __name__ if __name__ == 'hupper' else ''
         code = _BOOT % (name, _FILE, (channel_fd, control_fd, os.getpid()))
         options = self._config.target.options
@@ -1599,14 +1586,6 @@ class _Launcher:
         for fd in {channel_fd, control_fd, self._sockets_fd} - {None}:
             _set_inheritable(fd, True)
         return _start_interpreter(options, code, self._waiter)
-
-    @staticmethod
-    def _remove_bytecode(path):
-        """Delete a source's bytecode, which Python trusts too easily: see _Source."""
-        try:
-            os.remove(_external.cache_from_source(path))
-        except (OSError, NotImplementedError):  # there is no bytecode, or no place for it
-            pass
 
     @staticmethod
     def _prints_startup_trace():
@@ -1680,7 +1659,7 @@ class _ControlPipe:
         while len(self._data) < (end := 8 + int.from_bytes(self._data[:8], 'little')):
             self._read()
         message, self._data = self._data[8:end], self._data[end:]
-        return message
+        return marshal.loads(message)
 
     def has_message(self):
         try:
@@ -1735,7 +1714,7 @@ class _WorkerMain:
         if 'linecache' in sys.modules:
             sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
         control = _ControlPipe(control_fd)
-        worker = cls(_LaunchSpec.load(control.receive()), channel_fd, control, is_spawned=True)
+        worker = cls(_LaunchSpec(**control.receive()), channel_fd, control, is_spawned=True)
         cls.leave_stack(worker._spec, lambda: worker)
 
     @classmethod
@@ -1828,7 +1807,7 @@ class _WorkerMain:
         if self._spec.preload[0]:
             self._preload(handshake)
         self._clear_importer_caches()
-        self._on_start(marshal.loads(self._control.receive()), needed_by_us)
+        self._on_start(self._control.receive(), needed_by_us)
 
     @staticmethod
     def _pass_on_activation(monitor_pid):
@@ -5010,6 +4989,7 @@ class _WorkerBase:
         self._control = control
 
     def send(self, message):
+        message = marshal.dumps(message)
         data = len(message).to_bytes(8, 'little') + message
         while data:
             data = data[_write(self._control, data) :]
