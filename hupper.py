@@ -463,9 +463,10 @@ class _Supervisor:
             sys.exit(1)
 
     def _open_monitor(self):
-        self.monitor.open(self._config.monitor_factory, self._config.reload_interval, self._waiter.wake)
-        for path in self._config.extra_paths:
-            self.monitor.add_path(path, since=self._launcher.started_ns)
+        if not self.monitor.is_open:
+            self.monitor.open(self._config.monitor_factory, self._config.reload_interval, self._waiter.wake)
+            for path in self._config.extra_paths:
+                self.monitor.add_path(path, since=self._launcher.started_ns)
 
     def _close(self):
         if self._worker:
@@ -534,22 +535,19 @@ class _Supervisor:
         except OSError as error:
             self._on_failed_start(error)
         else:
-            self._on_started(now, changed_at)
-        if not self.monitor.is_open:
-            self._open_monitor()
-
-    def _on_started(self, now, changed_at):
-        self.state = self.RUNNING
-        self._preload.note_start(self._worker)
-        if changed_at is not None:
-            self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
-        self.monitor.new_worker(self._launcher.started_ns)
-        self._kept_sockets.worker_started(self._worker.pid)
+            self.state = self.RUNNING
+            self._preload.note_start(self._worker)
+            if changed_at is not None:
+                self._logger.debug(f'The new worker began {(now - changed_at) * 1e3:.1f} ms after the change.')
+            self.monitor.new_worker(self._launcher.started_ns)
+            self._kept_sockets.worker_started(self._worker.pid)
+        self._open_monitor()
 
     def _on_failed_start(self, error):
         self._logger.error(f'Cannot start a worker: {error}. Waiting for a file to change before the next try.')
         self._terminal.listen()
-        if error.filename and self.monitor.is_open:
+        self._open_monitor()
+        if error.filename:
             self.monitor.add_path(error.filename)
 
     def _check_booted(self, now):

@@ -3251,6 +3251,19 @@ class API(Case):
 
     STAY = 'while True: time.sleep(0.1)\n'
 
+    @needs_posix
+    def test_interpreter_missing_at_the_first_start(self):
+        """The first worker can't be started either; the file that it needs is waited for."""
+        path = self.path('python')
+        monitor = self.start_script(
+            'print("app", flush=True)\n' + self.STAY, f'sys.executable = {path!r}; hupper.start_reloader("start.main")'
+        )
+        monitor.wait_for('Cannot start a worker')
+        monitor.wait_for(f'{path} does not exist yet')
+        os.symlink(sys.executable, path)
+        monitor.wait_for('app')
+        monitor.stop()
+
     def test_reload(self):
         self.write_app()
         monitor = self.start_script('import app')
