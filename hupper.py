@@ -1351,13 +1351,33 @@ class _Target:
 
 
 class _LaunchSpec(_Target):
-    """What a worker needs to know to run the app: a target, and what `_Launcher._make_spec` and `_make` add to it.
+    """What a worker needs to know to run the app. A new interpreter receives it through its control pipe."""
 
-    A new interpreter receives it through its control pipe.
-    """
+    __slots__ = (
+        *('kind', 'name', 'args', 'options', 'orig_argv'),  # of the _Target
+        'argv',  # for a call: the program's own sys.argv, and its sys.path
+        'sys_path',
+        'folder',
+        'monitor_pid',
+        'is_first',  # the first worker reports a missing target
+        'startup_files',  # see _startup_files(); None: a new interpreter finds them itself
+        'expected_sources',  # what the last worker had imported: a missing one is likely to return
+        'reload_interval',
+        'signal_mask',
+        'ignored_signals',
+        'installation_changed',  # since the monitor began
+        'made_ns',  # when the worker was made, by the clock of file times
+        'records_imports',  # with --preload
+        'preload',  # see _Preload.plan
+        'sockets_fd',  # the worker's end of _KeptSockets, if there is one
+    )
 
     def __init__(self, **fields):
-        vars(self).update(fields)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def fields(self):
+        return {name: getattr(self, name) for name in self.__slots__}
 
     def front_paths(self):
         """Return the entries of the app's sys.path before the stdlib, the first one as plain Python has it."""
@@ -1511,15 +1531,15 @@ class _Launcher:
 
     def _make_spec(self):
         spec = _LaunchSpec(**vars(self._config.target))
-        spec.argv = [str.__str__(str(arg)) for arg in sys.argv]  # for a call; and so is sys_path
+        spec.argv = [str.__str__(str(arg)) for arg in sys.argv]
         spec.sys_path = self._sys_path
         spec.folder = self._folder
         spec.monitor_pid = os.getpid()
-        spec.is_first = self.started_ns is None  # the first worker reports a missing target
+        spec.is_first = self.started_ns is None
         spec.reload_interval = self._config.reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
-        spec.sockets_fd = self._sockets_fd  # the worker's end of _KeptSockets, if there is one
+        spec.sockets_fd = self._sockets_fd
         spec.made_ns = _file_clock()
         spec.records_imports = self._preload.is_wanted
         return spec
@@ -1527,11 +1547,11 @@ class _Launcher:
     def _make(self, plan):
         """Make a worker, which gets ready and waits for its start."""
         spec = self._make_spec()
-        spec.preload = plan  # see _Preload.plan
+        spec.preload = plan
         self._sent_sources = set(self._config.monitor.expected_sources)
-        spec.expected_sources = sorted(self._sent_sources)  # a missing one is likely to return
+        spec.expected_sources = sorted(self._sent_sources)
         self._standby_made_for = installation, obstacle = self._circumstances()
-        spec.startup_files = None if obstacle else sorted(self.startup_files)  # a new interpreter finds them itself
+        spec.startup_files = None if obstacle else sorted(self.startup_files)
         spec.installation_changed = installation != self._own_installation
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
@@ -1548,7 +1568,7 @@ class _Launcher:
         worker = _Worker(process, channel, control)
         worker.channel.handlers = self._handlers()
         if obstacle:
-            worker.send(vars(spec))
+            worker.send(spec.fields())
         return worker
 
     def _fork(self, spec, channel_fd, control_fd):
