@@ -32,12 +32,13 @@ changes that the worker has imported or asked to watch::
 The life of one reload, in ten steps:
 
  1. A file monitor learns of the save: `InotifyFileMonitor.step` reads an event, or `PollingFileMonitor.step` looks at
-    the file. `check` drops a file that has not changed, by its signature and the event; `_changed` an ignored one.
+    the file. `PollingFileMonitor.check` drops the event if neither the file's signature nor the kind of event shows a
+    change; `_changed` drops ignored paths.
  2. `_Supervisor._step` takes the change (`FileMonitorProxy.take_changes`). `_on_change` asks `_LoopGuard.hold` whether
     to delay it because the app seems to cause its own reloads. If not, `_Schedule.due` says when to stop waiting for
     more changes.
- 3. At that time `_Supervisor._on_due` decides. `_must_reload` checks again that the files are complete and parse, and
-    reports the change.
+ 3. At that time `_Supervisor._on_due` decides. `_confirm_changes` checks again that the files are complete and, if a
+    worker runs, parse; it reports the change.
  4. `_Supervisor._end_worker` sends the worker the polite stop, and `_kill_late_worker` kills it if it takes too long;
     if no worker runs, step 6 follows at once. Meanwhile `_Launcher.renew_standby` replaces an outdated standby.
  5. The worker's exit wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
@@ -56,8 +57,8 @@ The life of one reload, in ten steps:
 A worker also ends after a signal to the monitor (`_Supervisor._SIGNAL_HANDLERS`), at its own request (`_handlers`),
 or when the app exits; then `_on_own_end` decides whether the monitor exits or waits for a change.
 
-A third-party file monitor implements `IFileMonitor`; one in this file derives from `PollingFileMonitor`. A new platform
-defines the names listed at the head of the platform section.
+A third-party file monitor implements `IFileMonitor`. What one in this file defines, and what a new platform does, is
+listed at the heads of these sections.
 
 The sections: prelude, public API, monitor process, worker start, worker process, preloading, channel, kept sockets,
 file monitors, logging, platform, names of hupper 1.x, command line.
@@ -398,7 +399,7 @@ class _Supervisor:
         self._config = config
         self._logger = config.logger
         self._once = once  # leave after one worker
-        self._after_exit = None  # RESTART, QUIT, or None: the worker was not asked to stop
+        self._after_exit = None  # RESTART, QUIT, or None: wait for a change; set before the exit, if we cause it
         self._worker = None  # the running _Worker
         self._kill_at = None  # when a worker that was asked to stop is killed
         self._boot_check_at = None  # when to check whether a new worker has booted
@@ -411,7 +412,7 @@ class _Supervisor:
         self._has_sigquit = False
         self._ctrl_c = _CtrlC()
         self._reload_requested = False  # whether or not files have changed
-        self._pending = {}  # path -> when we noticed its change, since the last start; a repaired source: the repair
+        self._pending = {}  # path -> when its first change was noticed; the last one, of a source that did not parse
         self._held = {}  # path -> when it becomes pending: see _LoopGuard
         self._broken = {}  # path -> signature of a source that does not parse
         self._schedule = _Schedule(config.reload_interval)
@@ -578,7 +579,7 @@ class _Supervisor:
         """Suggest -w for a program that runs in child interpreters (hypercorn, uvicorn --workers)."""
         self._interpreter_check_at = None
         if self.state == self.RUNNING and not self._has_project_source() and self._worker.has_python_child():
-            self._logger.info('The program runs in Pythons of its own, which are not watched: to reload it, add -w .')
+            self._logger.info('The program runs in other Python processes, which are not watched: -w . reloads it.')
 
     def _end_worker(self, after, signum):
         """Stop the worker: politely, with `signum`, if it gets time for that. If none runs, go on at once.
@@ -641,13 +642,10 @@ class _Supervisor:
         if status == 0 and self._after_exit is None:  # the program has done its work
             self._kept_sockets.release()
         self._status = 128 + worker.stopped_by if worker.stopped_by else status
-        is_typed = self._after_exit is None or bool(self._ctrl_c.presses)
-        self.is_interrupted = is_typed and self._status == _INTERRUPTED
-        if self._after_exit is None and self._preload.is_under_way(worker):
-            self._preload.reject()
-            self._after_exit = self.RESTART
-        elif self._after_exit is None:
-            self._on_own_end(worker, status)
+        may_be_ctrl_c = self._after_exit is None or bool(self._ctrl_c.presses)
+        self.is_interrupted = may_be_ctrl_c and self._status == _INTERRUPTED
+        if self._after_exit is None:
+            self._after_exit = self._on_own_end(worker, status)
         self._preload.note_exit(worker, status)
         self.state = self.REAPING
         self._orphans = _OrphanTerminator(worker, self._reaper, self._known_pids(), self._config.shutdown_interval)
@@ -658,17 +656,20 @@ class _Supervisor:
         return {each.pid for each in (self._worker, self._launcher.standby) if each}
 
     def _on_own_end(self, worker, status):
+        """Report the end of a worker that was not asked to stop; return what follows, see `_after_exit`."""
+        if self._preload.is_under_way(worker):
+            self._preload.reject()
+            return self.RESTART
         has_quit = self._has_sigquit and worker.exit_cause() == 'SIGQUIT'
         has_quit = has_quit or self.is_interrupted or self._ctrl_c.explains_end(time.monotonic(), status)
         if has_quit or self._once:
-            self._after_exit = self.QUIT
-            return
-        if self._config.exit_on_crash and not self._reload_requested:
-            self._after_exit = self.QUIT
+            return self.QUIT
+        must_exit = self._config.exit_on_crash and not self._reload_requested
         if worker.exit_cause():  # nobody else would say so: a shell sees the monitor's exit only
             self._logger.error(f'Worker {worker.pid} was ended by {worker.exit_cause()}.')
-        elif self._after_exit is None:
+        elif not must_exit:
             self._logger.info(f'Worker {worker.pid} ended with status {status}.')
+        return self.QUIT if must_exit else None
 
     def _poll_orphans(self, now):
         """End the worker's orphans; once they are gone, go on."""
@@ -838,7 +839,7 @@ class _Supervisor:
             del self._held[path]
             self._pending.setdefault(path, now)
             self._schedule.note_change(now, path)
-        if now < self._schedule.due() or not (self._reload_requested or self._must_reload()):
+        if now < self._schedule.due() or not (self._reload_requested or self._confirm_changes()):
             return
         if self._reload_requested:
             self._preload.retry_all()
@@ -846,14 +847,14 @@ class _Supervisor:
         self._schedule.cancel()
         self._end_worker(self.QUIT if self._once else self.RESTART, self._config.stop_signal)
 
-    def _must_reload(self):
-        """Whether the pending changes still call for a reload now; report them if so."""
+    def _confirm_changes(self):
+        """Check the pending changes again; report them and return True if they still call for a reload."""
         if self._worker:
             self._worker.channel.drain()  # the worker may have imported one of them just now
         monitor = self.monitor.monitor
         if any([monitor.recheck(path) for path in self._pending]):  # which notes the change of each
             return False  # still being written
-        for path in filter(monitor.is_undone, list(self._pending)):
+        for path in filter(monitor.has_vanished, list(self._pending)):
             del self._pending[path]
         if not self._pending or (self._worker and not self._all_parse()):
             self._schedule.cancel()
@@ -1110,7 +1111,7 @@ class FileMonitorProxy:
         path = _absolute(os.path.expanduser(path))
         root, _ = _split_glob(path)
         if path not in self._requested_in and not os.path.lexists(root):
-            self.logger.info(f'{root} does not exist yet: it is waited for.')
+            self.logger.info(f'{root} does not exist yet: waiting for it.')
         self._register(path, _FOREVER, since)
 
     def watch_since(self, path, since):
@@ -1248,7 +1249,7 @@ class _Target:
         if is_module:
             args = args[1:] if args[0] == '-m' else [args[0][2:], *args[1:]]
         if not args or not args[0]:
-            missing = 'which module? -m wants its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
+            missing = 'which module? -m needs its name' if is_module else 'nothing to run: give -m MODULE or SCRIPT'
             raise ValueError(missing + ' (see --help)')
         name = args[0] if is_module else cls._find_script(args[0])
         orig_argv = None
@@ -1466,7 +1467,7 @@ class _Launcher:
     def renew_standby(self):
         """Make a standby if there is none, or the present one is out of date."""
         if self.standby and self._standby_made_for != self._circumstances():
-            self._logger.debug('The standby is thrown away: it is not what a new start would be.')
+            self._logger.debug('The standby is discarded: it is out of date.')
             self.drop_standby()
         if self._preload.is_used_by(self.standby):
             self.standby.channel.drain()
@@ -3861,12 +3862,18 @@ def _receive_fds(socket_fd, size, count):
 #
 # The loop drives a file monitor of ours: it waits for `wait_fd` and `wait_until`, calls `step`, then `take_changes`.
 # `add_path`, `watch_file`, `add_missing` and `discard` say what to watch. A new monitor derives from PollingFileMonitor
-# and defines `_watch_file`, `_watch_folder` and `_forget_folder`, which ask the system for events, and leave what it
-# can't watch to `super()`. Its `step` hands the path of each event to `check`, then calls `super().step()`. Events must
-# wake the loop: by `wait_fd`, or by `wake()`. `drain` is called before a start, to take the events so far. It does
-# not override `start`: by that `FileMonitorProxy.open` knows that the loop can drive it. Its name goes into
-# `_MONITORS`, best first; where it can't work, it raises OSError or ImportError. `_Supervisor` forks only with those
-# that have no threads.
+# and extends these methods of it:
+#
+#   __init__                       raises OSError or ImportError where it can't work
+#   _watch_file, _watch_folder     ask the system for events; add to `polled` what it can't watch
+#   _forget_file, _forget_folder   end that
+#   step                           hands the path of each event to `check`, then calls `super().step()`
+#   wait_fd                        returns a descriptor that can be read when there are events; or a thread calls `wake`
+#   drain                          takes the events so far, before a start; only if they are not there by themselves
+#   stop, join                     free what it holds
+#
+# It does not override `start`: by that `FileMonitorProxy.open` knows that the loop can drive it. Its name goes into
+# `_MONITORS`, best first. One without threads is also named in `_Supervisor.__init__`, which then may fork.
 
 
 class _Change:
@@ -3934,7 +3941,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._unread = []  # (folder, since): folders to be read, the last one first
         self._job = None  # a generator: a look at all polled files, or other work that is done in slices
         self._changes = []
-        self._glances = {}  # polled file -> its value from _glances()
+        self._last_glances = {}  # polled file -> the value that _glances() gave
         self._seen_at = 0  # during a look: when the look before it began
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
@@ -4011,7 +4018,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _set_signature(self, path, signature):
         self.files[path] = signature
-        self._glances.pop(path, None)  # the last one may be of another file
+        self._last_glances.pop(path, None)  # the last one may be of another file
 
     def _add_folder(self, folder, since):
         """Queue a folder, with all below it that a rule leads to, for reading; links come last."""
@@ -4127,7 +4134,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
             if entry not in self.files and entry not in self.folders:
                 self._check_entry(entry, _Change.UNSETTLED)
 
-    def is_undone(self, path):
+    def has_vanished(self, path):
         """Whether a new file, which nobody has asked for, has gone again, as temporary files do."""
         return path in self.created and path not in self.explicit and not os.path.lexists(path)
 
@@ -4173,7 +4180,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
                 rests |= _glob_rests(pattern, filter(None, path[len(root) :].split(os.sep)))
         return rests
 
-    # A backend overrides these, and calls them for what it can't watch.
+    # What other monitors extend: here nothing sends events.
 
     def _watch_file(self, path):
         self.polled.add(path)
@@ -4183,7 +4190,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _forget_file(self, path):
         self.files.pop(path, None)
-        self._glances.pop(path, None)
+        self._last_glances.pop(path, None)
         self.polled.discard(path)
 
     def _forget_folder(self, path):
@@ -4219,7 +4226,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         """Look at all that is polled: files, then folders."""
         started = time.monotonic()
         self._seen_at = self._looked_at
-        files, known = [path for path in self.files if self._is_polled(path)], self._glances
+        files, known = [path for path in self.files if self._is_polled(path)], self._last_glances
         for number, (path, glance) in enumerate(_glances(files)):
             if glance != known.get(path):
                 known[path] = glance
@@ -4934,7 +4941,7 @@ class SilentLogger(DefaultLogger):
 # ------------------------------------------------------------------------------------------------------------ platform
 #
 # What differs between systems; elsewhere there are only a few tests for _LINUX, win32 and os.fork. Both halves, for
-# Windows and for POSIX, define the following, so you may skip them. On Windows, fd means a handle.
+# Windows and for POSIX, define these names, so that you need not read either half. On Windows, fd means a handle.
 #
 #   _INTERRUPTED                   the status of a worker that Ctrl-C has ended
 #   _STOP_SIGNALS                  signals that may stop a worker: name -> number; KILL among them
@@ -4948,7 +4955,7 @@ class SilentLogger(DefaultLogger):
 #   _from_here(name)               return the path that Python makes of a script's name
 #   _ctime_ns(path, stat)          return when a file was written, renamed or linked last
 #   _glances(paths)                yield each path with a value that changes with the file, as cheaply as possible
-#   _start_interpreter(options, code, waiter)  start Python deaf to Ctrl-C; return what _Worker takes first
+#   _start_interpreter(options, code, waiter)  start an interpreter that ignores Ctrl-C; return what _Worker takes first
 #   _exec(arguments)               run another program in place of this one
 #   _end_by_sigint()               end as plain Python does after Ctrl-C, so that a shell script around us ends too
 #   _is_descendant_of(handshake)   whether that worker has started this process, directly or not

@@ -919,11 +919,11 @@ class Parts(unittest.TestCase):
             path = project.write(name, '')
             monitor.rescan(project.folder)
             self.assertEqual([change.path for change in monitor.take_changes()], [path])
-            self.assertFalse(monitor.is_undone(path))
+            self.assertFalse(monitor.has_vanished(path))
             os.remove(path)
-            self.assertEqual(monitor.is_undone(path), name == 'new')
+            self.assertEqual(monitor.has_vanished(path), name == 'new')
             monitor.add_path(path)
-            self.assertFalse(monitor.is_undone(path))
+            self.assertFalse(monitor.has_vanished(path))
 
     def test_monitors_with_a_thread(self):
         """Monitors as programs for hupper 1.x use them: with a callback, start(), stop() and join()."""
