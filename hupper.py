@@ -3444,8 +3444,7 @@ class _KeptSockets:
         if not hasattr(os, 'fork'):
             self._logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
             sys.exit(2)
-        import _socket
-
+        _load_socket()
         monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         monitor_end.setblocking(False)
         self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
@@ -3613,8 +3612,6 @@ class _KeptSocket:
         self.is_listening()  # raises OSError if it is no socket
 
     def is_listening(self):
-        import _socket
-
         return bool(_call_socket(self.fd, 'getsockopt', _socket.SOL_SOCKET, _socket.SO_ACCEPTCONN))
 
 
@@ -3630,8 +3627,7 @@ class _SocketHooks:
     }
 
     def __init__(self, fd):
-        import _socket
-
+        _load_socket()
         _set_inheritable(fd, False)
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
@@ -3694,8 +3690,6 @@ class _SocketHooks:
     @staticmethod
     def _is_local(sock, address):
         """Whether an address is one of this machine: only there can a socket be bound."""
-        import _socket
-
         try:
             probe = _socket.socket(sock.family, _socket.SOCK_DGRAM)
         except OSError:
@@ -3770,8 +3764,7 @@ class _SocketHooks:
     @staticmethod
     def _tcp_address(sock, address):
         """Return the port to which a TCP socket is to be bound, as text, and the rest of the address, resolved."""
-        import _socket as s
-
+        s = _socket
         is_tcp = sock.type == s.SOCK_STREAM and sock.family in (s.AF_INET, s.AF_INET6)
         host, port = address[:2] if is_tcp and isinstance(address, tuple) and len(address) > 1 else ('', 0)
         if not isinstance(port, int) or not port or not isinstance(host, (str, bytes)):
@@ -3787,8 +3780,6 @@ class _SocketHooks:
 
     def _copy_options(self, source, target):
         """Make the options of a kept socket the same as those of the app's own."""
-        import _socket
-
         for level, names in self._OPTIONS.items():
             for name in names.split():
                 option = getattr(_socket, level), getattr(_socket, name, None)
@@ -3803,8 +3794,6 @@ class _SocketHooks:
 
     def _request(self, *fields, fds=()):
         """Return the reply to a message, and the descriptors that came with it."""
-        import _socket
-
         try:
             ours, theirs = _socket.socketpair()
         except OSError:
@@ -3826,10 +3815,14 @@ class _SocketHooks:
                 pass  # the monitor has gone
 
 
-def _call_socket(fd, method, *args):
-    """Call a method of the socket behind a descriptor, which stays open."""
+def _load_socket():
+    """Import what this section uses. It is not imported at the top, because few programs keep sockets."""
+    global _socket
     import _socket
 
+
+def _call_socket(fd, method, *args):
+    """Call a method of the socket behind a descriptor, which stays open."""
     is_blocking = os.get_blocking(fd)
     sock = _socket.socket(fileno=fd)
     try:
@@ -3840,16 +3833,12 @@ def _call_socket(fd, method, *args):
 
 
 def _send_fds(socket_fd, data, *fds):
-    import _socket
-
     packed = b''.join(fd.to_bytes(4, sys.byteorder) for fd in fds)
     ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else []
     _call_socket(socket_fd, 'sendmsg', [data], ancillary)
 
 
 def _receive_fds(socket_fd, size, count):
-    import _socket
-
     flags = getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
     message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
     fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
