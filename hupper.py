@@ -2790,11 +2790,10 @@ class _PreloadRun:
 
 
 class _InstalledFiles:
-    """The files that a standby has read. Changes come from inotify, or where it fails, from a comparison of all."""
+    """The files that a standby has read. They are compared after an event of inotify; always where that fails."""
 
     def __init__(self, signatures):
         self._signatures = signatures
-        self._folders = {}  # watch descriptor -> folder
         self._inotify = None
         try:
             self._inotify = _Inotify()
@@ -2802,21 +2801,19 @@ class _InstalledFiles:
             for folder in {os.path.dirname(path) for path in signatures}:
                 if mounts.remote(folder):
                     raise OSError(f'{folder} may not tell of changes')
-                self._folders[self._inotify.add(folder, _IN.CHANGES)] = folder
+                self._inotify.add(folder, _IN.CHANGES)
         except OSError:
             self.close()
         self._changed = self.first_changed(signatures)
 
     def changed(self):
         """Return a file that has changed; None if none has."""
-        events = [('', None)]
-        while self._inotify and events:
-            events = [(name, self._folders.get(wd)) for wd, _, name in self._inotify.read()]
-            if any(not name or folder is None for name, folder in events):
-                self.close()  # a folder has gone, or events were lost: from now on compare all
-            elif any(os.path.join(folder, name) in self._signatures for name, folder in events):
-                self._changed = self._changed or self.first_changed(self._signatures)
-        return self._changed if self._inotify else self.first_changed(self._signatures)
+        events = self._inotify.read() if self._inotify else ()
+        if not all(name for _, _, name in events):
+            self.close()  # a folder has gone, or events were lost
+        if events or not self._inotify:
+            self._changed = self.first_changed(self._signatures)
+        return self._changed
 
     def close(self):
         if self._inotify:
