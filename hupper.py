@@ -3170,18 +3170,13 @@ class _Preloader:
         return not os.path.realpath(path).startswith(tuple(folders))
 
     def _set_environ(self, changes):
-        """Set variables as the app had at an import, and undo our earlier changes; those of imports stay."""
-        for name, (original, ours) in list(self._original_environ.items()):
-            if changes.get(name, original) != ours and os.environ.get(name) == ours:
+        """Undo our earlier changes, but not those of imports; then set variables as the app had at an import."""
+        for name, (original, ours) in self._original_environ.items():
+            if os.environ.get(name) == ours:
                 self._set_variable(name, original)
-            if name not in changes:
-                del self._original_environ[name]
+        self._original_environ = {name: (os.environ.get(name), value) for name, value in changes.items()}
         for name, value in changes.items():
-            current = os.environ.get(name)
-            if current != value:
-                original, ours = self._original_environ.get(name, (current, current))
-                self._original_environ[name] = original if current == ours else current, value
-                self._set_variable(name, value)
+            self._set_variable(name, value)
 
     @staticmethod
     def _set_variable(name, value):
