@@ -2489,9 +2489,8 @@ class _Preload:
         self._environ = {**self._environ, name: None if text[0] == '-' else begin + text[1:]}
 
     def _on_record_end(self):
-        if self._recorded is not None:
-            self._commit()
-            self._recorded = None
+        self._commit()
+        self._recorded = None
 
     def note_start(self, worker):
         """Begin a new list for a worker that has started; if it has preloaded, extend the old one."""
@@ -2503,15 +2502,14 @@ class _Preload:
     def note_boot(self):
         self.imports.is_due = True
         self.imports.step()
-        if self._recorded is not None:
-            self._commit()
+        self._commit()
 
     def note_exit(self, worker, status):
         """Accept the list of a worker that has exited; after a crash keep the last one."""
         if self.is_used_by(worker):
             self.note_standby(None)
         self.imports.is_due = True
-        if self._recorded is not None and (status == 0 or not self._list):
+        if status == 0 or not self._list:
             self._commit()
         self._recorded = None
 
@@ -2521,6 +2519,9 @@ class _Preload:
             self.imports.add(path, signature)
 
     def _commit(self):
+        """Let what was recorded be the list."""
+        if self._recorded is None:
+            return
         self._list, self._plain_because = self._recorded, None
         if self._given_environ is None:
             self._last_environ = self._environ
@@ -2533,10 +2534,9 @@ class _Preload:
         added = sorted(new.keys() - old.keys())
         if added:
             self._plain_because = f'the app now sets {added[0]} in os.environ'
-        changed = {name: value for name, value in new.items() if value != old.get(name)}
         for each, (path, environ, is_gone) in self._list.items():
             seen = environ.items()
-            environ = {name: changed.get(name, value) if value == old.get(name) else value for name, value in seen}
+            environ = {name: new.get(name, value) if value == old.get(name) else value for name, value in seen}
             self._list[each] = path, environ, is_gone
 
     def plan(self, watched_paths):
@@ -2607,7 +2607,7 @@ class _Preload:
             self._logger.debug(f'{name} is not preloaded: {reason}.')
         self._left_out.update(failed)
         self._streak += not self._run.is_unusable
-        if self._streak == self.LONGEST_STREAK and not self._run.is_unusable:
+        if self._streak == self.LONGEST_STREAK:
             causes = '; '.join(f'{name}: {reason}' for name, reason in failed.items()) or why
             self._logger.info(f'Nothing is preloaded any more ({causes}).')
         self.note_standby(None)
