@@ -2714,7 +2714,8 @@ class _PreloadRun:
         self.is_unusable = False  # it was started before we could check its imports
         self.result = None  # the summary to log, once it is done
         self._importing = None  # name of a module
-        self._unlisted = {}  # name -> (path, the module whose import caused it, whether it has not stayed)
+        self._unlisted = {}  # name -> (path, the module whose import caused it)
+        self._lost = set()  # names of those that have not stayed
         self._signatures = {}  # path -> signature from before the standby read the file
         self._files = None  # the _InstalledFiles, once all is imported
         if standby:
@@ -2726,7 +2727,7 @@ class _PreloadRun:
             'preload': self._on_import,
             'preload-file': self._on_file,
             'preload-unlisted': self._on_unlisted,
-            'preload-lost': self._on_lost,
+            'preload-lost': self._lost.add,
             'preload-failed': self.failed.__setitem__,
             'preload-unusable': self._on_unusable,
             'preload-end': self._on_end,
@@ -2741,11 +2742,8 @@ class _PreloadRun:
         self._extend_deadline()
 
     def _on_unlisted(self, name, path):
-        self._unlisted[name] = path, self._importing, False
-
-    def _on_lost(self, name):
-        if name in self._unlisted:
-            self._unlisted[name] = (*self._unlisted[name][:2], True)
+        self._unlisted[name] = path, self._importing
+        self._lost.discard(name)
 
     def _on_unusable(self):
         self.is_unusable = True
@@ -2760,7 +2758,8 @@ class _PreloadRun:
     def strange_modules(self, listed):
         """Return the modules whose import caused one that the last run did not have, each with the reason."""
         strange = {}
-        for name, (path, cause, is_lost) in self._unlisted.items():
+        for name, (path, cause) in self._unlisted.items():
+            is_lost = name in self._lost
             listed_path, _, was_lost = listed.get(name, ('', None, is_lost))
             if listed_path != path:
                 strange[cause] = f'{name} was not imported from {path} in the last run'
