@@ -2627,10 +2627,11 @@ class _Preload:
                 self._plain_because = self._lost_import(path)
 
     def _lost_import(self, path):
-        signature = self._sources.get(path)
-        if signature is None:
-            return f'what {path} imported is not known' if self._may_import(path) else None
-        differences = self.imports.differences(path, signature)
+        """Return what a change may have taken away, in words; None if nothing."""
+        code_suffixes = (*PollingFileMonitor.MODULE_SUFFIXES, '.zip', '.egg', '.whl', '.pyz')
+        if path not in self._sources and not path.endswith(code_suffixes):
+            return None
+        differences = self.imports.differences(path, self._sources.get(path))
         if differences is None:
             return f'what {path} imported is not known'
         names, statements = differences
@@ -2668,11 +2669,6 @@ class _Preload:
         for _ in range(len(name) - len(tail)):
             folder = os.path.dirname(folder)
         return folder, tail
-
-    @staticmethod
-    def _may_import(path):
-        """Whether a file may be code."""
-        return path.endswith((*PollingFileMonitor.MODULE_SUFFIXES, '.zip', '.egg', '.whl', '.pyz'))
 
     def obstacle(self):
         """Return why the preloaded standby may not be used; None if it may."""
@@ -2866,9 +2862,11 @@ class _SourceImports(_Pollable):
         names, statements = self._known.get(path, {}).get(signature, (None, None))
         if isinstance(names, tuple):
             names = self._in_bytecode(path, names)
+        if names is None:
+            return None
         current = _signature(path)
         new = self._in_source(path) if current else (set(), set())
-        if names is None or new is None or _signature(path) != current:
+        if new is None or _signature(path) != current:
             return None
         recent = list(self._known[path].items())[-3:]
         self._known[path] = {**dict(recent), signature: (names, statements), current: new}
