@@ -2981,7 +2981,7 @@ class _ImportRecorder:
     def note(self, spec):
         """Report a module that is about to be made from a spec with these attributes."""
         name, path, kind = spec.get('name'), spec.get('origin'), type(spec.get('loader'))
-        if not self._is_active or os.getpid() != self._handshake.worker or self._has_booted():
+        if not self._is_active or self._has_booted():
             return
         self._report_environ()
         if kind not in self._loaders or type(name) is not str or type(path) is not str or not _is_installed(path):
@@ -3037,7 +3037,7 @@ class _ImportRecorder:
 
     def end(self):
         """Stop recording: the imports until now are the list."""
-        if self._is_active and os.getpid() == self._handshake.worker:
+        if self._is_active:
             self._report_environ()
             self._handshake.send('record-end')
         self._is_active = False
