@@ -2080,7 +2080,7 @@ class _Observer:
         def get_data(loader, path):
             source = sources.pop(id(loader), None) if type(path) is str and path.endswith('.pyc') else None
             if source and source.is_young:
-                self.handshake.send('young', path, source.path, source.old_ns)
+                self.handshake.send('young', path, source.path)
             return source.read_bytecode(path) if source else read(loader, path)
 
         def methods():
@@ -2214,7 +2214,7 @@ class _Source:
     Reading such a .pyc once the source is older converts it: see also `_BytecodeConverter`.
     """
 
-    __slots__ = 'path', 'stat', 'changed_ns', 'old_ns', 'is_young'
+    __slots__ = 'path', 'stat', 'changed_ns', 'is_young'
 
     CHECKS_HASHES = getattr(_imp, 'check_hash_based_pycs', 'never') != 'never'  # whether Python checks such hashes
     _CHECKED = _external.MAGIC_NUMBER + b'\3\0\0\0'  # how a .pyc begins whose hash Python checks
@@ -2228,8 +2228,7 @@ class _Source:
         self.stat = stat
         linked_ns = _newest_link(path) if may_be_link or sys.pycache_prefix else 0  # else each folder has its own cache
         self.changed_ns = max(stat.st_mtime_ns, _ctime_ns(path, stat), linked_ns)
-        self.old_ns = self.changed_ns + self.YOUTH
-        self.is_young = self.old_ns > time.time_ns()
+        self.is_young = self.changed_ns + self.YOUTH > time.time_ns()
 
     def read_bytecode(self, path):
         """Return the contents of a .pyc for Python to check; raise OSError if we do not trust it."""
@@ -2296,15 +2295,14 @@ class _BytecodeConverter:
     def __init__(self):
         self.due = None  # when to convert the next files
         self._sources = {}  # path of a .pyc -> its source
-        self._old_ns = 0  # when the last of them is old enough
+        self._old_at = None  # when all of them are old enough
 
-    def add(self, path, source, old_ns):
+    def add(self, path, source):
         self._sources[path] = source
-        self._old_ns = max(self._old_ns, old_ns)
+        self._old_at = time.monotonic() + _Source.YOUTH / 1e9
 
     def note_boot(self):
-        if self._sources:
-            self.due = time.monotonic() + min(max(0, self._old_ns - time.time_ns()), _Source.YOUTH) / 1e9
+        self.due = self._old_at if self._sources else None
 
     def convert(self, now):
         for _ in range(min(self._AT_ONCE, len(self._sources))):
@@ -2314,7 +2312,6 @@ class _BytecodeConverter:
             except OSError:
                 pass  # one of them has gone, or changed
         self.due = now if self._sources else None
-        self._old_ns = self._old_ns if self._sources else 0
 
 
 def _newest_link(path):
@@ -3315,7 +3312,7 @@ class _Channel:
         'app-start': (int,),  # the app begins now; whether a SIGINT was discarded before
         'import': (os.fsdecode, int),  # path and signature of a source that Python itself compiles
         'import-transformed': (os.fsdecode, int),  # the same, if another loader or patch may change what is compiled
-        'young': (os.fsdecode, os.fsdecode, int),  # bytecode and source, just saved; when that counts as old (ns)
+        'young': (os.fsdecode, os.fsdecode),  # bytecode and source, just saved
         'watch': (os.fsdecode, int),  # path and signature of any other file; -1: it may have changed since it was read
         'watch-since': (os.fsdecode, int),  # a folder or glob; time in ns: newer files have changed
         'missing': (os.fsdecode, int),  # where a module was looked for, without suffix; whether its folder exists
