@@ -1715,11 +1715,10 @@ class _WorkerMain:
     _bootstrap_main = None  # kept alive: before 3.12, `python -c` still uses its namespace afterwards
     _OUTERMOST_GLOBALS = {'__name__': 'sys', '__builtins__': sys.modules['builtins']}
 
-    def __init__(self, spec, channel_fd, control, is_spawned=False):
+    def __init__(self, spec, channel_fd, control):
         self._spec = spec
         self._channel_fd = channel_fd
         self._control = control
-        self._is_spawned = is_spawned
         self._observer = self._preloader = None
         self._has_moved = False  # a preloaded package has changed the current folder
         self._front_paths = None  # the ones now in sys.path; None: not set yet
@@ -1733,7 +1732,7 @@ class _WorkerMain:
         if 'linecache' in sys.modules:
             sys.modules['linecache'].cache.clear()  # Python 3.13 takes _BOOT for the lines of any '<string>'
         control = _ControlPipe(control_fd)
-        worker = cls(_LaunchSpec(**control.receive()), channel_fd, control, is_spawned=True)
+        worker = cls(_LaunchSpec(**control.receive()), channel_fd, control)
         cls.leave_stack(worker._spec, lambda: worker)
 
     @classmethod
@@ -1813,7 +1812,9 @@ class _WorkerMain:
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
-        self._pass_on_activation(self._spec.monitor_pid)
+        if os.environ.get('LISTEN_PID') == str(self._spec.monitor_pid):  # systemd's sockets: man 3 sd_listen_fds
+            os.environ['LISTEN_PID'] = str(os.getpid())
+            os.environ.pop('LISTEN_PIDFDID', None)  # also identifies the monitor
         if self._spec.sockets_fd is not None:
             _SocketHooks(self._spec.sockets_fd)
         import importlib.machinery  # noqa: F401  before the app's folders are searched
@@ -1827,13 +1828,6 @@ class _WorkerMain:
             self._preload(handshake)
         self._clear_importer_caches()
         self._on_start(self._control.receive(), needed_by_us)
-
-    @staticmethod
-    def _pass_on_activation(monitor_pid):
-        """Hand the sockets that systemd gave to the monitor to this worker (`man 3 sd_listen_fds`)."""
-        if os.environ.get('LISTEN_PID') == str(monitor_pid):
-            os.environ['LISTEN_PID'] = str(os.getpid())
-            os.environ.pop('LISTEN_PIDFDID', None)  # also identifies the monitor
 
     def _preload(self, handshake):
         self._set_surroundings()
@@ -1870,7 +1864,7 @@ class _WorkerMain:
         self._set_surroundings()
         if self._preloader:
             self._preloader.release_output()
-        if self._is_spawned:
+        if self._spec.startup_files is None:  # a new interpreter
             for name in self._spec.shadowed(needed_by_us & set(sys.modules)):
                 del sys.modules[name]
         self._observer.report_arguments()
