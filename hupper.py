@@ -2628,38 +2628,26 @@ class _Preload:
         names, statements = differences
         if statements:
             return f'{path} has changed what it does with os.environ, sys.path or warning filters'
-        lost = sorted(
-            name
-            for name in names
-            if self._is_named(path, name, self._list) or self._is_source(path, name, self._sources)
-        )
+        lost = sorted(name for name in names if self._is_named(path, name, self._list, self._sources))
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
-    @classmethod
-    def _is_named(cls, path, name, modules):
-        """Whether the name that a source imports, which may be relative, means one of these modules."""
-        folder, tail = cls._split_relative(path, name)
-        if not folder:
-            return name in modules
-        place = '.'.join(filter(None, [*folder.split(os.sep), tail]))
-        return any(len(each) > len(tail) and f'.{place}'.endswith(f'.{each}') for each in modules)
-
-    @classmethod
-    def _is_source(cls, path, name, sources):
-        """Whether that name means one of these sources of the project, whose own imports go with it."""
-        folder, tail = cls._split_relative(path, name)
-        place = os.path.join(folder or os.sep, *tail.split('.'))
-        endings = place + '.py', os.path.join(place, '__init__.py')
-        return bool(tail) and any(source.endswith(endings) for source in sources)
-
     @staticmethod
-    def _split_relative(path, name):
-        """Return the folder in which a source's relative name begins, '' for an absolute name, and the rest of it."""
+    def _is_named(path, name, modules, sources):
+        """Whether the name that a source imports, which may be relative, means one of these modules or sources.
+
+        The sources are the project's own: what they import goes with them.
+        """
         tail = name.lstrip('.')
         folder = path if tail != name else ''
         for _ in range(len(name) - len(tail)):
             folder = os.path.dirname(folder)
-        return folder, tail
+        place = os.path.join(folder or os.sep, *filter(None, tail.split('.')))
+        if tail and any(source.endswith((place + '.py', os.path.join(place, '__init__.py'))) for source in sources):
+            return True
+        if not folder:
+            return name in modules
+        dotted = place.replace(os.sep, '.')  # a module's name is the end of it
+        return any(len(each) > len(tail) and dotted.endswith(f'.{each}') for each in modules)
 
     def obstacle(self):
         """Return why the preloaded standby may not be used; None if it may."""

@@ -9144,7 +9144,7 @@ class PreloadParts(unittest.TestCase):
             ('.x', ['other.x'], False),
         ]:
             with self.subTest(name=name, modules=modules):
-                self.assertIs(hupper._Preload._is_named(path, name, modules), expected)
+                self.assertIs(hupper._Preload._is_named(path, name, modules, []), expected)
 
     def imports(self, path):
         imports, signature = hupper._SourceImports(), hupper._signature(path)
