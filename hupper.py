@@ -3511,7 +3511,7 @@ class _KeptSockets:
     def _read_messages(self):
         for _ in range(100 if self._fd is not None else 0):  # a flood must not stop the loop
             try:
-                data, fds = _receive_fds(self._fd, 1024, 2)
+                data, fds = _receive_fds(self._fd)
             except BlockingIOError:
                 return
             fds = [_register_fd(fd) for fd in fds]
@@ -3761,7 +3761,7 @@ class _SocketHooks:
                     pass  # this system does not have the option
 
     def _request(self, *fields, fds=()):
-        """Return the reply to a message, and the descriptors that came with it."""
+        """Send a message; return the reply."""
         try:
             ours, theirs = _socket.socketpair()
         except OSError:
@@ -3770,7 +3770,7 @@ class _SocketHooks:
             ours.settimeout(None)
             self._send(*fields, fds=[theirs.fileno(), *fds])
             theirs.close()  # now the wait ends if the monitor does
-            return _receive_fds(ours.fileno(), 1024, 1)
+            return _receive_fds(ours.fileno())
         finally:
             ours.close()
             theirs.close()
@@ -3806,9 +3806,10 @@ def _send_fds(socket_fd, data, *fds):
     _call_socket(socket_fd, 'sendmsg', [data], ancillary)
 
 
-def _receive_fds(socket_fd, size, count):
+def _receive_fds(socket_fd):
+    """Return the next message, and the descriptors that came with it: two at most."""
     flags = getattr(_socket, 'MSG_CMSG_CLOEXEC', 0)
-    message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', size, _socket.CMSG_SPACE(4 * count), flags)
+    message, ancillary, _, _ = _call_socket(socket_fd, 'recvmsg', 1024, _socket.CMSG_SPACE(8), flags)
     fds = [fd for *_, data in ancillary for fd in memoryview(data[: len(data) // 4 * 4]).cast('i')]
     for fd in fds:
         _set_inheritable(fd, False)

@@ -6654,7 +6654,7 @@ class KeptSocketsDecisions(unittest.TestCase):
             with theirs:
                 hupper._send_fds(self.kept.worker_fd, text.encode(), theirs.fileno(), *fds)
                 self.kept.step()
-            return hupper._receive_fds(ours.fileno(), 1000, 1)
+            return hupper._receive_fds(ours.fileno())
 
     def send(self, *fields):
         hupper._send_fds(self.kept.worker_fd, '\0'.join(fields).encode())
@@ -7513,7 +7513,7 @@ class KeptSocketsElsewhere(unittest.TestCase):
         """The program's default timeout does not apply to our own sockets: we wait for a slow monitor."""
         code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
         code += 'socket.setdefaulttimeout(0.05)\nthreading.Timer(0.5, theirs.send, [b"x"]).start()\n'
-        code += 'hupper._load_socket()\nprint(hupper._receive_fds(ours.fileno(), 1, 1))\n'
+        code += 'hupper._load_socket()\nprint(hupper._receive_fds(ours.fileno()))\n'
         result = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE, timeout=LIMIT)
         self.assertEqual(result.stdout.decode().strip(), "(b'x', [])")
 
