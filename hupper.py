@@ -1369,7 +1369,7 @@ class _LaunchSpec(_Target):
         'installation_changed',  # since the monitor began
         'made_ns',  # when the worker was made, by the clock of file times
         'records_imports',  # with --preload
-        'preload',  # see _Preload.plan
+        'preload',  # see _Preload.plan; None: nothing
         'sockets_fd',  # the worker's end of _KeptSockets, if there is one
     )
 
@@ -1437,7 +1437,7 @@ class _Launcher:
         if self._preload.is_used_by(self.standby):
             self._drop_preloaded(self._preload.obstacle_at_start(self._paths_in_front()))
         for _ in range(2):
-            worker, self.standby = self.standby or self._make(_Preload.NO_PLAN), None
+            worker, self.standby = self.standby or self._make(), None
             self.started_ns = _file_clock()
             try:
                 self._logger.info(f'Starting monitor for PID {worker.pid}.')
@@ -1450,11 +1450,11 @@ class _Launcher:
 
     def make_standby(self, only_to_preload=False):
         """Make a standby, if there is none yet; it preloads, if there is anything to preload."""
-        plan = _Preload.NO_PLAN if self.standby else self._preload.plan(self._config.monitor.watched_paths)
-        if plan is not _Preload.NO_PLAN or not only_to_preload:
+        plan = None if self.standby else self._preload.plan(self._config.monitor.watched_paths)
+        if plan or not only_to_preload:
             self._make_standby(plan)
 
-    def _make_standby(self, plan):
+    def _make_standby(self, plan=None):
         if self.standby or self._prints_startup_trace():
             return
         try:
@@ -1462,7 +1462,7 @@ class _Launcher:
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
         else:
-            self._preload.note_standby(self.standby if plan is not _Preload.NO_PLAN else None)
+            self._preload.note_standby(self.standby if plan else None)
 
     def renew_standby(self):
         """Make a standby if there is none, or the present one is out of date."""
@@ -1472,7 +1472,7 @@ class _Launcher:
         if self._preload.is_used_by(self.standby):
             self.standby.channel.drain()
             self._drop_preloaded(self._preload.obstacle())
-        self._make_standby(_Preload.NO_PLAN)
+        self._make_standby()
 
     def _drop_preloaded(self, why):
         if why:
@@ -1545,7 +1545,7 @@ class _Launcher:
         spec.records_imports = self._preload.is_wanted
         return spec
 
-    def _make(self, plan):
+    def _make(self, plan=None):
         """Make a worker, which gets ready and waits for its start."""
         spec = self._make_spec()
         spec.preload = plan
@@ -1824,7 +1824,7 @@ class _WorkerMain:
         if __name__ in sys.modules:
             self._observer.report_loaded(_FILE)  # the app's own import will find it loaded
         needed_by_us = set(sys.modules) - _STARTUP_MODULES
-        if self._spec.preload[0]:
+        if self._spec.preload:
             self._preload(handshake)
         self._clear_importer_caches()
         self._on_start(self._control.receive(), needed_by_us)
@@ -2426,7 +2426,6 @@ class _Preload:
     """
 
     LONGEST_STREAK = 3  # standbys in a row that were thrown away
-    NO_PLAN = ((), (), '')
     PATCHERS = 'gevent', 'eventlet', 'ddtrace', 'newrelic', 'coverage', 'opentelemetry.instrumentation'
 
     def __init__(self, is_wanted, excepted, target, logger):
@@ -2533,14 +2532,15 @@ class _Preload:
     def plan(self, watched_paths):
         """Return the modules that a standby made now is to import, the packages that it must not, and sys.argv[0].
 
-        A module is a tuple (name, path, the app's changes of os.environ, whether the module has not stayed).
+        A module is a tuple (name, path, the app's changes of os.environ, whether the module has not stayed). Return
+        None if nothing is to be imported.
         """
         if not self.is_wanted or self._plain_because or self._streak >= self.LONGEST_STREAK:
-            return self.NO_PLAN
+            return None
         patcher = next((name for name in self._list if self.is_within(name, self.PATCHERS)), None)
         if patcher:
             self._logger.debug(f'Nothing is preloaded: {patcher} patches or measures other modules.')
-            return self.NO_PLAN
+            return None
         refused = {*self._excepted, *self._left_out}
         watched = watched_paths()
         for name, (path, *_) in self._list.items():
@@ -2549,7 +2549,7 @@ class _Preload:
             ):
                 refused.add(name)
         modules = [(name, *rest) for name, rest in self._list.items() if not self.is_within(name, refused)]
-        return (modules, sorted(refused), self._argv0) if modules else self.NO_PLAN
+        return (modules, sorted(refused), self._argv0) if modules else None
 
     # The standby.
 

@@ -9246,7 +9246,8 @@ class PreloadParts(unittest.TestCase):
         return preload
 
     def planned(self, preload, watched=()):
-        return [name for name, *_ in preload.plan(lambda: set(map(os.path.normcase, watched)))[0]]
+        plan = preload.plan(lambda: set(map(os.path.normcase, watched)))
+        return [name for name, *_ in plan[0]] if plan else []
 
     def test_plan(self):
         for names, excepted, expected in [
@@ -9296,9 +9297,9 @@ class PreloadParts(unittest.TestCase):
             for kind, *fields in messages:
                 preload.handlers()[kind](*fields)
             preload.note_boot()
-            modules = preload.plan(set)[0]
+            plan = preload.plan(set)
             preload.note_exit(worker, 0)
-            return {name: environ for name, _, environ, _ in modules}
+            return {name: environ for name, _, environ, _ in plan[0]} if plan else {}
 
         preload, worker = self.preload(), None
         both = [('environ', 'X', '=1'), ('module', 'a', '/a.py'), ('environ', 'X', '=2'), ('module', 'b', '/b.py')]
