@@ -2905,7 +2905,8 @@ class _SourceImports(_Pollable):
         from opcode import opmap
 
         names, constants, argument = set(), [], 0
-        for opcode, low in zip(code.co_code[::2], code.co_code[1::2]):
+        opcodes, arguments = code.co_code[::2], code.co_code[1::2]
+        for opcode, low in zip(opcodes, arguments) if opmap['IMPORT_NAME'] in opcodes else ():
             argument = argument << 8 | low
             if opcode == opmap['EXTENDED_ARG']:
                 continue
