@@ -2249,11 +2249,16 @@ class _Source:
         _, text = self._read_file(self.path)
         if data[8:16] != _imp.source_hash(int.from_bytes(_external.MAGIC_NUMBER, 'little'), text):
             raise OSError(f'{path} is older than its source')
-        fields = [int(each) & 0xFFFFFFFF for each in (0, self.stat.st_mtime, self.stat.st_size)]
-        head = _external.MAGIC_NUMBER + b''.join(each.to_bytes(4, 'little') for each in fields)
+        head = self.ordinary_head(self.stat)
         if stat.st_nlink == 1 and not sys.dont_write_bytecode:
             self._overwrite(path, head)
         return head + data[16:]
+
+    @staticmethod
+    def ordinary_head(stat):
+        """Return how an ordinary .pyc begins (PEP 552) whose source has this status."""
+        fields = [int(each) & 0xFFFFFFFF for each in (0, stat.st_mtime, stat.st_size)]
+        return _external.MAGIC_NUMBER + b''.join(each.to_bytes(4, 'little') for each in fields)
 
     @staticmethod
     def _overwrite(path, head):
@@ -2809,7 +2814,7 @@ class _SourceImports(_Pollable):
     SETUP = b'os.environ', b'environ[', b'environ.', b'sys.path', b'filterwarnings', b'simplefilter'
 
     def __init__(self):
-        self._known = {}  # path -> {signature: (names, or the key of the bytecode that has them; setup statements)}
+        self._known = {}  # path -> {signature: (names, setup statements)}
         self._unread = {}  # path -> signature, of sources still to be looked at
         self.is_due = False  # not while a worker boots
 
@@ -2828,8 +2833,7 @@ class _SourceImports(_Pollable):
             path, signature = self._unread.popitem()
             stat = _stat(path)
             if stat and _signature(path, stat) == signature:
-                key = int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF
-                found = self._in_source(path, key if self._bytecode(path, key) else None)
+                found = self._in_source(path, self._cached_code(path, stat))
                 if found is not None and _signature(path) == signature:
                     self._known[path][signature] = found
 
@@ -2838,22 +2842,20 @@ class _SourceImports(_Pollable):
 
         Return the names that it imported and no longer does, and the setup statements that have come or gone.
         """
-        names, statements = self._known.get(path, {}).get(signature, (None, None))
-        if isinstance(names, tuple):
-            names = self._in_bytecode(path, names)
-        if names is None:
+        old = self._known.get(path, {}).get(signature)
+        if old is None:
             return None
         current = _signature(path)
         new = self._in_source(path) if current else (set(), set())
         if new is None or _signature(path) != current:
             return None
         recent = list(self._known[path].items())[-3:]
-        self._known[path] = {**dict(recent), signature: (names, statements), current: new}
-        return names - new[0], statements ^ new[1]
+        self._known[path] = {**dict(recent), signature: old, current: new}
+        return old[0] - new[0], old[1] ^ new[1]
 
     @staticmethod
-    def _in_source(path, key=None):
-        """Return the names that a source imports, and its setup statements; with `key`, that in place of the names.
+    def _in_source(path, code=None):
+        """Return the names that a source imports, and its setup statements; compile it, unless its code is given.
 
         None if the source can't be compiled, or its code is not as we expect.
         """
@@ -2863,8 +2865,8 @@ class _SourceImports(_Pollable):
             with open(path, 'rb') as file, warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 data = file.read()
-                names = key or _SourceImports.in_code(compile(data, path, 'exec', dont_inherit=True))
-                return names, _SourceImports._setup_statements(data)
+                code = code or compile(data, path, 'exec', dont_inherit=True)
+                return _SourceImports.in_code(code), _SourceImports._setup_statements(data)
         except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
             return None
 
@@ -2883,20 +2885,12 @@ class _SourceImports(_Pollable):
         return {text for text in texts if any(word in text for word in _SourceImports.SETUP)}
 
     @staticmethod
-    def _bytecode(path, key):
-        """Return the cached bytecode of a source if its header (PEP 552) has this key: mtime and size."""
-        header = _external.MAGIC_NUMBER + b''.join(number.to_bytes(4, 'little') for number in (0, *key))
+    def _cached_code(path, stat):
+        """Return the code of a source from its bytecode, if that has its mtime and size; else None."""
         try:
             with open(_external.cache_from_source(path), 'rb') as file:
-                return file.read() if file.read(16) == header else None
-        except (OSError, NotImplementedError):
-            return None
-
-    @staticmethod
-    def _in_bytecode(path, key):
-        try:
-            return _SourceImports.in_code(marshal.loads(_SourceImports._bytecode(path, key) or b''))
-        except (EOFError, ValueError, TypeError, IndexError):
+                return marshal.loads(file.read()) if file.read(16) == _Source.ordinary_head(stat) else None
+        except (OSError, NotImplementedError, EOFError, ValueError, TypeError):
             return None
 
     @staticmethod
