@@ -2054,10 +2054,11 @@ class _Observer:
         sources = {}  # id of a loader -> the source whose bytecode it asks for next
 
         def path_stats(loader, path):
-            if type(loader) is owner and loader.name == '<py_compile>':
+            is_owners = type(loader) is owner
+            if is_owners and loader.name == '<py_compile>':
                 return stats(loader, path)  # nothing is imported
-            attributes = self._attributes_of(loader)
-            is_plain = type(loader) is owner and methods() == plain_methods and plain_names.isdisjoint(attributes)
+            attributes = loader.__dict__ if is_owners else _attribute(loader, '__dict__', _external.FileLoader) or {}
+            is_plain = is_owners and methods() == plain_methods and plain_names.isdisjoint(attributes)
             stat = _stat(path, os.lstat)
             is_file = stat and stat.st_mode & 0o170000 == 0o100000
             if not (is_file and stat.st_size):
@@ -2084,12 +2085,6 @@ class _Observer:
         is_pythons = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
         owner.path_stats, owner.get_data = path_stats, get_data
         plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_pythons else None
-
-    @staticmethod
-    def _attributes_of(loader):
-        if type(loader) is _external.SourceFileLoader:
-            return loader.__dict__  # the same, and quicker
-        return _attribute(loader, '__dict__', _external.FileLoader) or {}
 
     def stat_when_saved(self, path):
         """Return the status of a source, or None; wait while it is being saved."""
