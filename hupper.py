@@ -1698,7 +1698,6 @@ class _Forked(BaseException):
     """Raised in a forked worker to leave the monitor's stack."""
 
     def __init__(self, worker):
-        super().__init__()
         self.worker = worker
 
 
@@ -2544,9 +2543,8 @@ class _Preload:
         refused = {*self._excepted, *self._left_out}
         watched = watched_paths()
         for name, (path, *_) in self._list.items():
-            if os.path.normcase(path) in watched or (
-                name == self._main and not os.path.basename(path).startswith('__init__.')
-            ):
+            is_main = name == self._main and not os.path.basename(path).startswith('__init__.')
+            if is_main or os.path.normcase(path) in watched:
                 refused.add(name)
         modules = [(name, *rest) for name, rest in self._list.items() if not self.is_within(name, refused)]
         return (modules, sorted(refused), self._argv0) if modules else None
