@@ -1850,10 +1850,14 @@ class _WorkerMain:
 
     @staticmethod
     def _clear_importer_caches():
-        """Forget cached listings of the project's folders and zip files."""
+        """Forget cached listings of the project's folders and zip files, and the folders of namespace packages."""
         for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
             del sys.path_importer_cache[path]
         getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
+        for module in list(sys.modules.values()):
+            path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
+            if type(path) is _external._NamespacePath:
+                path._last_parent_path = None  # the project may add a folder before the start
 
     # The start.
 
@@ -3052,19 +3056,10 @@ class _Preloader:
         if sys.argv[:1] == [self._argv0]:
             sys.argv[0] = argv0
         self._set_environ({})
-        self._forget_namespace_folders()
         if not is_start_due():
             gc.collect()  # now, rather than while the app starts
         milliseconds = int((time.monotonic() - began) * 1000)
         self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
-
-    @staticmethod
-    def _forget_namespace_folders():
-        """Make Python search again for the folders of namespace packages: the project may add one before the start."""
-        for module in list(sys.modules.values()):
-            path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
-            if type(path) is _external._NamespacePath:
-                path._last_parent_path = None
 
     def _import(self, name, environ):
         from importlib import import_module
