@@ -3705,12 +3705,11 @@ class _SocketHooks:
         address = self._address_of(sock)
         if address and _LINUX:
             try:
-                end = _weakref.ref(
+                self._ends[address] = _weakref.ref(
                     sock, lambda _, is_over=sys.is_finalizing: is_over() or self._send('closed', *address)
                 )
             except TypeError:
-                return  # its class allows no weak references
-            self._ends[address] = end
+                pass  # its class allows no weak references
 
     @staticmethod
     def _tcp_address(sock, address):
