@@ -2442,7 +2442,7 @@ class _Preload:
         self._recorded = None  # the same, of a worker that is still booting
         self._environ = {}  # that worker's changes of os.environ
         self._last_environ = {}  # those of the last list's worker
-        self._given_environ = None  # a copy of these, if the running worker has preloaded that list
+        self._given_environ = None  # these, if the running worker has preloaded that list
         self._argv0 = ''  # its sys.argv[0], which runpy sets
         self._sources = {}  # path -> signature, of the sources that the worker has read
         self._plain_because = None  # why the next start must not use preloading
@@ -2489,7 +2489,7 @@ class _Preload:
         """Begin a new list for a worker that has started; if it has preloaded, extend the old one."""
         has_preloaded = self.is_used_by(worker)
         self._recorded = dict(self._list) if has_preloaded else {}
-        self._given_environ = dict(self._last_environ) if has_preloaded else None
+        self._given_environ = self._last_environ if has_preloaded else None
         self._environ, self._sources, self.imports.is_due = {}, {}, False
 
     def note_boot(self):
