@@ -2863,7 +2863,8 @@ class _SourceImports(_Pollable):
                 warnings.simplefilter('ignore')
                 data = file.read()
                 code = code or compile(data, path, 'exec', dont_inherit=True)
-                return _SourceImports.in_code(code), _SourceImports._setup_statements(data)
+                names = set(map(sys.intern, _SourceImports.in_code(code)))  # many sources share them: less memory
+                return names, _SourceImports._setup_statements(data)
         except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
             return None
 
