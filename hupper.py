@@ -44,10 +44,10 @@ The life of one reload, in ten steps:
  5. The worker's exit wakes the loop: `_Supervisor._on_sigchld`, `_on_exit`. `_OrphanTerminator.poll` ends the processes
     that the worker has left behind.
  6. `_Supervisor._go_on` calls `_start`. `_Launcher.start` makes the standby the new worker, by one message.
- 7. In the standby, Python has called `run_app` as sys.excepthook, so that no other frame of ours is on the stack:
-    see `_WorkerMain`. `get_ready` has prepared all that it could, and was waiting for this message. `_on_start` sets
-    the current folder and sys.path.
- 8. `run_app` runs the app.
+ 7. In the standby, `run_app` (in `_WorkerMain._make_excepthook`) is the only frame on the stack: Python itself has
+    called it, in a new interpreter or in the monitor before it forked. `get_ready` has prepared all that it could,
+    and `_ControlPipe.receive` was waiting for this message. `on_start` sets the current folder and sys.path.
+ 8. `run_app` hands over the signals and calls the app's `entry_point`.
  9. `_Observer` reports each source with its signature from before it was read. `_Channel.step` passes the report to
     `_Supervisor._on_import`. `PollingFileMonitor.watch_file` compares the signature, so that a save in between counts.
 10. When the imports stop, `_Supervisor._check_booted` has `_Launcher.make_standby` make the next worker: a fork of the
@@ -1110,9 +1110,10 @@ class FileMonitorProxy:
         """Watch a file, folder or glob for the user; files newer than `since` (ns) have changed."""
         path = _absolute(os.path.expanduser(path))
         root, _ = _split_glob(path)
-        if path not in self._requested_in and not os.path.lexists(root):
+        is_missing = path not in self._requested_in and not os.path.lexists(root)
+        self._register(path, _FOREVER, 0 if is_missing else since)  # 0: it has changed if it exists by now
+        if is_missing:
             self.logger.info(f'{root} does not exist yet: waiting for it.')
-        self._register(path, _FOREVER, since)
 
     def watch_since(self, path, since):
         """Watch a folder or glob that the worker asked for at the time `since` (ns)."""
@@ -1719,6 +1720,7 @@ class _WorkerMain:
         self._channel_fd = channel_fd
         self._control = control
         self._observer = self._preloader = None
+        self._needed_by_us = None  # names of the modules that we have imported
         self._has_moved = False  # a preloaded package has changed the current folder
         self._front_paths = None  # the ones now in sys.path; None: not set yet
 
@@ -1755,7 +1757,8 @@ class _WorkerMain:
             cls.forget_stack(interrupt, traceback)
             find, find_worker = find_worker, None  # frees what it refers to
             worker = find()
-            worker.get_ready()  # returns when the app is to start
+            worker.get_ready()
+            worker.on_start(worker._control.receive())  # the app is to start now
             return worker
 
         def run_app(_, interrupt, traceback):
@@ -1807,7 +1810,7 @@ class _WorkerMain:
     # Before the start.
 
     def get_ready(self):
-        """Prepare all that can be done in advance, wait for the start, then do the rest."""
+        """Prepare all that can be done before the start."""
         self._make_main_module()
         handshake = _Handshake(self._spec.monitor_pid, os.getpid(), self._channel_fd, _identity(self._channel_fd))
         os.environ[_Handshake.NAME] = str(handshake)
@@ -1822,11 +1825,10 @@ class _WorkerMain:
         self._observer = _Observer(handshake, self._spec)
         if __name__ in sys.modules:
             self._observer.report_loaded(_FILE)  # the app's own import will find it loaded
-        needed_by_us = set(sys.modules) - _STARTUP_MODULES
+        self._needed_by_us = set(sys.modules) - _STARTUP_MODULES
         if self._spec.preload:
             self._preload(handshake)
         self._clear_importer_caches()
-        self._on_start(self._control.receive(), needed_by_us)
 
     def _preload(self, handshake):
         self._set_surroundings()
@@ -1861,14 +1863,15 @@ class _WorkerMain:
 
     # The start.
 
-    def _on_start(self, more_sources, needed_by_us):
+    def on_start(self, more_sources):
+        """Prepare the rest; `more_sources`: the expected ones that the spec does not have."""
         self._observer.started_ns = _file_clock()
         self._observer.expected_sources.update(more_sources)
         self._set_surroundings()
         if self._preloader:
             self._preloader.release_output()
         if self._spec.startup_files is None:  # a new interpreter
-            for name in self._spec.shadowed(needed_by_us & set(sys.modules)):
+            for name in self._spec.shadowed(self._needed_by_us & set(sys.modules)):
                 del sys.modules[name]
         self._observer.report_arguments()
         if self._spec.records_imports:
@@ -2085,9 +2088,9 @@ class _Observer:
             return owner.get_data, owner.get_code, owner.source_to_code
 
         # A loader with these methods compiles the text of the file, unless they were patched before we came.
-        is_pythons = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
+        is_unpatched = all(getattr(each, '__globals__', None) is vars(_external) for each in methods())
         owner.path_stats, owner.get_data = path_stats, get_data
-        plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_pythons else None
+        plain_names, plain_methods = {'get_data', 'get_code', 'source_to_code'}, methods() if is_unpatched else None
 
     def stat_when_saved(self, path):
         """Return the status of a source, or None; wait while it is being saved."""
