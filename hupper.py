@@ -1422,7 +1422,7 @@ class _Launcher:
         self.started_ns = None  # when the last worker was started, by the clock of file times
         self._config = config
         self._waiter = waiter
-        self._sockets_fd = kept_sockets.worker_fd  # None if sockets are not kept
+        self._kept_sockets = kept_sockets
         self._preload = preload
         self._handlers = handlers  # returns those of a worker's messages
         self._logger = config.logger
@@ -1463,6 +1463,7 @@ class _Launcher:
         except OSError as error:
             self._logger.debug(f'There is no standby: {error}')
         else:
+            self._kept_sockets.standby_pid = self.standby.pid
             self._preload.note_standby(self.standby if plan else None)
 
     def renew_standby(self):
@@ -1541,7 +1542,7 @@ class _Launcher:
         spec.reload_interval = self._config.reload_interval
         spec.signal_mask = self._waiter.mask
         spec.ignored_signals = self._waiter.ignored
-        spec.sockets_fd = self._sockets_fd
+        spec.sockets_fd = self._kept_sockets.worker_fd
         spec.made_ns = _file_clock()
         spec.records_imports = self._preload.is_wanted
         return spec
@@ -1603,7 +1604,7 @@ class _Launcher:
             options = subprocess._args_from_interpreter_flags()
             if getattr(_imp, 'check_hash_based_pycs', 'default') != 'default':
                 options += ['--check-hash-based-pycs', _imp.check_hash_based_pycs]
-        for fd in {channel_fd, control_fd, self._sockets_fd} - {None}:
+        for fd in {channel_fd, control_fd, self._kept_sockets.worker_fd} - {None}:
             _set_inheritable(fd, True)
         return _start_interpreter(options, code, self._waiter)
 
@@ -3390,6 +3391,7 @@ class _KeptSockets:
         if are_wanted:
             self._make_pair()
         self._sockets = []
+        self.standby_pid = None  # a new fork has our descriptors for a moment
         self._worker_pid = None
         self._is_stopping = False
         self._claim_until = None  # known only once the worker has booted
@@ -3414,7 +3416,7 @@ class _KeptSockets:
     # The life of a worker.
 
     def worker_started(self, pid):
-        self._worker_pid, self._is_stopping = pid, False
+        self._worker_pid, self.standby_pid, self._is_stopping = pid, None, False
 
     def worker_booted(self):
         self._claim_until = time.monotonic() + self.UNCLAIMED
@@ -3480,7 +3482,7 @@ class _KeptSockets:
         if not _LINUX:
             is_open = not kept.is_closed and any(process.pid == kept.pid for process in _Process.all())
             return kept.pid if is_open else None
-        pids = {int(name) for name in _list_proc() if name.isdigit()} - {os.getpid()}
+        pids = {int(name) for name in _list_proc() if name.isdigit()} - {os.getpid(), self.standby_pid}
         worker_first = sorted(pids, key=lambda pid: pid != self._worker_pid)
         return next((pid for pid in worker_first if f'socket:[{kept.inode}]' in self._open_files(pid)), None)
 

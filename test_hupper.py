@@ -4650,6 +4650,8 @@ class Converging(BackendCase):
             put(path, self.next_text(name))
         rename(self.path('pkg'), old)
         time.sleep(chance.choice([0, 0.01, 0.15]))
+        if os.path.exists(self.path('pkg')):  # Python was just writing bytecode there
+            rmtree(self.path('pkg'))
         rename(new, self.path('pkg'))
         rmtree(old)
         return f'replace pkg {self.values}'
@@ -7684,12 +7686,8 @@ class TerminalCase(ModeCase):
 
         shell = self.run_app(start=start)
         shell.wait_start(1)
-        return shell, _parent(shell.worker)
-
-
-def _parent(pid):
-    with open(f'/proc/{pid}/stat') as file:
-        return int(file.read().rpartition(')')[2].split()[1])
+        with open(f'/proc/{shell.pid}/task/{shell.pid}/children') as file:
+            return shell, int(file.read())
 
 
 def _state(pid):
