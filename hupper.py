@@ -641,7 +641,7 @@ class _Supervisor:
         self._kept_sockets.worker_ended()
         if status == 0 and self._after_exit is None:  # the program has done its work
             self._kept_sockets.release()
-        self._status = 128 + worker.stopped_by if worker.stopped_by else status
+        self._status = 128 + worker.stopped_by if worker.stopped_by else 2 if worker.lacks_target else status
         may_be_ctrl_c = self._after_exit is None or bool(self._ctrl_c.presses)
         self.is_interrupted = may_be_ctrl_c and self._status == _INTERRUPTED
         if self._after_exit is None:
@@ -796,7 +796,7 @@ class _Supervisor:
 
     def _on_no_target(self, message):
         self._logger.error(message)
-        self._after_exit = self.QUIT
+        self._after_exit, self._worker.lacks_target = self.QUIT, True
 
     def _on_garbage(self, kind):
         if self._worker and not self._worker.sent_garbage:
@@ -4953,6 +4953,7 @@ class _WorkerBase:
         self.pid = pid
         self.channel = _Channel(channel)
         self.app_started = False
+        self.lacks_target = False  # it has found nothing to run: its status is 2, even if a signal ends it
         self.stopped_by = None  # the signal that stopped it before the app began
         self.sent_garbage = False
         self.sent_signals = set()

@@ -1891,6 +1891,15 @@ class Refused(Case):
         self.refused('-m', 'pkg.absent', says='pkg.absent')
         self.refused('-m', 'absent.pkg', says='absent')
 
+    def test_absent_submodule_and_a_save(self):
+        """A save before the worker has ended stops it, but does not hide that there is nothing to run."""
+        save = "import atexit, time\n@atexit.register\ndef save():\n open('conf', 'a').write('+')\n time.sleep(20)\n"
+        self.write('pkg/__init__.py', save)
+        self.write('conf', '')
+        result = self.project.python(*HUPPER, '-w', 'conf', '-m', 'pkg.absent')
+        self.assertIn('conf changed; reloading ...', result.stderr)
+        self.assertEqual(result.returncode, 2, result.stderr)
+
     def test_absent_script(self):
         self.refused('absent.py', says='absent.py')
         self.refused(self.path('absent/script.py'), says='script.py')
