@@ -5855,7 +5855,7 @@ else:
         @classmethod
         def children_of(cls, pid):
             """Return a process's children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
-            if not os.path.exists('/proc/thread-self/children'):
+            if not (_LINUX and os.path.exists('/proc/thread-self/children')):
                 return [process for process in cls.all() if process.parent == pid]
             tasks = str(pid), 'task'
             lists = [_read_proc(*tasks, thread, 'children') for thread in _list_proc(*tasks)]

@@ -907,6 +907,15 @@ class Parts(unittest.TestCase):
             with self.subTest(glob=glob, path=path):
                 self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
 
+    @needs_posix
+    @needs_program('ps')
+    def test_children_elsewhere_than_on_linux(self):
+        """Only children count, even on a system that is not called Linux and has Linux's /proc, as Android."""
+        with mock.patch.object(hupper, '_LINUX', False), subprocess.Popen(['cat'], stdin=subprocess.PIPE) as child:
+            found = hupper._Process.children_of(os.getpid())
+        self.assertIn(child.pid, [process.pid for process in found])
+        self.assertEqual({process.parent for process in found}, {os.getpid()})
+
     def test_gone_again(self):
         """A file that comes and goes is no change, unless it existed at the worker's start or is watched by name."""
         project = Project()
