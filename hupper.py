@@ -4677,7 +4677,8 @@ def _split_glob(path):
     for at, part in enumerate(parts):
         if _has_magic(part) and not os.path.lexists(os.sep.join(parts[: at + 1])):
             root = os.sep.join(parts[:at])
-            return root if at > 1 else root + os.sep, tuple(parts[at:])
+            is_top = root == os.path.splitdrive(root)[0]  # of a drive
+            return root + os.sep * is_top, tuple(parts[at:])
     return path, ()
 
 

@@ -907,6 +907,19 @@ class Parts(unittest.TestCase):
             with self.subTest(glob=glob, path=path):
                 self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
 
+    def test_relative_glob(self):
+        """A program that uses a file monitor by itself may give it one; the paths of new files begin like it."""
+        project = Project()
+        self.addCleanup(project.remove)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(project.folder)
+        os.mkdir('src')
+        monitor = hupper.PollingFileMonitor(print)
+        monitor.add_path(os.path.join('src', '*.py'))
+        project.write('src/new.py', '')
+        monitor.rescan('src')
+        self.assertEqual([change.path for change in monitor.take_changes()], [os.path.join('src', 'new.py')])
+
     @needs_posix
     @needs_program('ps')
     def test_children_elsewhere_than_on_linux(self):
