@@ -1915,8 +1915,8 @@ class Refused(Case):
 
     def test_absent_submodule_and_a_save(self):
         """A save before the worker has ended stops it, but does not hide that there is nothing to run."""
-        save = "import atexit, time\n@atexit.register\ndef save():\n open('conf', 'a').write('+')\n time.sleep(20)\n"
-        self.write('pkg/__init__.py', save)
+        save = "    with open('conf', 'a') as file: file.write('+')\n    time.sleep(20)\n"
+        self.write('pkg/__init__.py', 'import atexit, time\n@atexit.register\ndef save():\n' + save)
         self.write('conf', '')
         result = self.project.python(*HUPPER, '-w', 'conf', '-m', 'pkg.absent')
         self.assertIn('conf changed; reloading ...', result.stderr)
