@@ -4300,13 +4300,14 @@ class Bytecode(BackendCase):
         self.check_compiled_once()
 
     def test_converted_before_the_next_start(self):
+        cache = self.cache()
         self.write('mod.py', 'VALUE = 1\n')
+        self.write_hashed(cache, 'mod.py', 'VALUE = "hashed"\n', 3)
         monitor = self.start_counting()
-        monitor.wait_for('app 1 1')
-        self.assertEqual(self.flags_of(self.cache()), 3)
-        wait_until(lambda: self.flags_of(self.cache()) == 0)
+        monitor.wait_for('app hashed 0')
+        wait_until(lambda: self.flags_of(cache) == 0)
         self.write('other.py', 'x = 1')
-        monitor.wait_for('app 1 0')
+        monitor.wait_for('app hashed 0', count=2)
         monitor.stop()
 
     @only_full
@@ -4333,7 +4334,7 @@ class Bytecode(BackendCase):
         self.write('other.py', 'x = 1')
         monitor.wait_for('app 1 1', count=2)
         self.assertEqual(self.flags_of(self.cache()), 0)
-        self.write('mod.py', 'VALUE = 2\n')
+        self.write_young('VALUE = 2\n')
         monitor.wait_for('app 2 1')
         self.write('other.py', 'x = 2')
         monitor.wait_for('app 2 1', count=2)
