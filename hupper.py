@@ -3176,9 +3176,6 @@ class _Preloader:
 # ------------------------------------------------------------------------------------------------------------- channel
 
 
-_PIPE_BUF = getattr(select, 'PIPE_BUF', 4096)
-
-
 @_hide_from_tracebacks
 class _Handshake:
     """Tells a process that it is a worker: an environment variable, valid for one pid and one pipe only.
@@ -3188,6 +3185,7 @@ class _Handshake:
     """
 
     NAME = 'HUPPER_WORKER'
+    LONGEST_MESSAGE = getattr(select, 'PIPE_BUF', 4096)
 
     def __init__(self, monitor, worker, fd, identity):
         self.monitor = monitor
@@ -3224,7 +3222,7 @@ class _Handshake:
             message = os.fsencode('\0\0' + '\0'.join(map(str, (kind, *fields))) + '\0\0')
         except UnicodeEncodeError:
             return  # no file has such a name
-        if len(message) > _PIPE_BUF or message.count(0) != len(fields) + 4 or not self.is_open():
+        if len(message) > self.LONGEST_MESSAGE or message.count(0) != len(fields) + 4 or not self.is_open():
             return
         if self.worker != os.getpid() and not _has_reader(self.fd):
             return  # a child that outlives its worker; SIGPIPE might kill it
@@ -3325,7 +3323,7 @@ class _Channel:
         """Handle all messages that have come; return whether there were any."""
         data = b''.join(iter(self._read, b''))
         *messages, self._rest = (self._rest + data).split(b'\0\0')
-        if len(self._rest) > _PIPE_BUF:
+        if len(self._rest) > _Handshake.LONGEST_MESSAGE:
             messages.append(self._rest)
             self._rest = b''
         for message in filter(None, messages):
@@ -3401,7 +3399,9 @@ class _KeptSockets:
         if not hasattr(os, 'fork'):
             self._logger.error('Sockets can be kept (--keep-sockets, keep_sockets) on POSIX systems only.')
             sys.exit(2)
-        _load_socket()
+        global _socket  # not imported at the top, because few programs keep sockets
+        import _socket
+
         monitor_end, worker_end = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
         monitor_end.setblocking(False)
         self._fd, self.worker_fd = _register_fd(monitor_end.detach()), _register_fd(worker_end.detach())
@@ -3584,7 +3584,9 @@ class _SocketHooks:
     }
 
     def __init__(self, fd):
-        _load_socket()
+        global _socket  # not imported at the top, because few programs keep sockets
+        import _socket
+
         _set_inheritable(fd, False)
         self._fd, self._identity = fd, _identity(fd)
         self._bound = {}  # inode -> (port, name), of the sockets that this process has bound
@@ -3769,12 +3771,6 @@ class _SocketHooks:
                 _send_fds(self._fd, '\0'.join(fields).encode('utf-8', 'backslashreplace'), *fds)
             except OSError:
                 pass  # the monitor has gone
-
-
-def _load_socket():
-    """Import what this section uses. It is not imported at the top, because few programs keep sockets."""
-    global _socket
-    import _socket
 
 
 def _call_socket(fd, method, *args):

@@ -1479,7 +1479,7 @@ class Channel(unittest.TestCase):
         for kind, types in hupper._Channel.MESSAGES.items():
             sent.append((kind, *['/caf\udce9' if each is hupper.os.fsdecode else 123 for each in types]))
             handshake.send(*sent[-1])
-        no_paths = ['a\0b', 'x' * hupper._PIPE_BUF]
+        no_paths = ['a\0b', 'x' * hupper._Handshake.LONGEST_MESSAGE]
         if not WINDOWS:  # there, names may contain a lone surrogate like any character
             no_paths.append('\ud800')
         for bad in no_paths:
@@ -7547,7 +7547,7 @@ class KeptSocketsElsewhere(unittest.TestCase):
         """The program's default timeout does not apply to our own sockets: we wait for a slow monitor."""
         code = 'import hupper, socket, threading\nours, theirs = socket.socketpair()\n'
         code += 'socket.setdefaulttimeout(0.05)\nthreading.Timer(0.5, theirs.send, [b"x"]).start()\n'
-        code += 'hupper._load_socket()\nprint(hupper._receive_fds(ours.fileno()))\n'
+        code += 'import _socket\nhupper._socket = _socket\nprint(hupper._receive_fds(ours.fileno()))\n'
         result = subprocess.run([sys.executable, '-c', code], cwd=HERE, stdout=subprocess.PIPE, timeout=LIMIT)
         self.assertEqual(result.stdout.decode().strip(), "(b'x', [])")
 
