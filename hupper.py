@@ -641,7 +641,7 @@ class _Supervisor:
         self._kept_sockets.worker_ended()
         if status == 0 and self._after_exit is None:  # the program has done its work
             self._kept_sockets.release()
-        self._status = 128 + worker.stopped_by if worker.stopped_by else 2 if worker.lacks_target else status
+        self._status = worker.decided_status or status
         may_be_ctrl_c = self._after_exit is None or bool(self._ctrl_c.presses)
         self.is_interrupted = may_be_ctrl_c and self._status == _INTERRUPTED
         if self._after_exit is None:
@@ -796,7 +796,7 @@ class _Supervisor:
 
     def _on_no_target(self, message):
         self._logger.error(message)
-        self._after_exit, self._worker.lacks_target = self.QUIT, True
+        self._after_exit, self._worker.decided_status = self.QUIT, 2
 
     def _on_garbage(self, kind):
         if self._worker and not self._worker.sent_garbage:
@@ -1032,6 +1032,33 @@ class _LoopGuard:
             return 0
         wait = min(self._interval * 2 ** (self._streak - self.FREE_STARTS + 1), self.LONGEST_HOLD)
         return min(wait, 2 * self._interval) if is_source else wait
+
+
+class _BytecodeConverter:
+    """Converts checked bytecode (see `_Source`) while the worker runs, so that the next start need not."""
+
+    _AT_ONCE = 10  # files per turn of the loop
+
+    def __init__(self):
+        self.due = None  # when to convert the next files
+        self._sources = {}  # path of a .pyc -> its source
+        self._old_at = None  # when all of them are old enough
+
+    def add(self, path, source):
+        self._sources[path] = source
+        self._old_at = time.monotonic() + _Source.YOUTH / 1e9
+
+    def note_boot(self):
+        self.due = self._old_at if self._sources else None
+
+    def convert(self, now):
+        for _ in range(min(self._AT_ONCE, len(self._sources))):
+            path, source = self._sources.popitem()
+            try:
+                _Source(source, os.stat(source), may_be_link=True).read_bytecode(path)
+            except OSError:
+                pass  # one of them has gone, or changed
+        self.due = now if self._sources else None
 
 
 class FileMonitorProxy:
@@ -2286,33 +2313,6 @@ class _Source:
         if len(data) != stat.st_size:
             raise OSError(f'{path} is being written')
         return stat, data
-
-
-class _BytecodeConverter:
-    """Converts checked bytecode to ordinary one while the worker runs, so that the next start need not."""
-
-    _AT_ONCE = 10  # files per turn of the loop
-
-    def __init__(self):
-        self.due = None  # when to convert the next files
-        self._sources = {}  # path of a .pyc -> its source
-        self._old_at = None  # when all of them are old enough
-
-    def add(self, path, source):
-        self._sources[path] = source
-        self._old_at = time.monotonic() + _Source.YOUTH / 1e9
-
-    def note_boot(self):
-        self.due = self._old_at if self._sources else None
-
-    def convert(self, now):
-        for _ in range(min(self._AT_ONCE, len(self._sources))):
-            path, source = self._sources.popitem()
-            try:
-                _Source(source, os.stat(source), may_be_link=True).read_bytecode(path)
-            except OSError:
-                pass  # one of them has gone, or changed
-        self.due = now if self._sources else None
 
 
 def _newest_link(path):
@@ -4715,10 +4715,11 @@ class _PathMatcher:
         self._fits_known = lru_cache(maxsize=1 << 14)(self._fits)
         patterns = [os.path.normcase(os.path.expanduser(pattern)) for pattern in patterns]
         self._globs = {pattern: self._globs_of(pattern) for pattern in patterns}
+        self._has_folder_patterns = any(pattern.endswith(os.sep) for pattern in patterns)
 
     def __call__(self, path):
         path = os.path.normcase(path)
-        return self._fits_known(path, os.path.isdir(path))
+        return self._fits_known(path, self._has_folder_patterns and os.path.isdir(path))
 
     def _fits(self, path, is_folder):
         for pattern, globs in self._globs.items():
@@ -4950,8 +4951,7 @@ class _WorkerBase:
         self.pid = pid
         self.channel = _Channel(channel)
         self.app_started = False
-        self.lacks_target = False  # it has found nothing to run: its status is 2, even if a signal ends it
-        self.stopped_by = None  # the signal that stopped it before the app began
+        self.decided_status = None  # instead of that of its exit, if we stop it early or it finds nothing to run
         self.sent_garbage = False
         self.sent_signals = set()
         self.ending_signal = 0  # the signal that has ended it; 0: none, as on Windows
@@ -4972,7 +4972,7 @@ class _WorkerBase:
         if self.has_begun():
             self.send_signal(signum)
         else:
-            self.stopped_by = signum
+            self.decided_status = 128 + signum
             self.kill()
 
     def was_ended_by_us(self):
