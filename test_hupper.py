@@ -2798,7 +2798,7 @@ class Environment(EnvironmentCase):
         self.write_value(1)
         self.install('server.py', text)
         self.install_script('a-server', 'server:main')
-        line = 'to reload it, add -w .'
+        line = '-w . reloads it'
         monitor = self.run_app('a-server')
         monitor.wait_for(line)
         monitor.stop()
