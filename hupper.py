@@ -1605,6 +1605,7 @@ class _Launcher:
     def _fork(self, spec, channel_fd, control_fd):
         """Return the pid of a forked worker, which leaves this stack by raising _Forked."""
         _flush()
+        _clear_importer_caches()  # before the fork: it writes to many pages
         with self._waiter:
             pid = os.fork()
             if pid == 0:
@@ -1681,6 +1682,17 @@ def _names_in(path):
     except (OSError, ImportError):
         return set()
     return {entry.partition(os.sep)[0].partition('.')[0] for entry in entries}
+
+
+def _clear_importer_caches():
+    """Forget cached listings of the project's folders and zip files, and the folders of namespace packages."""
+    for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
+        del sys.path_importer_cache[path]
+    getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
+    for module in list(sys.modules.values()):
+        path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
+        if type(path) is _external._NamespacePath:
+            path._last_parent_path = None  # the project may add a folder before the start
 
 
 def _flush():
@@ -1859,7 +1871,8 @@ class _WorkerMain:
             compile('', '', 'exec')  # the first call takes 2 ms longer than others
         if self._spec.preload:
             self._preload(handshake)
-        self._clear_importer_caches()
+        if self._spec.preload or self._spec.startup_files is None:  # else the monitor has done it before the fork
+            _clear_importer_caches()
 
     def _preload(self, handshake):
         self._set_surroundings()
@@ -1880,17 +1893,6 @@ class _WorkerMain:
         main.__loader__ = _bootstrap.BuiltinImporter
         if sys.version_info < (3, 14):  # newer Pythons make it on demand
             main.__annotations__ = {}
-
-    @staticmethod
-    def _clear_importer_caches():
-        """Forget cached listings of the project's folders and zip files, and the folders of namespace packages."""
-        for path in [path for path in sys.path_importer_cache if not _is_installed(os.path.join(path, ''))]:
-            del sys.path_importer_cache[path]
-        getattr(sys.modules.get('zipimport'), '_zip_directory_cache', {}).clear()
-        for module in list(sys.modules.values()):
-            path = (_attribute(module, '__dict__', type(sys)) or {}).get('__path__')
-            if type(path) is _external._NamespacePath:
-                path._last_parent_path = None  # the project may add a folder before the start
 
     # The start.
 
