@@ -483,13 +483,13 @@ class _Supervisor:
     # One turn of the loop: wait, handle events, run the timers that are due.
 
     def _step(self):
-        for change in self.monitor.take_changes():  # including those found late in the last turn
-            self._on_change(change, time.monotonic())
         for pollable in self._waiter.wait(self._pollables(), [at for at, _ in self._timers()]):
             pollable.step()
         while self._waiter.read_signals():
             self._SIGNAL_HANDLERS[self._waiter.arrived.pop(0)](self)
         now = time.monotonic()
+        for change in self.monitor.take_changes():
+            self._on_change(change, now)
         for at, action in self._timers():
             if at is not None and now >= at:
                 action(now)
@@ -700,11 +700,11 @@ class _Supervisor:
     # Signals.
 
     def _on_sigchld(self):
+        self._launcher.reap_standby()
         status = self._worker.poll() if self._worker else None
         if status is not None:
             self._on_exit(status)
-        self._launcher.reap_standby()
-        if self.state == self.REAPING:
+        elif self.state == self.REAPING:
             self._poll_orphans(time.monotonic())
         else:
             self._reaper.reap(self._known_pids())
@@ -814,7 +814,7 @@ class _Supervisor:
             return
         self._held.pop(path, None)
         self._pending[path] = now if path in self._broken else self._pending.get(path, now)
-        self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule))
+        self._schedule.note_change(now, path, self.monitor.settle_time(change, self._schedule), now - change.at)
         if self._schedule.due() > now:
             self._launcher.make_standby(only_to_preload=True)
 
@@ -917,8 +917,9 @@ class _Schedule:
     """Decides when changes cause a start; the caller supplies the time, in seconds.
 
     A complete change fires at once if the last start is `interval` old. Otherwise it waits for `quiet` seconds of
-    silence, which takes one of BURST tokens; without a token, until `interval` after the last start. It never waits
-    longer than `interval` after the first change. One token returns per interval.
+    silence, longer where changes are noticed late, and takes one of BURST tokens; without a token, it waits until
+    `interval` after the last start. It never waits longer than `interval` after the first change. One token returns per
+    interval.
     """
 
     BURST = 5
@@ -928,13 +929,14 @@ class _Schedule:
         self.interval = interval
         self.quiet = min(0.1, interval)
         self._tokens = self.BURST  # left at the last start
-        self._started_at = self._changed_at = -_FOREVER
+        self._started_at = self._changed_at = self._quiet_at = -_FOREVER
         self._pending_since = None
         self._unsettled = {}  # path -> when its change counts as complete
 
-    def note_change(self, now, path=None, settle=0):
-        """Note a change; `settle`: how long to wait for more of it, 0 for a complete one."""
+    def note_change(self, now, path=None, settle=0, lag=0):
+        """Note a change that came up to `lag` seconds ago; `settle`: how long to wait for more of it."""
         self._changed_at = now
+        self._quiet_at = now + lag + self.quiet  # the next one may be noticed as late
         self._pending_since = now if self._pending_since is None else self._pending_since
         self._unsettled[path] = now + settle
 
@@ -951,11 +953,11 @@ class _Schedule:
     def due(self):
         if self._pending_since is None:
             return None
-        free_at, quiet_at = self._started_at + self.interval, self._changed_at + self.quiet
+        free_at = self._started_at + self.interval
         if self._changed_at >= free_at:
             due = self._changed_at
         else:
-            due = min(quiet_at, free_at) if self._tokens_at(quiet_at) >= 1 else free_at
+            due = min(self._quiet_at, free_at) if self._tokens_at(self._quiet_at) >= 1 else free_at
         return min(max(due, *self._unsettled.values()), self._pending_since + self.interval)
 
     def _tokens_at(self, now):
@@ -1457,8 +1459,9 @@ class _Launcher:
         self._folder = _current_folder()
         self._sys_path = [str.__str__(path) for path in sys.path if isinstance(path, str)]  # Python skips the others
         self.startup_files = _startup_files()  # plus those that a spawned worker reports
-        self._own_installation = {}  # signatures of the installation, as this interpreter found it
-        self._standby_made_for = None  # the _circumstances() at that time
+        self._own_installation = {}  # signatures of what Python read at the startup of this interpreter
+        self._installation = {}  # the same, of the worker made last
+        self._obstacle = None  # why that one is not a fork
         self._sent_sources = set()  # the expected sources that the last spec names
 
     def start(self):
@@ -1496,7 +1499,7 @@ class _Launcher:
 
     def renew_standby(self):
         """Make a standby if there is none, or the present one is out of date."""
-        if self.standby and self._standby_made_for != self._circumstances():
+        if self.standby and self._is_outdated():
             self._logger.debug('The standby is discarded: it is out of date.')
             self.drop_standby()
         if self._preload.is_used_by(self.standby):
@@ -1538,16 +1541,21 @@ class _Launcher:
         at = next((at for at, path in enumerate(self._sys_path) if path.endswith(_STDLIB_ENDINGS)), 0)
         return [*self._make_spec().front_paths(), *self._sys_path[:at]]
 
-    def _circumstances(self):
-        """Return what a worker made now depends on: signatures of what Python reads at startup, and a fork obstacle."""
+    def _is_outdated(self):
+        """Whether the installation has changed since the standby was made, or the project shadows a module in it."""
+        if any(_signature(path) != signature for path, signature in self._installation.items()):
+            return True
+        return not self._obstacle and bool(self._make_spec().shadowed(sys.modules))
+
+    def _note_installation(self):
+        """Note the signatures of what Python reads at startup; that of a folder changes with its list of .pth files."""
         paths = [_FILE, os.path.join(sys.prefix, 'pyvenv.cfg'), *self.startup_files]
         for folder in _site_folders():
             paths += [folder, *(path for path, _ in _entries(folder) if path.endswith('.pth'))]
-        installation = {path: _signature(path) for path in paths}
-        self._own_installation = self._own_installation or installation
-        return installation, self._fork_obstacle(installation)
+        self._installation = {path: _signature(path) for path in paths}
+        self._own_installation = self._own_installation or self._installation
 
-    def _fork_obstacle(self, installation):
+    def _fork_obstacle(self):
         """Return why the worker can't be a fork of this process; None if it can."""
         if obstacle := _process_fork_obstacle():
             return obstacle
@@ -1555,7 +1563,7 @@ class _Launcher:
             return 'this is not our own command line, or one with a file monitor that has threads'
         if self._prints_startup_trace():
             return 'the interpreter is traced from its start'
-        if installation != self._own_installation:
+        if self._installation != self._own_installation:
             return 'what is installed has changed'
         if shadowed := self._make_spec().shadowed(sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
@@ -1581,9 +1589,10 @@ class _Launcher:
         spec.preload = plan
         self._sent_sources = set(self._config.monitor.expected_sources)
         spec.expected_sources = sorted(self._sent_sources)
-        self._standby_made_for = installation, obstacle = self._circumstances()
+        self._note_installation()
+        self._obstacle = obstacle = self._fork_obstacle()
         spec.startup_files = None if obstacle else sorted(self.startup_files)
-        spec.installation_changed = installation != self._own_installation
+        spec.installation_changed = self._installation != self._own_installation
         if obstacle:
             self._logger.debug(f'The worker is started by spawn: {obstacle}.')
         (channel, write), (read, control) = _pipe(), _pipe()
@@ -2351,6 +2360,8 @@ def _file_of_spec(spec):
     loader, path = attributes.get('loader'), attributes.get('origin')
     if type(loader) is getattr(sys.modules.get('zipimport'), 'zipimporter', None):
         path = loader.archive
+    elif loader is _bootstrap.BuiltinImporter or loader is _bootstrap.FrozenImporter:
+        return ''
     return path if type(path) is str else ''
 
 
@@ -4146,7 +4157,7 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     # For the loop.
 
     def wait_until(self):
-        if self._is_busy():
+        if self._changes or self._is_busy():
             return 0
         return self._next_look if self.polled else None
 
@@ -4551,7 +4562,19 @@ class _Inotify:
             pass  # the kernel was quicker
 
     def read(self):
-        """Return the events so far, as (watch descriptor, mask, name); stop even if more keep coming."""
+        """Return the events so far, as (watch descriptor, mask, name); if a file is being written, wait for its end.
+
+        But only for a moment: to handle each write at once would slow down the writer, and so the reload.
+        """
+        events = self._read()
+        until = time.monotonic() + 0.002
+        while events and events[-1][1] & _IN.MODIFY and (seconds := until - time.monotonic()) > 0:
+            select.select([self.fd], [], [], seconds)
+            events += self._read()
+        return events
+
+    def _read(self):
+        """Return the events so far; stop even if more keep coming."""
         events, data, size = [], b'', 1 << 16
         try:
             while not events or len(data) > size - 512:  # there may have been no room for another: see NAME_MAX
@@ -5007,12 +5030,12 @@ class _ChildReaper:
         self._own = {process.pid for process in self._children()}
 
     @staticmethod
-    def _children():
-        return _Process.children_of(os.getpid()) if _LINUX else []
+    def _children(besides=()):
+        return _Process.children_of(os.getpid(), besides) if _LINUX else []
 
     def reap(self, known):
         """Reap the adopted children that have ended; return the others."""
-        adopted = [process for process in self._children() if process.pid not in self._own | known]
+        adopted = self._children(besides=self._own | known)
         for process in adopted:
             try:
                 if process.state == 'Z':
@@ -5848,20 +5871,20 @@ else:
                 return [_Process(*line) for line in lines if len(line) == 5]
             found = []
             for pid in filter(str.isdigit, _list_proc()) if pids is None else pids:
-                head, _, tail = _read_proc(pid, 'stat').rpartition(b')')
+                head, _, tail = _read_proc(str(pid), 'stat').rpartition(b')')
                 if head:  # else it has just ended
                     state, parent, group = tail.split(None, 3)[:3]
                     found.append(_Process(pid, parent, group, state.decode(), os.fsdecode(head.partition(b'(')[2])))
             return found
 
         @classmethod
-        def children_of(cls, pid):
+        def children_of(cls, pid, besides=()):
             """Return a process's children, from the kernel's own lists where it has them (CONFIG_PROC_CHILDREN)."""
             if not (_LINUX and os.path.exists('/proc/thread-self/children')):
-                return [process for process in cls.all() if process.parent == pid]
+                return [each for each in cls.all() if each.parent == pid and each.pid not in besides]
             tasks = str(pid), 'task'
             lists = [_read_proc(*tasks, thread, 'children') for thread in _list_proc(*tasks)]
-            return cls.all(os.fsdecode(b' '.join(lists)).split())
+            return cls.all(set(map(int, b' '.join(lists).split())).difference(besides))
 
         @classmethod
         def descendants_of(cls, pid):

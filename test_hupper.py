@@ -725,7 +725,7 @@ if WINDOWS:  # not every user may make links there
 class Schedule(unittest.TestCase):
     """When changes cause a start, with simulated time."""
 
-    def run_through(self, changes, interval=1.0, started=-100.0, settle=0):
+    def run_through(self, changes, interval=1.0, started=-100.0, settle=0, lag=0):
         """Return the times of all starts that changes at these times cause."""
         schedule = hupper._Schedule(interval)
         schedule.note_start(started)
@@ -734,7 +734,7 @@ class Schedule(unittest.TestCase):
             due = schedule.due()
             if changes and (due is None or changes[0] <= due):
                 now = changes.pop(0)
-                schedule.note_change(now, f'file {now}', settle)
+                schedule.note_change(now, f'file {now}', settle, lag)
             else:
                 schedule.note_start(due)
                 starts.append(round(due, 6))
@@ -768,6 +768,15 @@ class Schedule(unittest.TestCase):
         starts = self.run_through(files)
         self.assertLessEqual(len(starts), 2)
         self.assertGreaterEqual(starts[-1], files[-1])
+
+    def test_a_checkout_seen_by_polling(self):
+        """A look at all files notices at once what has changed since the last one; the next look may be as late."""
+        for pause in (0.1, 0.13, 0.2):
+            looks = [5 + pause * i for i in range(int(0.5 / pause) + 2)]
+            starts = self.run_through(looks, lag=pause)
+            self.assertEqual(starts[0], 5)
+            self.assertEqual(len(starts), 2, pause)
+            self.assertGreater(starts[-1], looks[-1] + pause)
 
     def test_cancelled(self):
         """After a save that does not parse, the next change is judged independently of it."""
@@ -906,6 +915,12 @@ class Parts(unittest.TestCase):
         ]:
             with self.subTest(glob=glob, path=path):
                 self.assertIs(any(hupper._glob_rests(tuple(glob.split('/')), path.split('/'))), leads)
+
+    def test_modules_without_a_file(self):
+        """A built-in module names `built-in` as its origin: that is no file in the current folder."""
+        for name in '_imp', 'zipimport', '_frozen_importlib':
+            path = hupper._file_of(sys.modules.get(name))
+            self.assertTrue(path == '' or os.path.isabs(path), (name, path))
 
     def test_relative_glob(self):
         """A program that uses a file monitor by itself may give it one; the paths of new files begin like it."""
@@ -1234,7 +1249,7 @@ class Polling(unittest.TestCase):
         """Advance to the next time that the monitor wants; return the changes."""
         self.now = max(self.now, self.monitor.wait_until())
         self.monitor.step()
-        while self.monitor.wait_until() == 0:
+        while self.monitor._is_busy():
             self.monitor.step()
         return [(change.evidence, round(change.at, 3)) for change in self.monitor.take_changes()]
 
@@ -1321,7 +1336,7 @@ class ReadingInSlices(unittest.TestCase):
         put(project.path('tree/15/new'), 'new')
         rename(project.path('outside'), project.path('tree/3/outside'))
         monitor.add_path(project.path('tree/19/file'))
-        while monitor.wait_until() == 0:
+        while monitor._is_busy():
             monitor.step()
         self.assertEqual(len(monitor.folders), 23)
         changed = {os.path.relpath(change.path, root).replace(os.sep, '/') for change in monitor.take_changes()}
@@ -1341,14 +1356,14 @@ class ReadingInSlices(unittest.TestCase):
         monitor = hupper.PollingFileMonitor(print)
         monitor._SLICE = 0
         monitor.add_path(project.folder)
-        while monitor.wait_until() == 0:
+        while monitor._is_busy():
             monitor.step()
         monitor.take_changes()
         for number in range(5):
             project.write(f'tree/{number}/file', '')
         monitor.rescan(project.folder)
         monitor.new_worker(time.time_ns() + 10**9)
-        while monitor.wait_until() == 0:
+        while monitor._is_busy():
             monitor.step()
         self.assertEqual(monitor.take_changes(), [])
         self.assertIn(project.path('tree/3/file'), monitor.files)
@@ -4912,7 +4927,7 @@ class WatchesOfATree(unittest.TestCase):
     def step(self):
         """Let the monitor work until it has nothing left to do; record the changes."""
         self.monitor.step()
-        while self.monitor.wait_until() == 0:
+        while self.monitor._is_busy():
             self.monitor.step()
         self.changed.update(change.path for change in self.monitor.take_changes())
 
