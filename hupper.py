@@ -512,7 +512,9 @@ class _Supervisor:
         yield self._ctrl_c.settled_at, self._on_survived_ctrl_c
         yield self._preload.deadline, self._check_preloading
         yield self._bytecode.due, self._bytecode.convert
-        yield self._due(), self._on_due
+        if self.state in (self.RUNNING, self.IDLE) and self._ctrl_c.settled_at is None:
+            yield min(self._held.values(), default=None), self._release_held
+            yield self._schedule.due(), self._on_due
 
     # Starting and ending workers.
 
@@ -564,7 +566,8 @@ class _Supervisor:
         self.monitor.worker_booted()
         self._preload.note_boot()
         self._kept_sockets.worker_booted()
-        self._syntax_error(os.devnull)  # the first call takes 2 ms longer than others
+        if not self._has_booted:
+            self._syntax_error(os.devnull)  # the first call takes 2 ms longer than others
         self._launcher.make_standby()
         self._bytecode.note_boot()
         if not (self._has_booted or self._config.extra_paths or self._has_project_source()):
@@ -633,7 +636,7 @@ class _Supervisor:
     def _on_exit(self, status):
         """Handle the worker's exit: decide on our status and what follows, then end its orphans."""
         worker = self._worker
-        worker.channel.drain()
+        worker.channel.step()
         worker.close()
         self._worker = None
         self._kill_at = self._boot_check_at = self._bytecode.due = None
@@ -767,7 +770,7 @@ class _Supervisor:
         return {
             **self._preload.handlers(),
             'import': self._on_import,
-            'import-transformed': lambda path, signature: self.monitor.watch_source(path, signature, is_plain=False),
+            'import-transformed': lambda path, signature: self.monitor.watch_file(path, signature, is_plain=False),
             'young': self._bytecode.add,
             'watch': self._on_watch,
             'watch-since': self.monitor.watch_since,
@@ -781,7 +784,7 @@ class _Supervisor:
         }
 
     def _on_import(self, path, signature):
-        self.monitor.watch_source(path, signature, is_plain=True)
+        self.monitor.watch_file(path, signature, is_plain=True)
         self._preload.note_source(path, signature)
 
     def _on_watch(self, path, signature):
@@ -826,21 +829,15 @@ class _Supervisor:
                 f'-x {os.path.basename(path)}; SIGHUP, or ENTER while the program does not run, reloads at once.'
             )
 
-    def _due(self):
-        """Return when the pending changes lead to a start; None if there are none, or the worker is stopping."""
-        if self.state not in (self.RUNNING, self.IDLE):
-            return None
-        times = [self._schedule.due(), *self._held.values()]
-        due = min((at for at in times if at is not None), default=None)
-        return due and max(due, self._ctrl_c.settled_at or due)
-
-    def _on_due(self, now):
-        """Decide whether the pending changes lead to a start."""
+    def _release_held(self, now):
         for path in [path for path, until in self._held.items() if now >= until]:
             del self._held[path]
             self._pending.setdefault(path, now)
             self._schedule.note_change(now, path)
-        if now < self._schedule.due() or not (self._reload_requested or self._confirm_changes()):
+
+    def _on_due(self, now):
+        """Decide whether the pending changes lead to a start."""
+        if not (self._reload_requested or self._confirm_changes()):
             return
         if self._reload_requested:
             self._preload.retry_all()
@@ -851,7 +848,7 @@ class _Supervisor:
     def _confirm_changes(self):
         """Check the pending changes again; report them and return True if they still call for a reload."""
         if self._worker:
-            self._worker.channel.drain()  # the worker may have imported one of them just now
+            self._worker.channel.step()  # the worker may have imported one of them just now
         monitor = self.monitor.monitor
         if any([monitor.recheck(path) for path in self._pending]):  # which notes the change of each
             return False  # still being written
@@ -1160,20 +1157,18 @@ class FileMonitorProxy:
         elif is_new:
             self.monitor.add_path(path, since)
 
-    def watch_file(self, path, signature):
+    def watch_file(self, path, signature, is_plain=None):
         """Watch a file that had this signature when the worker read it.
 
-        0 means that it did not exist, -1 that it may have changed since: hash() never returns that.
+        0 means that it did not exist, -1 that it may have changed since: hash() never returns that. `is_plain`, of a
+        source that the worker imports: whether Python compiles it as it is.
         """
+        if is_plain is not None:
+            self.sources_of_worker[path] = is_plain or self.sources_of_worker.get(path, False)
+            self.expected_sources.add(path)
         self._requested_in[path] = max(self._requested_in.get(path, 0), self._worker_number)
         if not self._is_ignored(path):
             self.monitor.watch_file(path, signature)
-
-    def watch_source(self, path, signature, is_plain):
-        """Watch a source that the worker imports; `is_plain`: Python compiles the file as it is."""
-        self.sources_of_worker[path] = is_plain or self.sources_of_worker.get(path, False)
-        self.expected_sources.add(path)
-        self.watch_file(path, signature)
 
     def is_python(self, path):
         """Whether Python compiles a file as it is, so that a SyntaxError in it is a real one.
@@ -1503,7 +1498,7 @@ class _Launcher:
             self._logger.debug('The standby is discarded: it is out of date.')
             self.drop_standby()
         if self._preload.is_used_by(self.standby):
-            self.standby.channel.drain()
+            self.standby.channel.step()
             self._drop_preloaded(self._preload.obstacle())
         self._make_standby()
 
@@ -1530,7 +1525,7 @@ class _Launcher:
 
     def replace_standby(self):
         """Replace a standby in which an import has failed by one without that import."""
-        self.standby.channel.drain()
+        self.standby.channel.step()
         self._preload.reject()
         self.standby.kill_children()
         self.drop_standby()
@@ -3333,32 +3328,29 @@ class _Channel:
         return self._paused_until
 
     def step(self):
-        self._paused_until = time.monotonic() + self._PAUSE if self.drain() else None
-
-    def drain(self):
-        """Handle all messages that have come; return whether there were any."""
+        """Handle all messages that have come, then pause if there were any."""
         data = b''.join(iter(self._read, b''))
         *messages, self._rest = (self._rest + data).split(b'\0\0')
         if len(self._rest) > _Handshake.LONGEST_MESSAGE:
             messages.append(self._rest)
             self._rest = b''
-        for message in filter(None, messages):
-            self._dispatch(*message.split(b'\0'))
-        return bool(data)
+        for kind, *values in map(self._parse, filter(None, messages)):
+            self.handlers[kind](*values)
+            if kind.startswith(('import', 'module')):
+                self.imported_at = time.monotonic()
+        self._paused_until = time.monotonic() + self._PAUSE if data else None
 
-    def _dispatch(self, kind, *fields):
+    def _parse(self, message):
+        """Return the kind of a message and its fields; or 'garbage', and what should be the kind."""
+        kind, *fields = message.split(b'\0')
         try:
-            types = self.MESSAGES[kind.decode()]
+            name = kind.decode()
+            types, _ = self.MESSAGES[name], self.handlers[name]
             if len(fields) != len(types):
                 raise ValueError(f'{len(fields)} fields')
-            values = [convert(field) for convert, field in zip(types, fields)]
-            handler = self.handlers[kind.decode()]
+            return (name, *(convert(field) for convert, field in zip(types, fields)))
         except (KeyError, ValueError):
-            self.handlers['garbage'](kind)
-        else:
-            handler(*values)
-            if kind.startswith((b'import', b'module')):
-                self.imported_at = time.monotonic()
+            return 'garbage', kind
 
     def _read(self):
         """Return the next data; b'' if there is none yet, or the channel is closed."""
@@ -4993,7 +4985,7 @@ class _WorkerBase:
 
     def has_begun(self):
         """Whether the app may have begun: before that, signals are discarded."""
-        self.channel.drain()
+        self.channel.step()
         return self.app_started
 
     def ask_to_stop(self, signum):

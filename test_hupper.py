@@ -1431,7 +1431,7 @@ class Channel(unittest.TestCase):
 
     def send(self, data):
         hupper._write(self.end, data)
-        self.channel.drain()
+        self.channel.step()
 
     def tearDown(self):
         if self.end is not None:
@@ -1474,8 +1474,8 @@ class Channel(unittest.TestCase):
         self.send(self.GOOD[:-4])
         hupper._close(self.end)
         self.end = None
-        self.channel.drain()
-        self.channel.drain()
+        self.channel.step()
+        self.channel.step()
         self.assertEqual(self.got, [])
 
     def test_a_real_proxy(self):
@@ -1483,7 +1483,7 @@ class Channel(unittest.TestCase):
         handshake = hupper._Handshake(1, os.getpid(), self.end, hupper._identity(self.end))
         handshake.send('watch', '/a b', 123)
         handshake.send('reload')
-        self.channel.drain()
+        self.channel.step()
         self.assertEqual(self.got[0], ('watch', '/a b', 123))
         self.assertEqual(self.got[1][0], 'reload')
 
@@ -1499,7 +1499,7 @@ class Channel(unittest.TestCase):
             no_paths.append('\ud800')
         for bad in no_paths:
             handshake.send('watch', bad, 1)
-        self.channel.drain()
+        self.channel.step()
         self.assertEqual(self.got, sent)
         self.assertEqual(self.garbage, [])
 
