@@ -4322,6 +4322,11 @@ class InotifyFileMonitor(PollingFileMonitor):
 
     def stop(self):
         super().stop()
+        if not self._thread:  # which may be reading
+            self._inotify.close()
+
+    def join(self):
+        super().join()
         self._inotify.close()
 
     def drain(self):

@@ -978,6 +978,27 @@ class Parts(unittest.TestCase):
                 monitor.stop()
                 monitor.join()
 
+    def test_stopped_while_its_thread_reads(self):
+        """The descriptor stays open until the thread has ended: another file could get its number."""
+        for factory in self.factories():
+            with self.subTest(factory.__name__):
+                monitor, errors = factory(print), []
+                has_begun, may_go_on, step = threading.Event(), threading.Event(), monitor.step
+
+                def slow_step(begun=has_begun, go_on=may_go_on, step=step):
+                    begun.set()
+                    go_on.wait(20)
+                    step()
+
+                monitor.step = slow_step
+                with mock.patch.object(threading, 'excepthook', errors.append):
+                    monitor.start()
+                    has_begun.wait(20)
+                    monitor.stop()
+                    may_go_on.set()
+                    monitor.join()
+                self.assertEqual(errors, [])
+
     def factories(self):
         yield hupper.PollingFileMonitor
         if LINUX:
