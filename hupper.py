@@ -864,12 +864,12 @@ class _Supervisor:
     def _all_parse(self):
         """Whether every changed source of the running worker compiles; if not, show why, once for each save."""
         broken = {}
-        clock = time.strftime('%H:%M:%S', time.localtime(self._launcher.started_ns / 1e9))
         for path in self._pending:
             error = self.monitor.is_python(path) and self._syntax_error(path)
             if error:
                 broken[path] = _signature(path)
                 if self._broken.get(path) != broken[path]:
+                    clock = time.strftime('%H:%M:%S', time.localtime(self._launcher.started_ns / 1e9))
                     message = f'{path} does not parse; still running the code of {clock}.'
                     self._logger.error(message, *error.split('\n'))
         if broken and broken.items() <= self._broken.items():  # no new error was shown
