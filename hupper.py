@@ -883,9 +883,10 @@ class _Supervisor:
         import warnings
 
         try:
-            with open(path, 'rb') as file, warnings.catch_warnings():
+            _, data = _Source.read_file(path)
+            with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                compile(file.read(), path, 'exec', dont_inherit=True)
+                compile(data, path, 'exec', dont_inherit=True)
         except SyntaxError as error:
             if not str(error.msg).lower().startswith(('unknown encoding', 'encoding problem')):
                 import traceback
@@ -2266,7 +2267,7 @@ class _Source:
         """Return the contents of a .pyc for Python to check; raise OSError if we do not trust it."""
         if self.is_young:
             return self._read_checked(path)
-        stat, data = self._read_file(path)
+        stat, data = self.read_file(path)
         if _is_installed(path):
             return data
         if data[:8] == self._CHECKED and self.CHECKS_HASHES:
@@ -2277,14 +2278,14 @@ class _Source:
 
     def _read_checked(self, path):
         try:
-            _, data = self._read_file(path)
+            _, data = self.read_file(path)
         except OSError:
             return self._OUTDATED
         return data if data[:8] == self._CHECKED and len(data) > 16 else self._OUTDATED
 
     def _make_ordinary(self, path, stat, data):
         """Convert a checked .pyc, whose source is old enough by now, to an ordinary one, which loads faster."""
-        _, text = self._read_file(self.path)
+        _, text = self.read_file(self.path)
         if data[8:16] != _imp.source_hash(int.from_bytes(_external.MAGIC_NUMBER, 'little'), text):
             raise OSError(f'{path} is older than its source')
         head = self.ordinary_head(self.stat)
@@ -2311,7 +2312,7 @@ class _Source:
             os.close(fd)
 
     @staticmethod
-    def _read_file(path):
+    def read_file(path):
         """Return the status and contents of a file, by few system calls, to offset the cost of our hooks."""
         fd = os.open(path, os.O_RDONLY | _Source._BINARY)
         try:
