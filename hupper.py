@@ -3849,8 +3849,11 @@ class _Change:
 @_hide_from_tracebacks
 def _signature(path, stat=None):
     """Return a number that changes with a file's mtime, size, inode and device; 0 if there is no such file."""
-    stat = stat or _stat(path)
-    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)) if stat else 0
+    try:
+        stat = stat or os.stat(path)  # not by _stat: polling would notice an extra call per file
+    except (OSError, ValueError):
+        return 0
+    return hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
 
 
 @_hide_from_tracebacks
@@ -5465,13 +5468,7 @@ else:
         return stat.st_ctime_ns
 
     def _glances(paths):
-        for path in paths:
-            try:
-                stat = os.stat(path)  # not by _signature: an extra call per file would be noticeable
-            except (OSError, ValueError):
-                yield path, 0
-            else:
-                yield path, hash((stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+        return zip(paths, map(_signature, paths))
 
     class _LibC:
         """Calls functions through _ctypes: the import of ctypes itself would take longer than all our other imports."""
