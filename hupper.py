@@ -5813,8 +5813,7 @@ else:
                 return f'signal {self.ending_signal}'
 
         def send_signal(self, signum):
-            if self._status is None:
-                self.group = _Process.group_of(self.pid) or self.group
+            if self.poll() is None:
                 if not _LINUX:
                     self.children = [process.pid for process in _Process.children_of(self.pid)]
                 self.sent_signals.add(signum)
