@@ -4358,8 +4358,10 @@ class InotifyFileMonitor(PollingFileMonitor):
     def _on_event(self, path, mask):
         """Handle all events of one path; return whether they change what other paths lead to."""
         names = self._linked.get(path, set())
+        # Only the parent reports the deletion of a folder that is still some process's cwd.
+        is_moved = mask & _IN.SELF or (mask & _IN.ENTRY and self._real.get(path))
         is_lost = None in names and mask & _IN.ENTRY
-        is_lost = is_lost or (mask & _IN.SELF and path not in self.files and not self._is_inside(path))
+        is_lost = is_lost or (is_moved and path not in self.files and not self._is_inside(path))
         evidence = self._evidence(path, mask)
         if mask & _IN.ENTRY and path in self.folders:
             self._drop_folder(path)  # the folder there now may be another one

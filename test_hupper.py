@@ -5087,6 +5087,25 @@ class WatchesOfATree(unittest.TestCase):
 
         wait_until(come)
 
+    def test_folder_that_is_held_open(self):
+        """A folder is deleted and comes back, with a file that is watched by name, while a process is in it."""
+        folder = os.path.join(self.root, 'folder')
+        path = os.path.join(folder, 'file')
+        os.mkdir(folder)
+        put(path, '1')
+        self.monitor.add_path(self.root)
+        self.monitor.add_path(path)
+        self.step()
+        self.addCleanup(os.close, os.open(folder, os.O_RDONLY))  # as a current folder does, it keeps the inode
+        for text in ('2', '3'):
+            shutil.rmtree(folder)
+            self.step()
+            self.changed.clear()
+            os.mkdir(folder)
+            put(path, text)
+            self.step()
+            self.assertEqual(self.changed, {path})
+
     def test_link_to_itself(self):
         """Nothing behind the link has to be polled."""
         os.symlink('self', os.path.join(self.root, 'self'))
