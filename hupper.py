@@ -4571,8 +4571,10 @@ class _Inotify:
         """
         events = self._read()
         until = time.monotonic() + 0.002
+        poll = select.poll()  # select.select() takes no descriptor above 1023
+        poll.register(self.fd, select.POLLIN)
         while events and events[-1][1] & _IN.MODIFY and (seconds := until - time.monotonic()) > 0:
-            select.select([self.fd], [], [], seconds)
+            poll.poll(int(seconds * 1000) + 1)
             events += self._read()
         return events
 

@@ -1203,6 +1203,31 @@ class Parts(unittest.TestCase):
         expected = [(1, 2, ''), (3, 0x80, os.fsdecode(b'caf\xc3\xa9')), (-1, 0x4000, '')]
         self.assertEqual(list(hupper._Inotify.parse(data)), expected)
 
+    @needs_linux
+    def test_inotify_of_a_program_with_many_files(self):
+        """Its descriptor may be one that select.select() does not take; here a file is being written."""
+        import fcntl
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 2000:
+            self.skipTest('no more than 1024 descriptors')
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        project = Project()
+        self.addCleanup(project.remove)
+        inotify = hupper._Inotify()
+        first, inotify.fd = inotify.fd, hupper._register_fd(fcntl.fcntl(inotify.fd, fcntl.F_DUPFD_CLOEXEC, 1500))
+        hupper._close(first)
+        self.addCleanup(inotify.close)
+        inotify.add(project.folder, hupper._IN.CHANGES)
+        with open(project.path('file'), 'w') as file:
+            file.write('x')
+            file.flush()
+            self.assertTrue(inotify.read()[-1][1] & hupper._IN.MODIFY)
+            file.write('x')
+        self.assertEqual([mask for _, mask, _ in inotify.read()], [hupper._IN.MODIFY, hupper._IN.CLOSE_WRITE])
+
     def test_mount_table(self):
         line = rb'36 35 98:0 /mnt1 /mnt\040a\134b rw,noatime master:1 - fuse.sshfs host:/ rw' + b'\n'
         self.assertEqual(hupper._Mounts.parse(line), ('/mnt a\\b', 'fuse.sshfs'))
