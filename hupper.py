@@ -2357,7 +2357,7 @@ def _file_of_spec(spec):
     if type(loader) is getattr(sys.modules.get('zipimport'), 'zipimporter', None):
         path = loader.archive
     elif loader is _bootstrap.BuiltinImporter or loader is _bootstrap.FrozenImporter:
-        return ''
+        path = ''  # its origin is a word
     return path if type(path) is str else ''
 
 
@@ -3344,13 +3344,13 @@ class _Channel:
     def _parse(self, message):
         """Return the kind of a message and its fields; or 'garbage', and what should be the kind."""
         kind, *fields = message.split(b'\0')
+        name = kind.decode('ascii', 'replace')
+        types = self.MESSAGES.get(name)
+        if types is None or name not in self.handlers or len(fields) != len(types):
+            return 'garbage', kind
         try:
-            name = kind.decode()
-            types, _ = self.MESSAGES[name], self.handlers[name]
-            if len(fields) != len(types):
-                raise ValueError(f'{len(fields)} fields')
             return (name, *(convert(field) for convert, field in zip(types, fields)))
-        except (KeyError, ValueError):
+        except ValueError:
             return 'garbage', kind
 
     def _read(self):
@@ -4571,9 +4571,9 @@ class _Inotify:
         """
         events = self._read()
         until = time.monotonic() + 0.002
-        poll = select.poll()  # select.select() takes no descriptor above 1023
-        poll.register(self.fd, select.POLLIN)
         while events and events[-1][1] & _IN.MODIFY and (seconds := until - time.monotonic()) > 0:
+            poll = select.poll()  # select.select() takes no descriptor above 1023
+            poll.register(self.fd, select.POLLIN)
             poll.poll(int(seconds * 1000) + 1)
             events += self._read()
         return events
