@@ -1767,6 +1767,7 @@ class _WorkerMain:
         self._control = control
         self._observer = self._preloader = None
         self._needed_by_us = None  # names of the modules that we have imported
+        self._is_script = False  # rather than a module, or a folder or zip file with one
         self._has_moved = False  # a preloaded package has changed the current folder
         self._front_paths = None  # the ones now in sys.path; None: not set yet
 
@@ -1959,6 +1960,7 @@ class _WorkerMain:
             return exec, (compile(name, '<string>', 'exec', dont_inherit=True), main), {}
         path = self._spec.main_path()
         if not self._spec.has_main():
+            self._is_script = True
             return exec, (self._script_code(path, main), main), {}
         if not os.path.isdir(path):
             self._observer.report(path)
@@ -1989,6 +1991,8 @@ class _WorkerMain:
 
     def report_exit(self, error):
         """Send the final reports; ignore Ctrl-C, which comes too late for the app."""
+        if self._is_script:
+            self._flush_output()
         missing_target = getattr(sys.modules.get('runpy'), '_Error', None)
         try:
             if self._spec.is_first and type(error) is SystemExit and type(error.__context__) is missing_target:
@@ -2000,6 +2004,15 @@ class _WorkerMain:
                 self._observer.recorder.end()
         except KeyboardInterrupt:
             pass
+
+    @staticmethod
+    def _flush_output():
+        """As Python does at the end of a script, but not of a module: what it has printed comes before a traceback."""
+        for name in ('stderr', 'stdout'):
+            try:
+                getattr(sys, name).flush()
+            except BaseException:  # as Python, which tries again when it ends
+                pass
 
     def prepare_to_print(self, error):
         """Remove our frames from the traceback; return the app's excepthook, which is to see it."""

@@ -9212,6 +9212,22 @@ class Endings(ModeCase):
                 status = plain.returncode if is_same else 128 - plain.returncode
                 self.assertEqual((ours.stdout, ''.join(lines), ours.returncode), (plain.stdout, plain.stderr, status))
 
+    @needs_cpython
+    def test_order_of_output(self):
+        """What a script has printed to a pipe comes before its traceback or last words; a module's comes after."""
+        for name, end in {'crash': '1 / 0', 'exit': 'raise SystemExit("last words")'}.items():
+            self.write(f'{name}.py', f'print("first")\n{end}\n')
+            for target in ([f'{name}.py'], ['-m', name]):
+                with self.subTest(target):
+                    command, env = self.command(*target)
+                    command[command.index('-v')] = '--exit-on-crash'
+                    plain, ours = (
+                        self.project.run('sh', '-c', '"$@" 2>&1', 'sh', *each, env=env).stdout
+                        for each in ([sys.executable, *target], command)
+                    )
+                    first = 'Traceback' if name == 'crash' else 'last words'
+                    self.assertEqual(ours.index('first') < ours.index(first), plain.index('first') < plain.index(first))
+
 
 # --- preloading --------------------------------------------------------------
 
