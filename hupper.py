@@ -1561,6 +1561,8 @@ class _Launcher:
             return 'the interpreter is traced from its start'
         if self._installation != self._own_installation:
             return 'what is installed has changed'
+        import runpy  # noqa: F401  here, as the fork needs it, so that what it imports is compared as well
+
         if shadowed := self._make_spec().shadowed(sys.modules):
             return 'the project has a {} of its own'.format(', '.join(shadowed))
 

@@ -8778,6 +8778,18 @@ class OwnModules(Case):
         self.write('select.py', self.MINE)
         self.check('-m', 'app')
 
+    @needs_cpython
+    def test_module_of_a_fork_alone(self):
+        """The monitor has not loaded `types`, as it has no options to parse, but the fork needs it for runpy."""
+        code = 'import sys; print("types" in sys.modules)'
+        if subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, env=environment()).stdout != b'False\n':
+            self.skipTest('a .pth file imports types at the start')
+        self.write('folder/app.py', self.APP.replace('select', 'types'))
+        self.write('folder/types.py', self.MINE)
+        monitor = self.start(sys.executable, 'hupper.py', 'folder/app.py')
+        monitor.wait_for('app mine')
+        monitor.stop()
+
     @needs_linux
     @needs_cpython
     @unittest.skipIf(sys.version_info >= (3, 11), 'runpy is frozen here: a project cannot have its own')
