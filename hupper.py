@@ -119,7 +119,8 @@ def _private_copy(module, **others):
     names = vars(copy)
     names.update(vars(module), **others)
     for name, function in vars(module).items():
-        if isinstance(function, type(_private_copy)):  # it must call the copy's functions, too
+        is_own = getattr(function, '__module__', None) in (module.__name__, 'genericpath')  # not gevent's patch
+        if is_own and isinstance(function, type(_private_copy)):  # it must call the copy's functions, too
             names[name] = type(function)(function.__code__, names, name, function.__defaults__, function.__closure__)
             names[name].__kwdefaults__ = function.__kwdefaults__
     return copy
@@ -248,7 +249,7 @@ class IReloaderProxy(ABC):
     """What a worker can ask of its monitor. The methods may be called from any thread and from signal handlers."""
 
     @abstractmethod
-    def watch_files(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+    def watch_files(self, files: Iterable[str | os.PathLike[str]]) -> None:
         """Reload when one of these changes: files, folders (all below them) or globs, which need not exist yet.
 
         Relative paths are resolved from the current folder at the time of the call.
@@ -1066,7 +1067,8 @@ class FileMonitorProxy:
     """Records what is watched, and for whom; adapts any file monitor to the reloader.
 
     A third-party monitor calls `file_changed(path)`, from any thread. A program for hupper 1.x may replace this method
-    by a function that uses `lock`, `changed_paths` and `callback`: then our own monitors' changes go through it too.
+    by a function that uses `lock`, `changed_paths`, `is_changed` and `callback`, or make a monitor of ours with another
+    callback: then our own monitors' changes go through it too.
     """
 
     def __init__(self, logger, ignore_files=None):
@@ -1076,6 +1078,7 @@ class FileMonitorProxy:
         self.monitor = PollingFileMonitor(self.file_changed)  # an idle one, until `open`
         self.lock = _thread.allocate_lock()
         self.changed_paths = set()
+        self.is_changed = False  # only a replaced file_changed sets it, before it calls `callback`
         self.sources_of_worker = {}  # source that the running worker imported -> whether Python compiles it as it is
         self.expected_sources = set()  # the same, plus earlier workers' imports until this one has booted
         self._is_ignored = _PathMatcher(ignore_files) if ignore_files else lambda path: False
@@ -1094,16 +1097,17 @@ class FileMonitorProxy:
     def _take_paths(self, paths):
         self._reported.extend(paths)
         paths.clear()
+        self.is_changed = False
         self._wake()
 
     def take_changes(self):
         """Return what has changed since the last call, as a list of _Change."""
         changes = self.monitor.take_changes()
-        found = {}
-        if getattr(self.file_changed, '__func__', None) is not FileMonitorProxy._file_changed:
+        found, callback = {}, self.monitor.callback
+        if getattr(callback, '__func__', None) is not FileMonitorProxy._file_changed:
             found, changes = {change.path: change for change in changes}, []
             for path in found:
-                self.file_changed(path)
+                callback(path)
         while self._reported:  # other threads may append to it meanwhile
             path = self._reported.pop(0)
             if path in found or not self._is_ignored(path):
@@ -1117,7 +1121,7 @@ class FileMonitorProxy:
             monitor = factory(self.file_changed, interval=interval, logger=self.logger)
             if getattr(type(monitor), 'start', None) is not PollingFileMonitor.start:  # the loop can't drive it
                 monitor.start()
-                monitor = _ForeignMonitor(monitor, self._replace)
+                monitor = _ForeignMonitor(self.file_changed, monitor, self._replace)
             monitor.wake, monitor.ignored = wake, self._is_ignored
             self.monitor, self.is_open = monitor, True
         except Exception as error:
@@ -3277,10 +3281,10 @@ class ReloaderProxy(IReloaderProxy):
     def __init__(self, handshake):
         self._handshake = handshake
 
-    def watch_files(self, paths):
-        if isinstance(paths, (str, bytes, os.PathLike)):
-            raise TypeError(f'watch_files takes several paths, not {paths!r}: put it in a list')
-        for path in map(_absolute, paths):
+    def watch_files(self, files):
+        if isinstance(files, (str, bytes, os.PathLike)):
+            raise TypeError(f'watch_files takes several paths, not {files!r}: put it in a list')
+        for path in map(_absolute, files):
             if os.path.isdir(path) or _split_glob(path)[1]:
                 self._handshake.send('watch-since', path, _file_clock())
             else:
@@ -3915,10 +3919,15 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
         self._looked_at = time.monotonic()
         self._next_look = self._looked_at + min(interval, self._SHORTEST_PAUSE)
         self._thread = None
+        self._lock = _thread.allocate_lock()  # between that thread and those that call add_path
         self._stopped = False
 
     def add_path(self, path, since=None):
         """Watch a file, a folder with all below it, or a glob; files newer than `since` (ns) have changed."""
+        with self._lock:
+            self._add_path(path, since)
+
+    def _add_path(self, path, since):
         root, pattern = _split_glob(path)
         if os.path.isdir(path):
             self._add_rule((path, None), since)
@@ -4240,8 +4249,10 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
 
     def _run(self):
         while not self._stopped:
-            self.step()
-            for change in self.take_changes():
+            with self._lock:
+                self.step()
+                changes = self.take_changes()
+            for change in changes:
                 self.callback(change.path)
             if not self._is_busy():
                 time.sleep(min(self.interval, 0.1))
@@ -4249,9 +4260,12 @@ class PollingFileMonitor(_Pollable, IFileMonitor):
     def stop(self):
         self._stopped = True
 
-    def join(self):
+    def join(self, timeout=None):
         if self._thread:
-            self._thread.join()
+            self._thread.join(timeout)
+
+    def is_alive(self):  # in hupper 1.12 this class is a thread
+        return bool(self._thread) and self._thread.is_alive()
 
 
 class WatchdogFileMonitor(PollingFileMonitor):
@@ -4259,7 +4273,7 @@ class WatchdogFileMonitor(PollingFileMonitor):
 
     _SHORTEST_PAUSE = _FOREVER  # `interval` is shorter
 
-    def __init__(self, callback, interval=1, logger=None, **kw):
+    def __init__(self, callback, logger=None, interval=1, **kw):
         try:
             from watchdog.observers import Observer
         except ImportError as error:
@@ -4312,9 +4326,9 @@ class WatchdogFileMonitor(PollingFileMonitor):
         super().stop()
         self._observer.stop()
 
-    def join(self):
-        super().join()
-        self._observer.join()
+    def join(self, timeout=None):
+        super().join(timeout)
+        self._observer.join(timeout)
 
 
 class InotifyFileMonitor(PollingFileMonitor):
@@ -4652,8 +4666,8 @@ class _Mounts:
 class _ForeignMonitor(PollingFileMonitor):
     """Lets the loop drive a third-party file monitor, which calls back and does not watch for missing modules."""
 
-    def __init__(self, monitor, on_failure):
-        super().__init__(None)
+    def __init__(self, callback, monitor, on_failure):
+        super().__init__(callback)
         self._monitor = monitor
         self._on_failure = on_failure
         self._added = set()
@@ -4670,6 +4684,9 @@ class _ForeignMonitor(PollingFileMonitor):
         try:
             self._monitor.add_path(path)
         except Exception as error:
+            if not os.path.lexists(path):  # hupper 1.12 names few such: it may take none
+                self._added.discard(path)
+                return
             self._has_failed = True
             self._on_failure(type(self._monitor), error)
 

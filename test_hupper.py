@@ -1048,6 +1048,100 @@ class Parts(unittest.TestCase):
                     seen.clear()
                     woken.clear()
 
+    def test_replaced_file_changed_of_1_12(self):
+        """It may guard its call of `callback` by `is_changed`, as hupper 1.12 does."""
+
+        def replacement(proxy, path):
+            with proxy.lock:
+                if path not in proxy.changed_paths:
+                    proxy.changed_paths.add(path)
+                    if not proxy.is_changed:
+                        proxy.is_changed = True
+                        proxy.callback(proxy.changed_paths)
+
+        with mock.patch.object(hupper.FileMonitorProxy, 'file_changed', replacement):
+            proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+            proxy.open(hupper.PollingFileMonitor, 1, lambda: None)
+            for _ in range(2):
+                proxy.watch_file(os.path.join(HERE, 'none'), 1)
+                self.assertEqual(len(proxy.take_changes()), 1)
+                proxy.monitor.files.clear()
+
+    def test_own_callback(self):
+        """A factory may give a monitor of ours a callback that filters, or passes on, what it gets."""
+        seen = []
+
+        def factory(callback, **kw):
+            def filter(path):
+                seen.append(path)
+                if not path.endswith('hidden'):
+                    callback(path)
+
+            return hupper.PollingFileMonitor(filter, **kw)
+
+        proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+        proxy.open(factory, 1, lambda: None)
+        paths = [os.path.join(HERE, name) for name in ('hidden', 'seen')]
+        for path in paths:
+            proxy.watch_file(path, 1)
+        changes = proxy.take_changes()
+        self.assertEqual([(each.path, each.evidence) for each in changes], [(paths[1], hupper._Change.COMPLETE)])
+        self.assertEqual(seen, paths)
+
+    def test_foreign_monitor_of_existing_files(self):
+        """One that fails for a missing file, as the places of a missing module, still watches the others."""
+
+        class Foreign:
+            def __init__(self, callback, **kw):
+                self.start = self.stop = self.join = lambda: None
+                self.added = []
+
+            def add_path(self, path):
+                os.stat(path)
+                self.added.append(path)
+
+        project = Project()
+        self.addCleanup(project.remove)
+        proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
+        proxy.open(Foreign, 1, lambda: None)
+        path = project.path('later.py')
+        proxy.monitor.add_missing(path[:-3])
+        project.write('later.py', '')
+        proxy.watch_file(path, 1)
+        self.assertEqual(proxy.monitor._monitor.added, [path])
+
+    def test_monitor_as_in_1_12(self):
+        """hupper 1.12 has threads here, which take paths from others; and the logger comes second."""
+        project = Project()
+        self.addCleanup(project.remove)
+        paths = [project.write('file%d' % number, '') for number in range(20)]
+        with mock.patch('threading.excepthook') as failed:
+            monitor = hupper.PollingFileMonitor(print, interval=0.001)
+            monitor._is_polled = lambda path: time.sleep(0.001) or True  # so that a look takes long
+            self.assertFalse(monitor.is_alive())
+            monitor.start()
+            for path in paths:
+                monitor.add_path(path)
+                time.sleep(0.005)
+            self.assertTrue(monitor.is_alive(), failed.call_args)
+            monitor.stop()
+            monitor.join(timeout=20)
+            self.assertFalse(failed.called, failed.call_args)
+        if importlib.util.find_spec('watchdog'):
+            monitor = hupper.WatchdogFileMonitor(print, hupper.SilentLogger())
+            monitor.stop()
+            monitor.join()
+
+    def test_copy_of_a_patched_module(self):
+        """What others have put into a module before us, as gevent does, keeps its own globals."""
+        with mock.patch.object(os, 'close', lambda fd: ('patched', HERE)):
+            self.assertEqual(hupper._private_copy(os).close(-1), ('patched', HERE))
+
+    def test_keyword_of_watch_files(self):
+        proxy = hupper.ReloaderProxy(mock.Mock())
+        proxy.watch_files(files=[os.path.join(HERE, 'a')])
+        self.assertEqual(proxy._handshake.send.call_count, 1)
+
     def test_no_monitor_of_ours_works(self):
         """If there is no other monitor to fall back on, the error is raised, without a retry."""
         proxy = hupper.FileMonitorProxy(hupper.SilentLogger())
