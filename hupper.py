@@ -2837,9 +2837,9 @@ class _InstalledFiles:
 
 
 class _SourceImports(_Pollable):
-    """In the monitor: finds the imports that a save takes away, by comparing compiled code.
+    """In the monitor: finds the import statements that a save takes away.
 
-    It also finds changed statements that may set up what a package sees at its import, by comparing text.
+    It also finds changed statements that may set up what a package sees at its import, by comparing their text.
     """
 
     SLICE = 0.01  # seconds of one step
@@ -2863,11 +2863,9 @@ class _SourceImports(_Pollable):
         end = time.monotonic() + self.SLICE
         while self._unread and time.monotonic() < end:
             path, signature = self._unread.popitem()
-            stat = _stat(path)
-            if stat and _signature(path, stat) == signature:
-                found = self._in_source(path, self._cached_code(path, stat))
-                if found is not None and _signature(path) == signature:
-                    self._known[path][signature] = found
+            found = self._in_source(path)
+            if found and _signature(path) == signature:
+                self._known[path][signature] = found
 
     def differences(self, path, signature):
         """Compare a source with what it was at that signature; None if that is unknown.
@@ -2885,75 +2883,48 @@ class _SourceImports(_Pollable):
         self._known[path] = {**dict(recent), signature: old, current: new}
         return old[0] - new[0], old[1] ^ new[1]
 
-    @staticmethod
-    def _in_source(path, code=None):
-        """Return the names that a source imports, and its setup statements; compile it, unless its code is given.
-
-        None if the source can't be compiled, or its code is not as we expect.
-        """
+    @classmethod
+    def _in_source(cls, path):
+        """Return the names that a source imports, and its setup statements; None if it does not parse."""
+        import _ast  # built in, unlike `ast`
         import warnings
 
         try:
             with open(path, 'rb') as file, warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 data = file.read()
-                code = code or compile(data, path, 'exec', dont_inherit=True)
-                names = set(map(sys.intern, _SourceImports.in_code(code)))  # many sources share them: less memory
-                return names, _SourceImports._setup_statements(data)
-        except (OSError, SyntaxError, ValueError, IndexError, MemoryError, RecursionError):
+                tree = compile(data, path, 'exec', _ast.PyCF_ONLY_AST, dont_inherit=True)
+        except (OSError, SyntaxError, ValueError, MemoryError, RecursionError):
             return None
-
-    @staticmethod
-    def _setup_statements(data):
-        """Return the simple statements with one of the SETUP words, each as one line."""
-        if not any(word in data for word in _SourceImports.SETUP):
-            return set()
-        import ast
-
-        simple = [
-            node for node in ast.walk(ast.parse(data)) if isinstance(node, ast.stmt) and not hasattr(node, 'body')
-        ]
+        simple = cls._simple_statements(tree)
+        imports = [node for node in simple if isinstance(node, (_ast.Import, _ast.ImportFrom))]
+        names = {sys.intern(name) for node in imports for name in cls._imported_names(node)}  # many sources share them
+        if not any(word in data for word in cls.SETUP):
+            return names, set()
         lines = [line.strip() for line in data.splitlines()]
         texts = {b' '.join(lines[node.lineno - 1 : node.end_lineno]) for node in simple}
-        return {text for text in texts if any(word in text for word in _SourceImports.SETUP)}
+        return names, {text for text in texts if any(word in text for word in cls.SETUP)}
 
     @staticmethod
-    def _cached_code(path, stat):
-        """Return the code of a source from its bytecode, if that has its mtime and size; else None."""
-        try:
-            with open(_external.cache_from_source(path), 'rb') as file:
-                return marshal.loads(file.read()) if file.read(16) == _Source.ordinary_head(stat) else None
-        except (OSError, NotImplementedError, EOFError, ValueError, TypeError):
-            return None
+    def _simple_statements(tree):
+        """Return all statements that contain no others."""
+        nodes = [tree]
+        for node in nodes:  # the list grows
+            for block in ('body', 'handlers', 'orelse', 'finalbody', 'cases'):
+                nodes += getattr(node, block, ())
+        return [node for node in nodes if not (hasattr(node, 'body') or hasattr(node, 'cases'))]
 
     @staticmethod
-    def in_code(code):
-        """Return the dotted names that compiled code imports, `from` names included; relative ones begin with dots."""
-        from opcode import opmap
-
-        names, constants, argument = set(), [], 0
-        opcodes, arguments = code.co_code[::2], code.co_code[1::2]
-        for opcode, low in zip(opcodes, arguments) if opmap['IMPORT_NAME'] in opcodes else ():
-            argument = argument << 8 | low
-            if opcode == opmap['EXTENDED_ARG']:
-                continue
-            if opcode == opmap['LOAD_CONST']:
-                constants.append(code.co_consts[argument])
-            elif opcode == opmap.get('LOAD_SMALL_INT'):  # since Python 3.14
-                constants.append(argument)
-            elif opcode == opmap.get('LOAD_COMMON_CONSTANT'):  # since 3.15 for None
-                constants.append(None)
-            elif opcode == opmap['IMPORT_NAME']:
-                level, attributes = constants[-2:]
-                index = argument >> 2 if sys.version_info >= (3, 15) else argument  # two bits say whether it is lazy
-                module = '.' * level + code.co_names[index]
-                names.update(module[:end] for end in range(1, len(module)) if module[end] == '.' != module[end - 1])
-                names.add(module)
-                names.update(module + '.' * (not module.endswith('.')) + name for name in attributes or ())
-            argument = 0
-        for nested in code.co_consts:
-            if isinstance(nested, type(code)):
-                names |= _SourceImports.in_code(nested)
+    def _imported_names(node):
+        """Return the dotted names that an import statement loads, or may load; relative ones begin with dots."""
+        module = getattr(node, 'module', None)  # of a `from` import, as is its level
+        prefix = '.' * getattr(node, 'level', 0) + (f'{module}.' if module else '')
+        names = set()
+        for alias in node.names:
+            name = prefix + alias.name
+            while name.strip('.'):
+                names.add(name)
+                name = name.rpartition('.')[0]
         return names
 
 
