@@ -2665,26 +2665,20 @@ class _Preload:
         names, statements = differences
         if statements:
             return f'{path} has changed what it does with os.environ, sys.path or warning filters'
-        lost = sorted(name for name in names if self._is_named(path, name, self._list, self._sources))
+        lost = sorted(name for name in names if self._is_named(name, self._list, self._sources))
         return f'{path} no longer imports {", ".join(lost)}' if lost else None
 
     @staticmethod
-    def _is_named(path, name, modules, sources):
-        """Whether the name that a source imports, which may be relative, means one of these modules or sources.
+    def _is_named(name, modules, sources):
+        """Whether the name that a source imports, which may be relative, can mean one of these modules or sources.
 
         The sources are the project's own: what they import goes with them.
         """
         tail = name.lstrip('.')
-        folder = path if tail != name else ''
-        for _ in range(len(name) - len(tail)):
-            folder = os.path.dirname(folder)
-        place = os.path.join(folder or os.sep, *filter(None, tail.split('.')))
-        if tail and any(source.endswith((place + '.py', os.path.join(place, '__init__.py'))) for source in sources):
+        place = os.sep + tail.replace('.', os.sep)
+        if any(source.endswith((place + '.py', os.path.join(place, '__init__.py'))) for source in sources):
             return True
-        if not folder:
-            return name in modules
-        dotted = place.replace(os.sep, '.')  # a module's name is the end of it
-        return any(len(each) > len(tail) and dotted.endswith(f'.{each}') for each in modules)
+        return name in modules or (name != tail and any(each.endswith(f'.{tail}') for each in modules))
 
     def obstacle(self):
         """Return why the preloaded standby may not be used; None if it may."""

@@ -9369,19 +9369,30 @@ class PreloadParts(unittest.TestCase):
                 self.assertEqual(self.names(text), names)
 
     def test_names_of_relative_imports(self):
-        path = os.path.join(os.sep, 'p', 'ns', 'pack', 'mod.py')
         for name, modules, expected in [
             ('a.b', ['a.b'], True),
             ('a.b', ['a'], False),
+            ('a.b', ['ns.a.b'], False),
             ('.x', ['ns.pack.x'], True),
-            ('.x', ['pack.x'], True),
             ('..x', ['ns.x'], True),
-            ('..x', ['ns.pack.x'], False),
+            ('.x.y', ['ns.x.y'], True),
+            ('.x.y', ['ns.x', 'ns.y'], False),
             ('.x', ['x'], False),
-            ('.x', ['other.x'], False),
+            ('.x', ['ns.yx'], False),
         ]:
             with self.subTest(name=name, modules=modules):
-                self.assertIs(hupper._Preload._is_named(path, name, modules, []), expected)
+                self.assertIs(hupper._Preload._is_named(name, modules, []), expected)
+        for name, source, expected in [
+            ('a.b', '/p/a/b.py', True),
+            ('a.b', '/p/a/b/__init__.py', True),
+            ('a.b', '/p/b.py', False),
+            ('.b', '/p/a/b.py', True),
+            ('..a.b', '/p/a/b.py', True),
+            ('.b', '/p/a/bb.py', False),
+            ('a.*', '/p/a/b.py', False),
+        ]:
+            with self.subTest(name=name, source=source):
+                self.assertIs(hupper._Preload._is_named(name, [], [source.replace('/', os.sep)]), expected)
 
     def imports(self, path):
         imports, signature = hupper._SourceImports(), hupper._signature(path)
