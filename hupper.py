@@ -1532,7 +1532,6 @@ class _Launcher:
         """Replace a standby in which an import has failed by one without that import."""
         self.standby.channel.step()
         self._preload.reject()
-        self.standby.kill_children()
         self.drop_standby()
         self.make_standby()
 
@@ -2629,7 +2628,7 @@ class _Preload:
         return False
 
     def reject(self):
-        """Give up the standby; leave out what has failed in it, has ended it, or hangs."""
+        """Leave out what has failed in the standby, which is given up, has ended it, or hangs."""
         failed, why = self._run.blame()
         for name, reason in failed.items():
             self._logger.debug(f'{name} is not preloaded: {reason}.')
@@ -2638,7 +2637,6 @@ class _Preload:
         if self._streak == self.LONGEST_STREAK:
             causes = '; '.join(f'{name}: {reason}' for name, reason in failed.items()) or why
             self._logger.info(f'Nothing is preloaded any more ({causes}).')
-        self.note_standby(None)
 
     # Whether the standby may be used.
 
@@ -2682,11 +2680,8 @@ class _Preload:
 
     def obstacle(self):
         """Return why the preloaded standby may not be used; None if it may."""
-        why = self._plain_because or next(iter(self._run.strange_modules(self._list).values()), None)
-        if not why:
-            changed = self._run.changed_file()
-            why = changed and f'{changed} has changed'
-        return why
+        strange = self._run.strange_modules(self._list)
+        return self._plain_because or next(iter(strange.values()), None) or self._run.changed_file()
 
     def obstacle_at_start(self, front_paths):
         """Return the same at the start; by now the project's folders may shadow a preloaded module."""
@@ -2735,7 +2730,6 @@ class _PreloadRun:
             'preload-unlisted': self._on_unlisted,
             'preload-lost': self._lost.add,
             'preload-failed': self.failed.__setitem__,
-            'preload-unusable': self._on_unusable,
             'preload-end': self._on_end,
         }
 
@@ -2751,10 +2745,8 @@ class _PreloadRun:
         self._unlisted[name] = path, self._importing
         self._lost.discard(name)
 
-    def _on_unusable(self):
-        self.is_unusable = True
-
-    def _on_end(self, count, milliseconds):
+    def _on_end(self, count, milliseconds, is_unusable):
+        self.is_unusable = bool(is_unusable)
         self.result = f'Preloaded {count} modules in {milliseconds} ms.'
         self.deadline = 0  # now
 
@@ -2779,8 +2771,9 @@ class _PreloadRun:
         self._files = _InstalledFiles(self._signatures)
 
     def changed_file(self):
-        """Return a file that has changed since it was read; None if none has."""
-        return self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
+        """Return in words which file has changed since it was read; None if none has."""
+        path = self._files.changed() if self._files else _InstalledFiles.first_changed(self._signatures)
+        return path and f'{path} has changed'
 
     def blame(self):
         """Return what has failed, has ended the process or hangs, with reasons; and the reason for the last two."""
@@ -3050,9 +3043,8 @@ class _Preloader:
                 break
             if name in self._must_stay and name not in sys.modules and not _Preload.is_within(name, self._refused):
                 self._import(name, environ)
-        if self._has_unlisted and is_start_due():
-            self.has_failed = True
-            self._handshake.send('preload-unusable')
+        is_unusable = self._has_unlisted and is_start_due()
+        self.has_failed |= is_unusable
         sys.meta_path.remove(self)
         if sys.argv[:1] == [self._argv0]:
             sys.argv[0] = argv0
@@ -3060,7 +3052,7 @@ class _Preloader:
         if not is_start_due():
             gc.collect()  # now, rather than while the app starts
         milliseconds = int((time.monotonic() - began) * 1000)
-        self._handshake.send('preload-end', len(sys.modules) - count, milliseconds)
+        self._handshake.send('preload-end', len(sys.modules) - count, milliseconds, int(is_unusable))
 
     def _import(self, name, environ):
         from importlib import import_module
@@ -3295,8 +3287,7 @@ class _Channel:
         'preload-unlisted': (os.fsdecode, os.fsdecode),  # name and path of a module that the last run had not imported
         'preload-lost': (os.fsdecode,),  # an unlisted module that has failed, or has removed itself from sys.modules
         'preload-failed': (os.fsdecode, os.fsdecode),  # name of a module; why
-        'preload-unusable': (),  # it was started before the monitor could check its imports
-        'preload-end': (int, int),  # number of modules; milliseconds
+        'preload-end': (int, int, int),  # number of modules; milliseconds; whether it was started before we could check
     }
 
     def __init__(self, fd):

@@ -9552,7 +9552,7 @@ class PreloadParts(unittest.TestCase):
         standby['preload']('a')
         standby['preload-failed']('a', 'it broke')
         standby['preload']('c')
-        standby['preload-end'](3, 0)
+        standby['preload-end'](3, 0, 0)
         self.assertEqual(preload.deadline, 0)
         self.assertTrue(preload.is_hopeless(1))
         preload.reject()
@@ -9584,7 +9584,7 @@ class PreloadParts(unittest.TestCase):
         preload.note_standby(None)
         standby['preload']('a')
         standby['preload-file']('/a.py', 1)
-        standby['preload-end'](1, 0)
+        standby['preload-end'](1, 0, 0)
         self.assertIsNone(preload.deadline)
 
     def test_installed_files(self):
@@ -9622,7 +9622,7 @@ class PreloadParts(unittest.TestCase):
                     ('preload', 'a'),
                     ('preload-unlisted', 'b', f'{os.sep}b.py'),
                     ('preload-lost', 'b'),
-                    ('preload-end', 2, 0),
+                    ('preload-end', 2, 0, 0),
                     ('module', 'b', f'{os.sep}b.py'),
                     *([('module-gone', 'b')] if fails else []),
                 ]:
@@ -9638,7 +9638,7 @@ class PreloadParts(unittest.TestCase):
                 standby = self.standby(preload)
                 standby['preload']('a')
                 standby['preload-unlisted']('b', f'{os.sep}b.py')
-                standby['preload-end'](2, 0)
+                standby['preload-end'](2, 0, 0)
                 self.assertFalse(preload.is_hopeless(1), 'the running worker may still import it')
                 self.assertIn('b was not imported', preload.obstacle())
                 for name in late:
