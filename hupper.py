@@ -3376,7 +3376,6 @@ class _KeptSockets:
         self.standby_pid = None  # a new fork has our descriptors for a moment
         self._worker_pid = None
         self._is_stopping = False
-        self._claim_until = None  # known only once the worker has booted
         self._has_warned = False
 
     def _make_pair(self):
@@ -3403,7 +3402,9 @@ class _KeptSockets:
         self._worker_pid, self.standby_pid, self._is_stopping = pid, None, False
 
     def worker_booted(self):
-        self._claim_until = time.monotonic() + self.UNCLAIMED
+        for kept in self._sockets:
+            if kept.pid is None:
+                kept.check_at = time.monotonic() + self.UNCLAIMED
 
     def worker_stopping(self):
         """From now on connections wait for the next worker, whatever this one closes."""
@@ -3414,7 +3415,7 @@ class _KeptSockets:
 
     def worker_ended(self):
         self._read_messages()
-        self._worker_pid = self._claim_until = None
+        self._worker_pid = None
         listening = self._enlarge_backlogs()
         for kept in list(self._sockets):
             kept.pid = kept.check_at = None
@@ -3442,22 +3443,19 @@ class _KeptSockets:
         return self._fd
 
     def wait_until(self):
-        return min((at for at in map(self._check_time, self._sockets) if at is not None), default=None)
+        times = [kept.check_at for kept in self._sockets if kept.check_at is not None and not self._is_stopping]
+        return min(times, default=None)
 
     def step(self):
         self._read_messages()
         now = time.monotonic()
-        for kept in [kept for kept in self._sockets if now >= (self._check_time(kept) or _FOREVER)]:
+        due = [kept for kept in self._sockets if kept.check_at is not None and now >= kept.check_at]
+        for kept in due if not self._is_stopping else ():
             holder = self._holder(kept)
             kept.check_at = None if holder == self._worker_pid else now + self.CLOSED  # a child's end is not reported
             if holder is None:
                 self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
                 self._drop(kept)
-
-    def _check_time(self, kept):
-        if kept.pid is None:
-            return self._claim_until
-        return None if self._is_stopping else kept.check_at
 
     def _holder(self, kept):
         """Return the pid of a process of the app that has the socket open; None if there is none."""
@@ -3525,8 +3523,8 @@ class _KeptSockets:
         return found
 
     def _on_closed(self, fds, *address):
-        for kept in self._sockets if self._worker_pid else ():
-            if address in ((), (kept.port, kept.name)):
+        for kept in self._sockets:
+            if kept.pid and address in ((), (kept.port, kept.name)):
                 kept.is_closed = True
                 kept.check_at = time.monotonic() + (self.CLOSED if kept.is_listening() else 0)
         for reply_fd in fds:
@@ -3549,7 +3547,7 @@ class _KeptSocket:
         self.port = port
         self.name = name
         self.is_closed = False  # as that process has reported
-        self.check_at = None  # when to check whether it is still open
+        self.check_at = None  # when to check whether it is still open, or to give it up if no process has bound it
         self.is_listening()  # raises OSError if it is no socket
 
     def is_listening(self):
