@@ -166,7 +166,8 @@ def copy(path, to):
 
 
 def copy_tree(folder, new):
-    shutil.copytree(folder, new, symlinks=True, copy_function=copy)
+    unfinished = shutil.ignore_patterns('*.pyc.*')  # Python renames it when it is complete
+    shutil.copytree(folder, new, symlinks=True, copy_function=copy, ignore=unfinished)
 
 
 def symlink(target, link, **options):
@@ -1310,7 +1311,7 @@ class Parts(unittest.TestCase):
         project = Project()
         self.addCleanup(project.remove)
         inotify = hupper._Inotify()
-        first, inotify.fd = inotify.fd, hupper._register_fd(fcntl.fcntl(inotify.fd, fcntl.F_DUPFD_CLOEXEC, 1500))
+        first, inotify.fd = inotify.fd, hupper._register_fd(fcntl.fcntl(inotify.fd, fcntl.F_DUPFD, 1500))
         hupper._close(first)
         self.addCleanup(inotify.close)
         inotify.add(project.folder, hupper._IN.CHANGES)
