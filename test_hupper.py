@@ -8463,7 +8463,8 @@ class FullScreen(TerminalCase):
         """A terminal without control sequences, such as Emacs's, would show them."""
         self.TERM = 'dumb'
         self.write('mod.py', 'VALUE = 1\n')
-        self.write('app.py', 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\ntime.sleep(600)\n')
+        app = 'import time\nfrom mod import VALUE\nprint("app", VALUE, flush=True)\nwhile True: time.sleep(0.1)\n'
+        self.write('app.py', app)  # not one long sleep: PyPy may handle a signal only after it
         terminal = self.run_app()
         terminal.wait_for('app 1')
         self.write_value(22)
