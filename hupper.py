@@ -2996,9 +2996,10 @@ class _ImportRecorder:
                 value = self._environ.get(name)
                 if value != before.get(name):
                     text = '-' if value is None else '=' + os.fsdecode(value)
-                    self._handshake.send('environ', os.fsdecode(name), text[:900])
-                    for begin in range(900, len(text), 900):  # a message must fit into PIPE_BUF
-                        self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + 900])
+                    size = _Handshake.LONGEST_MESSAGE // 8  # characters may take four bytes, and there is the name
+                    self._handshake.send('environ', os.fsdecode(name), text[:size])
+                    for begin in range(size, len(text), size):
+                        self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + size])
 
     def end(self):
         """Stop recording: the imports until now are the list."""

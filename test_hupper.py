@@ -9516,6 +9516,17 @@ class PreloadParts(unittest.TestCase):
         plan = [('a', '/a.py', {}, False), ('b', '/b.py', {'X': '1=2=3', 'Y': None}, True)]
         self.assertEqual(preload.plan(set), (plan, [], 'app'))
 
+    def test_long_variable(self):
+        """It is sent in messages that fit into a pipe of macOS, too."""
+        value, sent = '\u20ac' * 1000, []
+        with mock.patch.object(hupper._Handshake, 'LONGEST_MESSAGE', 512):
+            recorder = hupper._ImportRecorder(mock.Mock(send=lambda *fields: sent.append(fields)))
+            with mock.patch.dict(os.environ, LONG=value):
+                recorder.end()
+        pieces = [fields for fields in sent if fields[:2] == ('environ', 'LONG')]
+        self.assertEqual(''.join(text[1:] for *_, text in pieces), value)
+        self.assertLess(max(len('\0'.join(fields).encode()) for fields in pieces), 500)
+
     def test_environment_of_the_next_run(self):
         """What an app sets that has preloaded is for the next standby; a new variable requires a plain start."""
 
