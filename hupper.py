@@ -2997,9 +2997,9 @@ class _ImportRecorder:
                 if value != before.get(name):
                     text = '-' if value is None else '=' + os.fsdecode(value)
                     size = _Handshake.LONGEST_MESSAGE // 8  # characters may take four bytes, and there is the name
-                    self._handshake.send('environ', os.fsdecode(name), text[:size])
-                    for begin in range(size, len(text), size):
-                        self._handshake.send('environ', os.fsdecode(name), '+' + text[begin : begin + size])
+                    for begin in range(0, len(text), size):
+                        piece = ('+' if begin else '') + text[begin : begin + size]
+                        self._handshake.send('environ', os.fsdecode(name), piece)
 
     def end(self):
         """Stop recording: the imports until now are the list."""
@@ -3444,19 +3444,21 @@ class _KeptSockets:
         return self._fd
 
     def wait_until(self):
-        times = [kept.check_at for kept in self._sockets if kept.check_at is not None and not self._is_stopping]
-        return min(times, default=None)
+        return min((kept.check_at for kept in self._checked()), default=None)
 
     def step(self):
         self._read_messages()
         now = time.monotonic()
-        due = [kept for kept in self._sockets if kept.check_at is not None and now >= kept.check_at]
-        for kept in due if not self._is_stopping else ():
+        for kept in [kept for kept in self._checked() if now >= kept.check_at]:
             holder = self._holder(kept)
             kept.check_at = None if holder == self._worker_pid else now + self.CLOSED  # a child's end is not reported
             if holder is None:
                 self._logger.debug(f'Port {kept.port} is given up: the program no longer listens there.')
                 self._drop(kept)
+
+    def _checked(self):
+        """Return the sockets that have a time at which they are checked; none while the worker is being stopped."""
+        return [] if self._is_stopping else [kept for kept in self._sockets if kept.check_at is not None]
 
     def _holder(self, kept):
         """Return the pid of a process of the app that has the socket open; None if there is none."""
